@@ -1,0 +1,106 @@
+"""Options shared by all patterns: frozen dataclasses, checked when they are made.
+
+This module imports nothing of zmqkit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal
+
+Durability = Literal["power", "process", "memory"]
+"""How safe "stored" is: synced to the disk (`power`), safe from a killed process (`process`), or neither."""
+
+Point = Literal["accepted", "journalled", "received", "settled"]
+"""How far a message has come, in this order."""
+
+OnError = Literal["nack", "reject", "raise"]
+"""What an exception in a ``with job:`` block or a handler does to its job."""
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{name} must be a positive number, got {value!r}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Backoff:
+    """How long to wait before the next try: exponential, with full jitter.
+
+    The n-th wait is drawn evenly from 0 to ``min(cap, first * factor ** (n - 1))`` seconds
+    (AWS Architecture Blog, "Exponential Backoff And Jitter", 2015).
+
+    Attributes:
+        first: the ceiling of the first wait, in seconds.
+        factor: by which the ceiling grows with each failure; 1 or more.
+        cap: the highest ceiling, in seconds.
+    """
+
+    first: float = 0.1
+    factor: float = 2.0
+    cap: float = 30.0
+
+    def __post_init__(self) -> None:
+        _positive(first=self.first, factor=self.factor, cap=self.cap)
+        if self.factor < 1:
+            raise ValueError(f"factor must be 1 or more, got {self.factor!r}")
+
+    def ceiling(self, failures: int) -> float:
+        """The longest wait, in seconds, after so many failures (1 is the first)."""
+        steps = min(max(failures, 1) - 1, 64)
+        try:
+            return min(self.cap, self.first * self.factor**steps)
+        except OverflowError:
+            return self.cap
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """How life is proved, and when silence is death (ZeroMQ Guide, chapter 4).
+
+    Attributes:
+        interval: seconds between two pings while something is outstanding.
+        liveness: how many intervals of silence are death.
+    """
+
+    interval: float = 1.0
+    liveness: int = 3
+
+    def __post_init__(self) -> None:
+        _positive(interval=self.interval)
+        if not (isinstance(self.liveness, int) and 1 <= self.liveness <= 1000):
+            raise ValueError(f"liveness must be a whole number from 1 to 1000, got {self.liveness!r}")
+
+    @property
+    def bound(self) -> float:
+        """Seconds of silence after which a peer is dead: interval x liveness."""
+        return self.interval * self.liveness
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a stranger, or a fast friend, may make us hold.
+
+    Attributes:
+        frame_bytes: the largest frame that is received, and the largest body that is sent.
+        nesting: how deep lists and maps in a body may nest.
+        queued_messages: how many messages may wait in memory.
+        queued_bytes: how many bytes of bodies may wait in memory.
+    """
+
+    frame_bytes: int = 64 * 1024 * 1024
+    nesting: int = 32
+    queued_messages: int = 100_000
+    queued_bytes: int = 256 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{field.name} must be a whole number of 1 or more, got {value!r}")
+        if self.frame_bytes < 65536:
+            raise ValueError(f"frame_bytes must be 65536 or more, got {self.frame_bytes!r}")
+        if self.nesting > 500:
+            raise ValueError(f"nesting must be 500 or less, got {self.nesting!r}")

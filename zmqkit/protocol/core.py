@@ -1,0 +1,151 @@
+"""The contract between a pure core and the driver that pumps it.
+
+A core is a state machine: no zmq, no threads, no files, no clock, no randomness of its own. A driver hands
+it inputs, each with ``now`` (seconds on the driver's monotonic clock), then carries out what the core has
+put into its `Outputs`. One caller at a time; a core never calls back and never raises on a peer's input.
+
+One turn of a driver::
+
+    inputs           link_up, link_down, receive_message, loaded, process_gone, handle_timer, the verbs
+    core.end_turn    what came in since is batched, and what is due is put out
+    drain            writes are committed, then core.stored; replies, items and events are handed on;
+                     sends are sent; reads and probes are answered by further inputs
+    again            until a drain was empty; then sleep until core.next_deadline()
+
+The core itself holds back what may only be sent, or said, after ``stored()``. So the journal may live in any
+thread, and every crash point is an input to the core.
+
+This module imports no other part of zmqkit but the levels below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from zmqkit.events import Event
+
+Link = Hashable
+"""One way to one peer, as the driver names it. A new connection of the binding side is a new link."""
+
+Frames = Sequence[bytes]
+"""One message. Its boundaries are kept."""
+
+
+class Write(NamedTuple):
+    """One change of the journal: ``value`` None deletes. The last write of a key in a commit wins."""
+
+    log: str
+    key: int
+    weight: int
+    """How many messages the row stands for; the journal sums it up at open."""
+    value: bytes | None
+
+
+class Row(NamedTuple):
+    """One row, as the journal gives it back."""
+
+    key: int
+    weight: int
+    value: bytes
+
+
+class Read(NamedTuple):
+    """Asks for rows of a log in the order of their keys; answered by ``loaded(read, rows, now)``.
+
+    The answer is empty only when there is none in the span: at least one row comes, however large.
+    """
+
+    log: str
+    first: int
+    """The lowest key wanted."""
+    last: int
+    """The highest key wanted."""
+    size_bytes: int
+    """Stop after the row that reaches this many bytes."""
+
+
+class Probe(NamedTuple):
+    """Asks whether a process on this host still lives; a dead one is told by ``process_gone(key, now)``."""
+
+    key: Hashable
+    host: str
+    pid: int
+    started: str
+
+
+class Outputs:
+    """What a core wants done. The driver takes each list and leaves a new, empty one in its place."""
+
+    __slots__ = ("disconnects", "events", "items", "probes", "reads", "replies", "sends", "writes", "written")
+
+    def __init__(self) -> None:
+        self.sends: list[tuple[Link, Frames]] = []
+        self.writes: list[Write] = []
+        self.reads: list[Read] = []
+        self.probes: list[Probe] = []
+        self.replies: list[tuple[Any, object]] = []
+        """(ticket, result): the outcome of a verb; a BaseException instance is raised by the waiter."""
+        self.items: list[Any] = []
+        """What the user's ``receive`` takes."""
+        self.events: list[Event] = []
+        self.disconnects: list[Link] = []
+        """Links that are of no more use."""
+        self.written = 0
+        """How many writes were ever put out; what ``stored(up_to)`` counts."""
+
+    def write(self, log: str, key: int, weight: int, value: bytes | None) -> int:
+        """Put out one change of the journal and return its number."""
+        self.writes.append(Write(log, key, weight, value))
+        self.written += 1
+        return self.written
+
+
+class Core(Protocol):
+    """What every pattern's core offers its driver. The verbs of the user come on top."""
+
+    out: Outputs
+    counters: dict[str, int | float]
+
+    def link_up(self, link: Link, now: float) -> None:
+        """A connection that we made stands. (The binding side learns of links by their first message.)"""
+
+    def link_down(self, link: Link, now: float) -> None:
+        """The link's connection is gone, or a send to it found nobody there."""
+
+    def receive_message(self, link: Link, frames: Frames, now: float) -> None:
+        """One message came in."""
+
+    def links_disturbed(self, group: Hashable, now: float) -> None:
+        """Some connection of the bound socket ``group`` broke; whose is not known: ask each of its links."""
+
+    def stored(self, up_to: int, now: float) -> None:
+        """Writes up to this number are in the journal, at its durability. Without a journal: at once."""
+
+    def store_failed(self, up_to: int, error: Exception, now: float) -> None:
+        """Writes since the last `stored`, up to this number, are not in the journal.
+
+        ``error`` says why: `JournalFull` passes; `CommitIndeterminate` and all others end the journal's use.
+        """
+
+    def loaded(self, read: Read, rows: Sequence[Row], now: float) -> None:
+        """The answer to a `Read`."""
+
+    def process_gone(self, key: Hashable, now: float) -> None:
+        """The process of a `Probe` is dead."""
+
+    def handle_timer(self, now: float) -> None:
+        """The deadline has come; ``now = max(deadline, clock())``."""
+
+    def next_deadline(self) -> float | None:
+        """When to call `handle_timer`. Changes nothing."""
+
+    def end_turn(self, now: float) -> None:
+        """All inputs that were ready are in: batch them."""
+
+    def close(self, now: float) -> None:
+        """Say goodbye to all peers. `finished` turns true when all is said that can be said."""
+
+    @property
+    def finished(self) -> bool:
+        """True when the driver may tear everything down."""
