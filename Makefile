@@ -1,0 +1,66 @@
+# Plain words for what one does here. Needs Python 3.11 or later and make; everything else goes into .venv.
+#
+#   make PYTHON=python3.13 test      with another Python than `python3`
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+SEEDS  ?= 2000
+KILLS  ?= 100
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test fast lint format types pytest bench simulate chaos mutants clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+demo: $(READY) ## run the main job: a text-mining pipeline in which a worker is killed midway
+	$(BIN)/zmqkit demo
+
+test: lint types pytest ## all checks: lint, types and every test
+
+fast: $(READY) ## the tests that take less than a second each
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(READY) ## ruff: mistakes and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY) ## let ruff put the formatting right
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(READY) ## mypy, strict
+	$(BIN)/mypy
+
+pytest: $(READY)
+	$(BIN)/python -m pytest
+
+bench: $(READY) ## the claims about speed, as ratios, with the peers in the same run
+	$(BIN)/python -m benchmarks
+
+simulate: $(READY) ## more of the simulated network: make simulate SEEDS=20000
+	ZMQKIT_SEEDS=$(SEEDS) $(BIN)/python -m pytest -s tests/simulation --timeout 0
+
+chaos: $(READY) ## kill real processes at random, at length: make chaos KILLS=500
+	ZMQKIT_KILLS=$(KILLS) $(BIN)/python -m pytest -s tests/chaos --timeout 0
+
+mutants: $(READY) ## plant known bugs and see that the simulator catches each
+	$(BIN)/python -m pytest -s tests/simulation -k mutant --timeout 0
+
+clean: ## remove what these commands made, .venv included
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment is made once, and again when the requirements change.
+$(READY): setup.cfg pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "There is no '$(PYTHON)' here. Install Python 3.11 or later, or name one: make PYTHON=/path/to/python ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "zmqkit needs Python 3.11 or later; '$(PYTHON)' is $$($(PYTHON) -V 2>&1). Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "Setting up $(VENV): once, and again when the requirements change."
+	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@

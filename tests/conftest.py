@@ -1,0 +1,67 @@
+"""What all tests share: nothing leaves this machine, and nothing that a test started outlives it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+LEAK_GRACE_S = 5.0
+"""How long threads and processes that are on their way out may take after a test."""
+
+# For this process and for all that tests start: announce and browse on the loopback interface only.
+os.environ["ZMQKIT_INTERFACES"] = "127.0.0.1"
+os.environ.pop("ZMQKIT_INSECURE", None)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind() -> Iterator[None]:
+    """Fail a test that leaves a thread of zmqkit's, or a child process, behind.
+
+    What stood before the test, because a fixture of wider scope made it, may stand after it.
+    """
+    threads_before = set(_zmqkit_threads())
+    children_before = set(_children())
+    yield
+    deadline = time.monotonic() + LEAK_GRACE_S
+    for thread in set(_zmqkit_threads()) - threads_before:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    threads = sorted(thread.name for thread in set(_zmqkit_threads()) - threads_before)
+    children = _wait_for_children(children_before, deadline)
+    assert not threads, f"the test left threads running: {', '.join(threads)}"
+    assert not children, f"the test left processes behind: {'; '.join(children)}"
+
+
+def _zmqkit_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("zmqkit")]
+
+
+def _wait_for_children(before: set[int], deadline: float) -> list[str]:
+    while True:
+        left = [f"{pid} ({command})" for pid, command in _children().items() if pid not in before]
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(0.01)  # a process that nobody may wait for gives no event
+
+
+def _children() -> dict[int, str]:
+    """The live children of this process and their command lines; ended ones that wait to be reaped are left out.
+
+    Empty where there is no /proc. multiprocessing's own helpers live as long as the interpreter, on purpose.
+    """
+    children = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            if int(parent) != os.getpid() or state in "ZX":
+                continue
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        except OSError:
+            continue  # it ended while we looked
+        if "resource_tracker" not in command and "forkserver" not in command:
+            children[int(entry.name)] = command[:200]
+    return children
