@@ -1,0 +1,246 @@
+"""One session: numbering, resumption and credit between two instances (docs/protocol.md, sections 4 and 5).
+
+Pure. This file knows one session and nothing of handshakes, timers or other sessions; `zmqkit.protocol.sessions`
+holds those. A session outlives its connections: `link` is the one it runs over now, None while there is none.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from zmqkit.protocol.core import Frames, Link, Outputs
+from zmqkit.protocol.wire import DATA, RESUME, STATE, Hello, pack
+
+STATE_EVERY: Final = 32
+"""After so many messages without an answer of ours, tell at once how far we have heard."""
+
+STATE_BYTES: Final = 1 << 20
+"""After so many bytes likewise, so that the other side need not keep them for long."""
+
+
+class Unheard(NamedTuple):
+    """A message that was sent and may have to be sent again."""
+
+    number: int
+    messages: int
+    frames: Frames
+
+
+class Session:
+    """An ordered, lossless channel to one instance, over connections that break.
+
+    Attributes:
+        id: 8 bytes, chosen by the connecting side.
+        peer: what the other instance said of itself.
+        dialled: True where our side made the connection.
+        link: the connection that it runs over, None while there is none.
+        sent: the newest number sent.
+        heard: the newest number heard, all before it included.
+        heard_by_peer: the newest number that the other side is known to have heard.
+        outstanding: set by the pattern while something is owed either way: the heart then beats at full rate.
+        busy: the loop over there is silent, but its connection stands.
+    """
+
+    __slots__ = (
+        "_resume_asked",
+        "_taken_bytes",
+        "_taken_messages",
+        "_told_bytes",
+        "_told_messages",
+        "_unheard",
+        "_unstated",
+        "_unstated_bytes",
+        "busy",
+        "dialled",
+        "down_at",
+        "heard",
+        "heard_by_peer",
+        "id",
+        "limit_bytes",
+        "limit_messages",
+        "link",
+        "outstanding",
+        "peer",
+        "peer_bytes",
+        "peer_messages",
+        "ping",
+        "pings_out",
+        "probes",
+        "sent",
+        "used_bytes",
+        "used_messages",
+    )
+
+    def __init__(self, peer: Hello, link: Link, *, dialled: bool) -> None:
+        self.id = peer.session
+        self.peer = peer
+        self.dialled = dialled
+        self.link: Link | None = link
+        self.sent = 0
+        self.heard = 0
+        self.heard_by_peer = 0
+        self._unheard: deque[Unheard] = deque()
+        self._unstated = 0
+        self._unstated_bytes = 0
+        self._resume_asked: float | None = None
+        # What the other side may send us: absolute limits, what of them it was told, what it has used.
+        self.limit_messages = 0
+        self.limit_bytes = 0
+        self._told_messages = 0
+        self._told_bytes = 0
+        self._taken_messages = 0
+        self._taken_bytes = 0
+        # What we may send: the limits we were told, and what we have used.
+        self.peer_messages = peer.credit_messages
+        self.peer_bytes = peer.credit_bytes
+        self.used_messages = 0
+        self.used_bytes = 0
+        # Liveness: the newest ping, and (number, time) of those not answered yet.
+        self.ping = 0
+        self.pings_out: deque[tuple[int, float]] = deque()
+        self.down_at: float | None = None
+        self.probes = 0
+        self.busy = False
+        self.outstanding = False
+
+    # ---- credit ------------------------------------------------------------------
+
+    @property
+    def room_messages(self) -> int:
+        """How many more messages may be sent now; 0 when the limit in bytes is reached.
+
+        A message may pass the limit in bytes if it began below it: a limit smaller than one message is no trap.
+        """
+        if self.used_bytes >= self.peer_bytes:
+            return 0
+        return self.peer_messages - self.used_messages
+
+    @property
+    def room_bytes(self) -> int:
+        """How many more bytes may be sent now; one message may pass it."""
+        return max(0, self.peer_bytes - self.used_bytes)
+
+    @property
+    def untold(self) -> bool:
+        """The limits were raised since the other side was last told."""
+        return self.limit_messages != self._told_messages or self.limit_bytes != self._told_bytes
+
+    @property
+    def active(self) -> bool:
+        """Something is owed: beat at full rate."""
+        return self.outstanding or bool(self._unheard) or bool(self.pings_out)
+
+    @property
+    def unheard(self) -> int:
+        """How many messages were sent and are not known to be heard."""
+        return len(self._unheard)
+
+    def told(self) -> None:
+        """A frame with our state goes out now."""
+        self._unstated = self._unstated_bytes = 0
+        self._told_messages, self._told_bytes = self.limit_messages, self.limit_bytes
+
+    # ---- sending -----------------------------------------------------------------
+
+    def header(self, kind: int, *more: object) -> bytes:
+        """A header with the state that each frame carries: how far we heard, and the credit we give."""
+        self.told()
+        return pack([kind, self.id, self.heard, self.limit_messages, self.limit_bytes, *more])
+
+    def send(self, out: Outputs, frames: Frames, messages: int) -> int:
+        """Number one message and send it, or keep it for the next connection. Returns its number."""
+        self.sent += 1
+        self._unheard.append(Unheard(self.sent, messages, frames))
+        if messages:
+            self.used_messages += messages
+            self.used_bytes += sum(map(len, frames))
+        if self.link is not None:
+            out.sends.append((self.link, [self.header(DATA, self.sent, messages), *frames]))
+        return self.sent
+
+    def tell(self, out: Outputs, kind: int = STATE, *more: object) -> None:
+        """Send a frame that is not numbered, if there is a connection."""
+        if self.link is not None:
+            out.sends.append((self.link, [self.header(kind, *more)]))
+
+    def resend(self, out: Outputs) -> int:
+        """Send again all that is not known to be heard. Returns how many messages those are."""
+        if self.link is None:
+            return 0
+        for each in self._unheard:
+            out.sends.append((self.link, [self.header(DATA, each.number, each.messages), *each.frames]))
+        return len(self._unheard)
+
+    # ---- receiving ---------------------------------------------------------------
+
+    def hear(self, heard: int, credit_messages: int, credit_bytes: int) -> bool | None:
+        """Take in the state of a frame. True: news of what was heard; False: none; None: it claims the impossible."""
+        if heard > self.sent:
+            return None
+        # Frames may overtake each other over a new connection: limits only ever rise.
+        if credit_messages > self.peer_messages:
+            self.peer_messages = credit_messages
+        if credit_bytes > self.peer_bytes:
+            self.peer_bytes = credit_bytes
+        if heard <= self.heard_by_peer:
+            return False
+        self.heard_by_peer = heard
+        unheard = self._unheard
+        while unheard and unheard[0].number <= heard:
+            unheard.popleft()
+        return True
+
+    def take(self, number: int, messages: int, body: Sequence[bytes]) -> str:
+        """Take in a numbered message: "next", "old" (heard before), "hole" (one is missing) or "excess" (over credit)."""
+        if number <= self.heard:
+            return "old"
+        if number > self.heard + 1:
+            return "hole"
+        size = sum(map(len, body))
+        if messages and (
+            self._taken_messages + messages > self.limit_messages or self._taken_bytes >= self.limit_bytes
+        ):
+            return "excess"
+        self.heard = number
+        if messages:
+            self._taken_messages += messages
+            self._taken_bytes += size
+        self._unstated += 1
+        self._unstated_bytes += size
+        self._resume_asked = None
+        return "next"
+
+    @property
+    def must_state(self) -> bool:
+        """So much came in that the other side should know by now."""
+        return self._unstated >= STATE_EVERY or self._unstated_bytes >= STATE_BYTES
+
+    @property
+    def should_state(self) -> bool:
+        """Something came in that the other side does not know we heard."""
+        return self._unstated > 0
+
+    def ask_resume(self, out: Outputs, now: float, again_after: float) -> bool:
+        """A number is missing: ask for all after the newest heard, once in a while. Returns whether it was asked."""
+        if self._resume_asked is not None and now < self._resume_asked + again_after:
+            return False
+        self._resume_asked = now
+        self.tell(out, RESUME)
+        return True
+
+    # ---- connections -------------------------------------------------------------
+
+    def attach(self, link: Link) -> None:
+        """Go on over this connection. Pings that the old one swallowed are no proof of death."""
+        self.link = link
+        self.down_at = None
+        self.probes = 0
+        self.pings_out.clear()
+        self._resume_asked = None
+
+    def detach(self, now: float) -> None:
+        """The connection is gone; the session is not."""
+        self.link = None
+        self.down_at = now

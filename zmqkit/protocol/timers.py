@@ -1,0 +1,71 @@
+"""Named deadlines in one heap, for pure cores.
+
+Knows nothing of clocks: times come in and go out. The heap is pruned where it changes, so that asking for the
+next deadline changes nothing.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Hashable
+
+
+class Timers:
+    """A set of keys, each due at one time. Setting a key again moves it."""
+
+    __slots__ = ("_heap", "_order", "_when")
+
+    def __init__(self) -> None:
+        self._when: dict[Hashable, tuple[float, int]] = {}
+        self._heap: list[tuple[float, int, Hashable]] = []
+        self._order = 0
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._when
+
+    def __len__(self) -> int:
+        return len(self._when)
+
+    def set(self, key: Hashable, when: float) -> None:
+        """Make `key` due at `when`, whatever it was before."""
+        self._order += 1
+        self._when[key] = (when, self._order)
+        heapq.heappush(self._heap, (when, self._order, key))
+        if len(self._heap) > 64 and len(self._heap) > 4 * len(self._when):
+            self._heap = [(at, order, each) for each, (at, order) in self._when.items()]
+            heapq.heapify(self._heap)
+        self._prune()
+
+    def sooner(self, key: Hashable, when: float) -> None:
+        """Make `key` due at `when` unless it is due before."""
+        known = self._when.get(key)
+        if known is None or when < known[0]:
+            self.set(key, when)
+
+    def cancel(self, key: Hashable) -> None:
+        """Forget `key`, if it is there."""
+        if self._when.pop(key, None) is not None:
+            self._prune()
+
+    def due(self, key: Hashable) -> float | None:
+        """When `key` is due, None if it is not set."""
+        known = self._when.get(key)
+        return None if known is None else known[0]
+
+    def next(self) -> float | None:
+        """The earliest time of all, None if nothing is set. Changes nothing."""
+        return self._heap[0][0] if self._heap else None
+
+    def pop(self, now: float) -> Hashable | None:
+        """Take the earliest key that is due at `now`, None if there is none. (None is never a key.)"""
+        if not self._heap or self._heap[0][0] > now:
+            return None
+        key = heapq.heappop(self._heap)[2]
+        del self._when[key]
+        self._prune()
+        return key
+
+    def _prune(self) -> None:
+        heap, when = self._heap, self._when
+        while heap and when.get(heap[0][2]) != heap[0][:2]:
+            heapq.heappop(heap)
