@@ -1,0 +1,197 @@
+"""zmqkit: durable, multi-host messaging for Python with no broker to run.
+
+::
+
+    import zmqkit
+
+    with zmqkit.Pusher("tcp://127.0.0.1:5557", journal="jobs.db") as push:
+        push.send({"n": 1})
+
+    with zmqkit.Puller("tcp://127.0.0.1:5557") as pull:
+        for job in pull:
+            with job:
+                print(job.body)
+
+`zmqkit.aio` bears the same names for asyncio and trio. This file only says where each name lives; a name is
+imported when it is first used, so that ``import zmqkit`` costs next to nothing and opens nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zmqkit import aio, events, testing
+    from zmqkit.errors import (
+        AddressError,
+        AddressInUse,
+        AlreadySettled,
+        Closed,
+        CommitIndeterminate,
+        DecodeError,
+        DiscoveryError,
+        EncodeError,
+        Forked,
+        Full,
+        InsecureAddress,
+        JournalBusy,
+        JournalDamaged,
+        JournalError,
+        JournalFull,
+        JournalVersion,
+        LeaseLost,
+        PartlySent,
+        ProtocolError,
+        Reject,
+        Retry,
+        Unsettled,
+        UsageError,
+        WaitTimeout,
+        ZmqkitError,
+    )
+    from zmqkit.options import (
+        Backoff,
+        Durability,
+        Heartbeat,
+        Limits,
+        OnError,
+        Point,
+    )
+    from zmqkit.patterns.pipeline import (
+        Batch,
+        Job,
+        Outgoing,
+        Puller,
+        Pusher,
+        Receipt,
+        Settled,
+        Worker,
+    )
+    from zmqkit.peer import (
+        Common,
+        Peer,
+        on,
+        stop_on_signals,
+    )
+
+_MODULES = ("aio", "events", "testing")
+
+_HOMES = {
+    "AddressError": "zmqkit.errors",
+    "AddressInUse": "zmqkit.errors",
+    "AlreadySettled": "zmqkit.errors",
+    "Closed": "zmqkit.errors",
+    "CommitIndeterminate": "zmqkit.errors",
+    "DecodeError": "zmqkit.errors",
+    "DiscoveryError": "zmqkit.errors",
+    "EncodeError": "zmqkit.errors",
+    "Forked": "zmqkit.errors",
+    "Full": "zmqkit.errors",
+    "InsecureAddress": "zmqkit.errors",
+    "JournalBusy": "zmqkit.errors",
+    "JournalDamaged": "zmqkit.errors",
+    "JournalError": "zmqkit.errors",
+    "JournalFull": "zmqkit.errors",
+    "JournalVersion": "zmqkit.errors",
+    "LeaseLost": "zmqkit.errors",
+    "PartlySent": "zmqkit.errors",
+    "ProtocolError": "zmqkit.errors",
+    "Reject": "zmqkit.errors",
+    "Retry": "zmqkit.errors",
+    "Unsettled": "zmqkit.errors",
+    "UsageError": "zmqkit.errors",
+    "WaitTimeout": "zmqkit.errors",
+    "ZmqkitError": "zmqkit.errors",
+    "Backoff": "zmqkit.options",
+    "Durability": "zmqkit.options",
+    "Heartbeat": "zmqkit.options",
+    "Limits": "zmqkit.options",
+    "OnError": "zmqkit.options",
+    "Point": "zmqkit.options",
+    "Batch": "zmqkit.patterns.pipeline",
+    "Job": "zmqkit.patterns.pipeline",
+    "Outgoing": "zmqkit.patterns.pipeline",
+    "Puller": "zmqkit.patterns.pipeline",
+    "Pusher": "zmqkit.patterns.pipeline",
+    "Receipt": "zmqkit.patterns.pipeline",
+    "Settled": "zmqkit.patterns.pipeline",
+    "Worker": "zmqkit.patterns.pipeline",
+    "Common": "zmqkit.peer",
+    "Peer": "zmqkit.peer",
+    "on": "zmqkit.peer",
+    "stop_on_signals": "zmqkit.peer",
+}
+"""Where each public name is defined."""
+
+__all__ = [
+    "AddressError",
+    "AddressInUse",
+    "AlreadySettled",
+    "Backoff",
+    "Batch",
+    "Closed",
+    "CommitIndeterminate",
+    "Common",
+    "DecodeError",
+    "DiscoveryError",
+    "Durability",
+    "EncodeError",
+    "Forked",
+    "Full",
+    "Heartbeat",
+    "InsecureAddress",
+    "Job",
+    "JournalBusy",
+    "JournalDamaged",
+    "JournalError",
+    "JournalFull",
+    "JournalVersion",
+    "LeaseLost",
+    "Limits",
+    "OnError",
+    "Outgoing",
+    "PartlySent",
+    "Peer",
+    "Point",
+    "ProtocolError",
+    "Puller",
+    "Pusher",
+    "Receipt",
+    "Reject",
+    "Retry",
+    "Settled",
+    "Unsettled",
+    "UsageError",
+    "WaitTimeout",
+    "Worker",
+    "ZmqkitError",
+    "aio",
+    "events",
+    "on",
+    "stop_on_signals",
+    "testing",
+    "version",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return importlib.import_module(f"zmqkit.{name}")
+    try:
+        home = _HOMES[name]
+    except KeyError:
+        raise AttributeError(f"module 'zmqkit' has no attribute {name!r}") from None
+    value = globals()[name] = getattr(importlib.import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def version() -> str:
+    """The version of zmqkit that is installed, as in "0.1.0"."""
+    from importlib import metadata
+
+    return metadata.version("zmqkit")

@@ -1,0 +1,178 @@
+"""The async face: the same names as `zmqkit`, for asyncio and trio alike.
+
+What waits is a coroutine here, ``with`` is ``async with`` and ``for`` is ``async for``; parameters, defaults
+and meanings are those of the sync face. What never waits, such as options and errors, is the very same object.
+
+This file only says where each name lives; a name is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from zmqkit import version
+
+if TYPE_CHECKING:
+    from zmqkit.errors import (
+        AddressError,
+        AddressInUse,
+        AlreadySettled,
+        Closed,
+        CommitIndeterminate,
+        DecodeError,
+        DiscoveryError,
+        EncodeError,
+        Forked,
+        Full,
+        InsecureAddress,
+        JournalBusy,
+        JournalDamaged,
+        JournalError,
+        JournalFull,
+        JournalVersion,
+        LeaseLost,
+        PartlySent,
+        ProtocolError,
+        Reject,
+        Retry,
+        Unsettled,
+        UsageError,
+        WaitTimeout,
+        ZmqkitError,
+    )
+    from zmqkit.options import (
+        Backoff,
+        Durability,
+        Heartbeat,
+        Limits,
+        OnError,
+        Point,
+    )
+    from zmqkit.patterns.pipeline import (
+        Outgoing,
+        Settled,
+    )
+    from zmqkit.patterns.pipeline.aio import (
+        Batch,
+        Job,
+        Puller,
+        Pusher,
+        Receipt,
+        Worker,
+    )
+    from zmqkit.peer import (
+        Common,
+        on,
+    )
+    from zmqkit.peer.aio import (
+        Peer,
+        stop_on_signals,
+    )
+
+_HOMES = {
+    "AddressError": "zmqkit.errors",
+    "AddressInUse": "zmqkit.errors",
+    "AlreadySettled": "zmqkit.errors",
+    "Closed": "zmqkit.errors",
+    "CommitIndeterminate": "zmqkit.errors",
+    "DecodeError": "zmqkit.errors",
+    "DiscoveryError": "zmqkit.errors",
+    "EncodeError": "zmqkit.errors",
+    "Forked": "zmqkit.errors",
+    "Full": "zmqkit.errors",
+    "InsecureAddress": "zmqkit.errors",
+    "JournalBusy": "zmqkit.errors",
+    "JournalDamaged": "zmqkit.errors",
+    "JournalError": "zmqkit.errors",
+    "JournalFull": "zmqkit.errors",
+    "JournalVersion": "zmqkit.errors",
+    "LeaseLost": "zmqkit.errors",
+    "PartlySent": "zmqkit.errors",
+    "ProtocolError": "zmqkit.errors",
+    "Reject": "zmqkit.errors",
+    "Retry": "zmqkit.errors",
+    "Unsettled": "zmqkit.errors",
+    "UsageError": "zmqkit.errors",
+    "WaitTimeout": "zmqkit.errors",
+    "ZmqkitError": "zmqkit.errors",
+    "Backoff": "zmqkit.options",
+    "Durability": "zmqkit.options",
+    "Heartbeat": "zmqkit.options",
+    "Limits": "zmqkit.options",
+    "OnError": "zmqkit.options",
+    "Point": "zmqkit.options",
+    "Outgoing": "zmqkit.patterns.pipeline",
+    "Settled": "zmqkit.patterns.pipeline",
+    "Batch": "zmqkit.patterns.pipeline.aio",
+    "Job": "zmqkit.patterns.pipeline.aio",
+    "Puller": "zmqkit.patterns.pipeline.aio",
+    "Pusher": "zmqkit.patterns.pipeline.aio",
+    "Receipt": "zmqkit.patterns.pipeline.aio",
+    "Worker": "zmqkit.patterns.pipeline.aio",
+    "Common": "zmqkit.peer",
+    "on": "zmqkit.peer",
+    "Peer": "zmqkit.peer.aio",
+    "stop_on_signals": "zmqkit.peer.aio",
+}
+"""Where each public name is defined."""
+
+__all__ = [
+    "AddressError",
+    "AddressInUse",
+    "AlreadySettled",
+    "Backoff",
+    "Batch",
+    "Closed",
+    "CommitIndeterminate",
+    "Common",
+    "DecodeError",
+    "DiscoveryError",
+    "Durability",
+    "EncodeError",
+    "Forked",
+    "Full",
+    "Heartbeat",
+    "InsecureAddress",
+    "Job",
+    "JournalBusy",
+    "JournalDamaged",
+    "JournalError",
+    "JournalFull",
+    "JournalVersion",
+    "LeaseLost",
+    "Limits",
+    "OnError",
+    "Outgoing",
+    "PartlySent",
+    "Peer",
+    "Point",
+    "ProtocolError",
+    "Puller",
+    "Pusher",
+    "Receipt",
+    "Reject",
+    "Retry",
+    "Settled",
+    "Unsettled",
+    "UsageError",
+    "WaitTimeout",
+    "Worker",
+    "ZmqkitError",
+    "on",
+    "stop_on_signals",
+    "version",
+]
+
+
+def __getattr__(name: str) -> object:
+    try:
+        home = _HOMES[name]
+    except KeyError:
+        raise AttributeError(f"module 'zmqkit.aio' has no attribute {name!r}") from None
+    value = globals()[name] = getattr(importlib.import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
