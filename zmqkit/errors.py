@@ -94,7 +94,13 @@ class AddressInUse(UsageError, OSError):
 
 
 class EncodeError(UsageError, TypeError):
-    """A body that cannot travel. The message names the place, as in ``body["when"]``."""
+    """A body that cannot travel. The message names the place, as in ``body["when"]``.
+
+    Attributes:
+        index: which of several bodies it is, from 0; None where it is the only one.
+    """
+
+    index: int | None = None
 
 
 class Closed(UsageError):

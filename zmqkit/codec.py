@@ -1,0 +1,458 @@
+"""Bodies to bytes and back: msgpack (the default), json, raw, and what users register.
+
+A body is packed in the caller's thread, when the caller hands it over, so that what cannot travel is reported at
+the line that sent it; what arrives comes from a stranger, so its size, its nesting and its claimed lengths are
+bounded before anything is built from them. Whole batches go at C speed: a Python walk over a message happens only
+after something failed, or where the bytes cannot rule out that it nests too deeply.
+
+What msgpack brings back as it went: None, bool, int (64 bits), float, str, bytes, lists, dicts with any hashable
+key, and datetimes with a time zone (in UTC: the same instant, equal, another tzinfo). Tuples come back as lists.
+
+This module knows limits and errors, and nothing of sockets, patterns or the wire.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import enum
+import json
+import re
+import reprlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import msgpack
+
+from zmqkit.errors import DecodeError, EncodeError, UsageError
+from zmqkit.options import Limits
+
+ENVELOPE_BYTES = 65536
+"""How much of a frame is kept free for what travels around a body."""
+
+# The first byte of every msgpack list or map (the msgpack specification, "Formats"). The same bytes occur inside
+# strings and numbers too: a low count proves that a body is shallow, a high one proves nothing.
+_CONTAINER_BYTES = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
+_OTHER_BYTES = bytes(set(range(256)) - set(_CONTAINER_BYTES))
+_LEAVES = frozenset({type(None), bool, int, float, str, bytes, bytearray, memoryview, datetime.datetime})
+_FIRST_PORTION = 16
+_LARGEST_PORTION = 4096
+_SKIM_FROM_BYTES = 65536
+_PACKER_BYTES = 4096  # the packer's first buffer; its default of 256 KB costs more than packing a small body
+
+_quote = reprlib.Repr()
+_quote.maxstring = _quote.maxother = 60
+
+
+class _Registered(NamedTuple):
+    encode: Callable[[object], bytes]
+    decode: Callable[[bytes], object]
+
+
+_registered: dict[str, _Registered] = {}
+
+
+# ---- the public functions --------------------------------------------------------
+
+
+def register(name: str, encode: Callable[[object], bytes], decode: Callable[[bytes], object]) -> None:
+    """Make a codec of your own known by name; both ends must do so.
+
+    What the two functions raise becomes `EncodeError` and `DecodeError`. Nesting is theirs to bound; size is
+    bounded for them. Registering the same pair again changes nothing.
+
+    Args:
+        name: travels with every batch: 1 to 32 lower-case letters, digits, ``.``, ``_``, ``-``.
+        encode: body to bytes.
+        decode: bytes to body.
+
+    Raises:
+        UsageError: the name cannot be one, or is taken.
+    """
+    if not re.fullmatch(r"[a-z0-9._-]{1,32}", name):
+        raise UsageError(f"a codec's name is 1 to 32 of a-z, 0-9, '.', '_', '-', not {name!r}")
+    codec = _Registered(encode, decode)
+    if name in ("msgpack", "json", "raw") or _registered.get(name, codec) != codec:
+        raise UsageError(f"the codec {name!r} is taken; register yours under another name")
+    _registered[name] = codec
+
+
+def check(codec: str) -> None:
+    """Raise `UsageError`, naming the codecs there are, unless `codec` is one of them."""
+    if codec not in ("msgpack", "json", "raw") and codec not in _registered:
+        known = ", ".join(["msgpack", "json", "raw", *sorted(_registered)])
+        raise UsageError(f"no codec is named {codec!r}; there are {known}, and what zmqkit.codec.register adds")
+
+
+def encode(body: object, codec: str = "msgpack", *, limits: Limits) -> bytes:
+    """One body as bytes.
+
+    Raises:
+        EncodeError: it cannot travel; the message names the place, as in ``body["when"]``, and what to do.
+        UsageError: no such codec.
+    """
+    if codec != "msgpack":
+        check(codec)
+        return _encode_one(body, codec, limits)
+    try:
+        data: bytes = _packer().pack(body)
+    except Exception as error:
+        raise _refused(body, error, limits) from error
+    if len(data.translate(None, _OTHER_BYTES)) > limits.nesting and _too_deep(body, limits.nesting):
+        raise EncodeError(_depth_message(limits))
+    _check_size(len(data), limits)
+    return data
+
+
+def encode_many(bodies: Sequence[object], codec: str = "msgpack", *, limits: Limits) -> tuple[list[int], bytes]:
+    """Many bodies at once: the length of each encoding, and all of them end to end.
+
+    Raises:
+        EncodeError: one cannot travel, and none was kept; ``.index`` says which, the message where in it and why.
+        UsageError: no such codec.
+    """
+    if codec != "msgpack":
+        check(codec)
+        return _encode_slowly(bodies, codec, limits)
+    try:
+        parts: list[bytes] = list(map(_packer().pack, bodies))
+    except Exception as error:
+        _encode_slowly(bodies, codec, limits)  # finds the culprit
+        raise EncodeError(f"a body cannot be encoded: {error}") from error
+    lengths = list(map(len, parts))
+    blob = b"".join(parts)
+    if len(blob) > limits.frame_bytes - ENVELOPE_BYTES and max(lengths) > limits.frame_bytes - ENVELOPE_BYTES:
+        return _encode_slowly(bodies, codec, limits)
+    for first, _, _, suspect in _portions(lengths, blob, limits.nesting):
+        if suspect and _too_deep(bodies[first], limits.nesting):
+            raise _indexed(EncodeError(_depth_message(limits)), first)
+    return lengths, blob
+
+
+def decode(data: bytes, codec: str = "msgpack", *, limits: Limits) -> Any:
+    """The body that `encode` made `data` of.
+
+    Raises:
+        DecodeError: it is not what it claims to be, nests too deeply, or its codec is not known here.
+    """
+    body = _decode_one(bytes(data), codec, limits)
+    if isinstance(body, DecodeError):
+        raise body
+    return body
+
+
+def decode_many(lengths: Sequence[int], blob: bytes, codec: str = "msgpack", *, limits: Limits) -> list[Any]:
+    """What `encode_many` packed. A bad body spoils only itself: a `DecodeError` stands in its place.
+
+    Raises:
+        DecodeError: the lengths do not add up to the blob, so that no body can be told from the next.
+    """
+    if sum(lengths) != len(blob) or (lengths and min(lengths) < 0):
+        raise DecodeError(f"the lengths of a batch add up to {sum(lengths)} bytes, but it holds {len(blob)}")
+    blob = bytes(blob)
+    if codec != "msgpack":
+        return [_decode_one(piece, codec, limits) for piece in _pieces(lengths, blob)]
+    bodies: list[Any] = []
+    for first, after, portion, suspect in _portions(lengths, blob, limits.nesting):
+        run = None if suspect else _unpack_run(after - first, portion)
+        if run is None:  # one by one, each says for itself what is wrong
+            run = [_decode_one(piece, codec, limits) for piece in _pieces(lengths[first:after], portion)]
+        bodies += run
+    return bodies
+
+
+# ---- batches ---------------------------------------------------------------------
+
+
+def _portions(lengths: Sequence[int], blob: bytes, nesting: int) -> Iterator[tuple[int, int, bytes, bool]]:
+    """Cut a batch into runs of bodies: (first, after, their bytes, whether a body in it may nest too deeply).
+
+    A run with no more container bytes than `nesting` holds no body that nests deeper, whatever its lengths claim.
+    A suspect run is one body alone. Runs are as long as the count of the last one suggests.
+    """
+    first, start, step, total = 0, 0, _FIRST_PORTION, len(lengths)
+    while first < total:
+        after = min(first + step, total)
+        end = start + sum(lengths[first:after])
+        portion = blob[start:end]
+        count = len(portion.translate(None, _OTHER_BYTES))
+        step = min(
+            max((after - first) * nesting * 3 // (4 * count) if count else _LARGEST_PORTION, 1), _LARGEST_PORTION
+        )
+        if count > nesting and after - first > 1:
+            continue
+        yield first, after, portion, count > nesting
+        first, start = after, end
+
+
+def _pieces(lengths: Iterable[int], blob: bytes) -> Iterator[bytes]:
+    start = 0
+    for length in lengths:
+        yield blob[start : start + length]
+        start += length
+
+
+def _encode_slowly(bodies: Sequence[object], codec: str, limits: Limits) -> tuple[list[int], bytes]:
+    parts = []
+    for index, body in enumerate(bodies):
+        try:
+            parts.append(_encode_one(body, codec, limits))
+        except EncodeError as error:
+            raise _indexed(error, index) from error.__cause__
+    return [len(part) for part in parts], b"".join(parts)
+
+
+def _indexed(error: EncodeError, index: int) -> EncodeError:
+    error.index = index
+    return error
+
+
+# ---- one body --------------------------------------------------------------------
+
+
+def _encode_one(body: object, codec: str, limits: Limits) -> bytes:
+    if codec == "msgpack":
+        return encode(body, limits=limits)
+    if codec == "json":
+        _check_json(body, "body", 0, limits)
+        try:
+            data = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        except Exception as error:
+            raise EncodeError(f"the body cannot travel as JSON: {error}") from error
+    elif codec == "raw":
+        if not isinstance(body, (bytes, bytearray, memoryview)):
+            raise EncodeError(f'the codec "raw" takes bytes, but body is {_kind(body)}; encode it yourself')
+        data = bytes(body)
+    else:
+        try:
+            data = bytes(_registered[codec].encode(body))
+        except Exception as error:
+            raise EncodeError(f"the codec {codec!r} cannot encode body ({_kind(body)}): {error}") from error
+    _check_size(len(data), limits)
+    return data
+
+
+def _decode_one(data: bytes, codec: str, limits: Limits) -> Any:
+    """The body, or the DecodeError that says why not."""
+    try:
+        if codec == "msgpack":
+            return _decode_msgpack(data, limits)
+        if codec == "json":
+            return _decode_json(data, limits)
+        if codec == "raw":
+            return data
+        if codec in _registered:
+            return _registered[codec].decode(data)
+    except DecodeError as error:
+        return error
+    except Exception as error:
+        failure = DecodeError(f"{len(data)} bytes are not {codec}: {type(error).__name__}: {error}"[:300])
+        failure.__cause__ = error
+        return failure
+    return DecodeError(f"the sender used the codec {codec[:40]!r}, which is not known here: register it first")
+
+
+def _check_size(size_bytes: int, limits: Limits) -> None:
+    if size_bytes > limits.frame_bytes - ENVELOPE_BYTES:
+        raise EncodeError(
+            f"the body takes {size_bytes} bytes, more than the {limits.frame_bytes - ENVELOPE_BYTES} that fit into a "
+            f"frame: send it in parts, or raise Limits(frame_bytes=) at both ends"
+        )
+
+
+def _depth_message(limits: Limits, place: str = "body") -> str:
+    return f"{place} nests deeper than {limits.nesting}: flatten it, or raise Limits(nesting=) at both ends"
+
+
+# ---- msgpack ---------------------------------------------------------------------
+
+
+def _packer() -> msgpack.Packer:
+    # A fresh one each time: packing may run a dict subclass's code, and with it another thread.
+    return msgpack.Packer(datetime=True, buf_size=_PACKER_BYTES)
+
+
+def _refuse_extension(code: int, data: bytes) -> object:
+    raise DecodeError(f"a msgpack extension of type {code}: none is known here")
+
+
+def _unpack(data: bytes, pairs_hook: Callable[[Any], Any] | None = None) -> Any:
+    # Without max_*_len given, unpackb bounds each by the length of the data.
+    return msgpack.unpackb(
+        data, strict_map_key=False, timestamp=3, ext_hook=_refuse_extension, object_pairs_hook=pairs_hook
+    )
+
+
+def _unpack_run(count: int, portion: bytes) -> list[Any] | None:
+    """So many bodies end to end, or None. Read as one list, msgpack itself checks that they are whole and so many."""
+    try:
+        bodies: list[Any] = _unpack(b"\xdc" + count.to_bytes(2, "big") + portion)
+    except Exception:
+        return None
+    return bodies
+
+
+def _decode_msgpack(data: bytes, limits: Limits) -> Any:
+    suspect = len(data.translate(None, _OTHER_BYTES)) > limits.nesting
+    if suspect or len(data) > _SKIM_FROM_BYTES:
+        # A list may claim as many items as there are bytes, at every level: see that they are there before
+        # anything is allocated for them.
+        skimmer = msgpack.Unpacker(max_buffer_size=len(data))
+        skimmer.feed(data)
+        skimmer.skip()
+    try:
+        body = _unpack(data)
+    except TypeError:  # a tuple as a key arrives as a list, which cannot be one
+        body = _unpack(data, _with_tuple_keys)
+    if suspect and _too_deep(body, limits.nesting):
+        raise DecodeError(f"the body nests deeper than {limits.nesting}")
+    return body
+
+
+def _with_tuple_keys(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    return {_frozen(key): value for key, value in pairs}
+
+
+def _frozen(key: Any) -> Any:
+    return tuple(map(_frozen, key)) if isinstance(key, list) else key
+
+
+def _too_deep(body: object, nesting: int) -> bool:
+    """Whether lists and maps nest deeper than `nesting`; looks at one level after the other."""
+    level = [body] if isinstance(body, (dict, list, tuple)) else []
+    for _ in range(nesting):
+        below: list[Any] = []
+        for container in level:
+            if isinstance(container, dict):
+                if not _LEAVES.issuperset(map(type, container)):
+                    below += [key for key in container if isinstance(key, tuple)]
+                items: Iterable[Any] = dict.values(container)
+            else:
+                items = container
+            if not _LEAVES.issuperset(map(type, items)):
+                below += [item for item in items if isinstance(item, (dict, list, tuple))]
+        if not below:
+            return False
+        level = below
+    return True
+
+
+# ---- json ------------------------------------------------------------------------
+
+
+def _check_json(body: object, place: str, depth: int, limits: Limits) -> None:
+    """JSON would turn keys into strings, silently; so refuse what would not come back."""
+    if isinstance(body, (dict, list, tuple)):
+        if depth >= limits.nesting:
+            raise EncodeError(_depth_message(limits, _shortened(place)))
+        if isinstance(body, dict):
+            for key, value in body.items():
+                if not isinstance(key, str):
+                    raise EncodeError(
+                        f"{_shortened(place)} has the key {_quote.repr(key)}, but JSON has only strings as keys: "
+                        f'use str(key), or the codec "msgpack"'
+                    )
+                _check_json(value, f"{place}[{_quote_key(key)}]", depth + 1, limits)
+        else:
+            for index, value in enumerate(body):
+                _check_json(value, f"{place}[{index}]", depth + 1, limits)
+    elif isinstance(body, float):
+        if body != body or body in (float("inf"), float("-inf")):
+            raise EncodeError(f'{_shortened(place)} is {body}, which JSON does not have; the codec "msgpack" does')
+    elif not (body is None or isinstance(body, (bool, int, str))):
+        raise EncodeError(f"{_shortened(place)} is {_kind(body)}, which JSON cannot carry{_advice(body)}")
+
+
+def _decode_json(data: bytes, limits: Limits) -> Any:
+    body = json.loads(data, parse_constant=_refuse_constant)
+    if data.count(b"[") + data.count(b"{") > limits.nesting and _too_deep(body, limits.nesting):
+        raise DecodeError(f"the body nests deeper than {limits.nesting}")
+    return body
+
+
+def _refuse_constant(name: str) -> object:
+    raise DecodeError(f"{name} is not JSON")
+
+
+# ---- what is wrong, and where ----------------------------------------------------
+
+
+def _refused(body: object, error: Exception, limits: Limits) -> EncodeError:
+    """Find the place that msgpack could not pack, and say what to do about it."""
+    place, value, depth = "body", body, 0
+    while True:
+        inner = _first_bad(value)
+        if inner is None:
+            break
+        if depth == limits.nesting:
+            return EncodeError(_depth_message(limits, _shortened(place)))
+        step, value = inner
+        place, depth = place + step, depth + 1
+    reason = _packing_error(value) or error
+    if isinstance(value, (dict, list, tuple)):
+        return EncodeError(f"{_shortened(place)} cannot be packed: {type(reason).__name__}: {reason}")
+    return EncodeError(f"{_shortened(place)} is {_kind(value)}, which msgpack cannot carry{_advice(value)}")
+
+
+def _first_bad(value: object) -> tuple[str, object] | None:
+    """The first part of `value` that cannot be packed alone, and how to write its place."""
+    if isinstance(value, dict):
+        for key, item in dict.items(value):  # not a subclass's own, which may be what fails
+            if _packing_error(key) is not None:
+                return f" (the key {_quote.repr(key)})", key
+            if _packing_error(item) is not None:
+                return f"[{_quote_key(key)}]", item
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            if _packing_error(item) is not None:
+                return f"[{index}]", item
+    return None
+
+
+def _packing_error(value: object) -> Exception | None:
+    try:
+        _packer().pack(value)
+    except Exception as error:
+        return error
+    return None
+
+
+def _quote_key(key: object) -> str:
+    return json.dumps(key[:60], ensure_ascii=False) if isinstance(key, str) else _quote.repr(key)
+
+
+def _shortened(place: str) -> str:
+    return place if len(place) <= 300 else f"{place[:200]}...{place[-80:]}"
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, datetime.datetime) and value.tzinfo is None:
+        return "a datetime without a time zone"
+    if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**64:
+        return "an int of more than 64 bits"
+    if isinstance(value, str):
+        return "a str with half of a surrogate pair"
+    name = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    return f"of type {name}"
+
+
+def _advice(value: object) -> str:
+    """What to send instead, where it can be told."""
+    advice = "send None, bool, int, float, str, bytes, lists, dicts, or datetimes with a time zone"
+    if isinstance(value, enum.Enum):
+        advice = "send its .value"
+    elif isinstance(value, datetime.datetime):
+        advice = "give it one, as in datetime.now(timezone.utc)"
+    elif isinstance(value, (datetime.date, datetime.time)):
+        advice = "send its .isoformat()"
+    elif isinstance(value, (set, frozenset)):
+        advice = "send a list"
+    elif isinstance(value, str):
+        advice = 'send str.encode("utf-8", "surrogateescape")'
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        advice = "send dataclasses.asdict(it)"
+    elif hasattr(value, "tolist"):
+        advice = "send its .tolist()"
+    elif isinstance(value, int) or type(value).__name__ in ("UUID", "Decimal", "Fraction", "PosixPath"):
+        advice = "send str(it)"
+    return f": {advice}"
