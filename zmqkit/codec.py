@@ -35,9 +35,8 @@ ENVELOPE_BYTES = 65536
 _CONTAINER_BYTES = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
 _OTHER_BYTES = bytes(set(range(256)) - set(_CONTAINER_BYTES))
 _LEAVES = frozenset({type(None), bool, int, float, str, bytes, bytearray, memoryview, datetime.datetime})
-_FIRST_PORTION = 16
-_LARGEST_PORTION = 4096
-_SKIM_FROM_BYTES = 65536
+_FULL_CHECK_FROM_BYTES = 2048  # from here on, skimming is cheaper than counting container bytes
+_SLICE_BYTES = 65536
 _PACKER_BYTES = 4096  # the packer's first buffer; its default of 256 KB costs more than packing a small body
 
 _quote = reprlib.Repr()
@@ -98,7 +97,7 @@ def encode(body: object, codec: str = "msgpack", *, limits: Limits) -> bytes:
         data: bytes = _packer().pack(body)
     except Exception as error:
         raise _refused(body, error, limits) from error
-    if len(data.translate(None, _OTHER_BYTES)) > limits.nesting and _too_deep(body, limits.nesting):
+    if _msgpack_fault(data, 1, limits, body) is not None:
         raise EncodeError(_depth_message(limits))
     _check_size(len(data), limits)
     return data
@@ -123,9 +122,8 @@ def encode_many(bodies: Sequence[object], codec: str = "msgpack", *, limits: Lim
     blob = b"".join(parts)
     if len(blob) > limits.frame_bytes - ENVELOPE_BYTES and max(lengths) > limits.frame_bytes - ENVELOPE_BYTES:
         return _encode_slowly(bodies, codec, limits)
-    for first, _, _, suspect in _portions(lengths, blob, limits.nesting):
-        if suspect and _too_deep(bodies[first], limits.nesting):
-            raise _indexed(EncodeError(_depth_message(limits)), first)
+    if _msgpack_fault(blob, len(lengths), limits, bodies) is not None:
+        return _encode_slowly(bodies, codec, limits)
     return lengths, blob
 
 
@@ -152,37 +150,19 @@ def decode_many(lengths: Sequence[int], blob: bytes, codec: str = "msgpack", *, 
     blob = bytes(blob)
     if codec != "msgpack":
         return [_decode_one(piece, codec, limits) for piece in _pieces(lengths, blob)]
-    bodies: list[Any] = []
-    for first, after, portion, suspect in _portions(lengths, blob, limits.nesting):
-        run = None if suspect else _unpack_run(after - first, portion)
-        if run is None:  # one by one, each says for itself what is wrong
-            run = [_decode_one(piece, codec, limits) for piece in _pieces(lengths[first:after], portion)]
-        bodies += run
-    return bodies
+    if _msgpack_fault(blob, len(lengths), limits) is None:
+        try:
+            # As one list, msgpack itself checks that the blob holds exactly so many whole bodies.
+            bodies: list[Any] = _unpack(_list_header(len(lengths)) + blob)
+        except Exception:
+            bodies = []
+        if len(bodies) == len(lengths) and (_STACK or not _too_deep(bodies, limits.nesting + 1)):
+            return bodies
+    # Something is wrong with one of them; one by one, each says so for itself.
+    return [_decode_one(piece, codec, limits) for piece in _pieces(lengths, blob)]
 
 
 # ---- batches ---------------------------------------------------------------------
-
-
-def _portions(lengths: Sequence[int], blob: bytes, nesting: int) -> Iterator[tuple[int, int, bytes, bool]]:
-    """Cut a batch into runs of bodies: (first, after, their bytes, whether a body in it may nest too deeply).
-
-    A run with no more container bytes than `nesting` holds no body that nests deeper, whatever its lengths claim.
-    A suspect run is one body alone. Runs are as long as the count of the last one suggests.
-    """
-    first, start, step, total = 0, 0, _FIRST_PORTION, len(lengths)
-    while first < total:
-        after = min(first + step, total)
-        end = start + sum(lengths[first:after])
-        portion = blob[start:end]
-        count = len(portion.translate(None, _OTHER_BYTES))
-        step = min(
-            max((after - first) * nesting * 3 // (4 * count) if count else _LARGEST_PORTION, 1), _LARGEST_PORTION
-        )
-        if count > nesting and after - first > 1:
-            continue
-        yield first, after, portion, count > nesting
-        first, start = after, end
 
 
 def _pieces(lengths: Iterable[int], blob: bytes) -> Iterator[bytes]:
@@ -283,30 +263,76 @@ def _unpack(data: bytes, pairs_hook: Callable[[Any], Any] | None = None) -> Any:
     )
 
 
-def _unpack_run(count: int, portion: bytes) -> list[Any] | None:
-    """So many bodies end to end, or None. Read as one list, msgpack itself checks that they are whole and so many."""
-    try:
-        bodies: list[Any] = _unpack(b"\xdc" + count.to_bytes(2, "big") + portion)
-    except Exception:
-        return None
-    return bodies
+def _list_header(count: int) -> bytes:
+    return b"\xdd" + count.to_bytes(4, "big")
 
 
 def _decode_msgpack(data: bytes, limits: Limits) -> Any:
-    suspect = len(data.translate(None, _OTHER_BYTES)) > limits.nesting
-    if suspect or len(data) > _SKIM_FROM_BYTES:
-        # A list may claim as many items as there are bytes, at every level: see that they are there before
-        # anything is allocated for them.
-        skimmer = msgpack.Unpacker(max_buffer_size=len(data))
-        skimmer.feed(data)
-        skimmer.skip()
+    fault = _msgpack_fault(data, 1, limits)
+    if fault is not None:
+        raise fault
     try:
         body = _unpack(data)
     except TypeError:  # a tuple as a key arrives as a list, which cannot be one
         body = _unpack(data, _with_tuple_keys)
-    if suspect and _too_deep(body, limits.nesting):
+    if not _STACK and _too_deep(body, limits.nesting):
         raise DecodeError(f"the body nests deeper than {limits.nesting}")
     return body
+
+
+def _msgpack_fault(data: bytes, count: int, limits: Limits, packed: object = None) -> DecodeError | None:
+    """What forbids to unpack `data`, which claims to hold `count` bodies end to end.
+
+    Nothing nests deeper than the limit, and every list is as long as it claims: that is known before anything is
+    allocated for them. msgpack's own bound on nesting is used for it: skipping over the data with so many lists
+    around it that just the limit is left.
+
+    Args:
+        data: to be looked at.
+        count: of bodies in it.
+        limits: how deep they may nest.
+        packed: what was packed, at the sender; None at the receiver.
+    """
+    if len(data) < _FULL_CHECK_FROM_BYTES and len(data.translate(None, _OTHER_BYTES)) <= limits.nesting:
+        return None
+    too_deep = DecodeError(f"the body nests deeper than {limits.nesting}")
+    if not _STACK:  # pure Python: what is received is looked at when it is unpacked
+        return too_deep if _too_deep([packed] if count == 1 else packed, limits.nesting + 1) else None
+    skimmer = msgpack.Unpacker(max_buffer_size=len(data) + _STACK + _SLICE_BYTES)
+    skimmer.feed(b"\x91" * (_STACK - limits.nesting - 1) + _list_header(count))
+    view = memoryview(data)
+    for start in range(0, len(data), _SLICE_BYTES):
+        skimmer.feed(view[start : start + _SLICE_BYTES])
+        try:
+            skimmer.skip()
+        except msgpack.OutOfData:
+            continue
+        except msgpack.StackError:
+            return too_deep
+        except Exception as error:
+            return DecodeError(f"{len(data)} bytes are not msgpack: {error}")
+        if start + _SLICE_BYTES < len(data):
+            return DecodeError(f"{len(data)} bytes hold more than they should")
+        return None
+    return DecodeError(f"{len(data)} bytes of msgpack end too soon")
+
+
+def _msgpack_stack() -> int:
+    """How many lists msgpack can skip inside each other; 0 for its pure Python version, which has no fixed bound."""
+    fits, fails = 1, 65536
+    while fails - fits > 1:
+        depth = (fits + fails) // 2
+        skimmer = msgpack.Unpacker(max_buffer_size=2 * 65536)
+        skimmer.feed(b"\x91" * depth + b"\x01")
+        try:
+            skimmer.skip()
+            fits = depth
+        except msgpack.StackError:
+            fails = depth
+    return fits if fits > 502 and msgpack.Unpacker.__module__ == "msgpack._cmsgpack" else 0
+
+
+_STACK = _msgpack_stack()
 
 
 def _with_tuple_keys(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
