@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +17,9 @@ LEAK_GRACE_S = 5.0
 # For this process and for all that tests start: announce and browse on the loopback interface only.
 os.environ["ZMQKIT_INTERFACES"] = "127.0.0.1"
 os.environ.pop("ZMQKIT_INSECURE", None)
+
+# A shell starts what runs in its background with SIGINT ignored, and children inherit that. Ours must hear it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -130,3 +130,11 @@ def test_the_installed_command_answers(installed: Path, tmp_path: Path) -> None:
     shown = run(installed / "zmqkit", "--help", cwd=tmp_path)
     for command in ("demo", "push", "pull", "journal", "peers"):
         assert command in shown
+
+
+@pytest.mark.slow
+def test_a_type_checker_knows_the_installed_zmqkit(installed: Path, tmp_path: Path) -> None:
+    """What `make types` sees through links, a user's mypy must see through py.typed and the wheel's layout."""
+    shutil.copy(ROOT / "tests" / "typing" / "public_face.py", tmp_path)
+    mypy = (sys.executable, "-m", "mypy", "--strict", "--python-executable", installed / "python")
+    assert "Success" in run(*mypy, "public_face.py", cwd=tmp_path)

@@ -1,0 +1,94 @@
+"""The runner of documentation pages: what a page may say, and that a page which is wrong is found out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.pages import Page, own_addresses, pattern_of, read_blocks, read_commands
+
+TICKS = "`" * 3
+
+
+def page(*blocks: str) -> str:
+    """``python print(1)`` and the like, as fenced blocks; comments as they are."""
+    parts = []
+    for block in blocks:
+        language, _, text = block.partition(" ")
+        parts.append(block if block.startswith("<!--") else f"{TICKS}{language}\n{text}\n{TICKS}")
+    return "\n\n".join(parts) + "\n"
+
+
+SERVER = "python import time\nprint('ready')\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    print('stopped')"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        page("python print(1)"),
+        page("console $ echo one; echo two\none\ntwo"),
+        page("console $ seq 5\n1\n...\n5"),
+        page("console $ echo took 0.31 s\ntook ... s"),
+        page("console $ cat > x <<E\n> hello\n> E\n$ cat x\nhello"),
+        page("bash true\nls"),
+        page("text anything"),
+        page("<!-- file: hello.py -->", "python print('hello')", "console $ python hello.py\nhello"),
+        page("<!-- file: s.py -->", SERVER, "console $ python s.py\nready\n^C"),
+        page("<!-- file: s.py -->", SERVER, "<!-- terminal: 2 -->", "console $ python s.py\nready", "bash true"),
+        page("<!-- file: s.py -->", SERVER, "<!-- terminal: 2 -->", "console $ python s.py\nready", "<!-- kill: 2 -->"),
+        page("<!-- not run: it installs something -->", "console $ exit 1"),
+        page("console $ make test"),
+    ],
+)
+def test_a_page_that_says_the_truth_passes(tmp_path: Path, text: str) -> None:
+    Page(text, tmp_path, makefile="test: lint\n").run()
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (page("python raise SystemExit(3)"), "exits with 3"),
+        (page("console $ echo one\ntwo"), "and not\ntwo"),
+        (page("console $ echo one; echo more\none"), "and not\none"),
+        (page("console $ false"), "exits with 1"),
+        (page("bash false\ntrue"), "exits with 1"),
+        (page("console $ make nonsense"), "no {'nonsense'}"),
+        (page("<!-- file: never.py -->", "python print(1)"), "no command uses"),
+        (page("<!-- not run: -->", "console $ false"), "say why"),
+        (page("<!-- kill: 2 -->"), "nothing runs in terminal 2"),
+        (page("<!-- terminal: 2 -->", "console $ echo one\ntwo"), "ended without showing"),
+        (page("<!-- terminal: 2 -->", "console $ echo one; exit 4\none"), "exits with 4"),
+        (page("console echo one"), "begins with a command"),
+    ],
+)
+def test_a_page_that_is_wrong_is_found_out(tmp_path: Path, text: str, complaint: str) -> None:
+    with pytest.raises(AssertionError) as caught:
+        Page(text, tmp_path).run()
+    assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [page("py print(1)"), page("sh ls"), "<!-- file: x -->\nprose\n", f"{TICKS}python\n"])
+def test_a_block_cannot_escape_by_its_spelling(text: str) -> None:
+    with pytest.raises(ValueError, match="line"):
+        list(read_blocks(text))
+
+
+def test_a_command_may_span_lines_and_be_interrupted() -> None:
+    (command,) = read_commands("$ cat <<E\n> a\n> E\na\n^C")
+    assert command == ("cat <<E\na\nE", ["a"], True)
+
+
+def test_dots_stand_for_anything() -> None:
+    pattern = pattern_of(["a ... c", "...", "end"])
+    assert pattern.fullmatch("a b c\nmuch\nmore\nend\n")
+    assert pattern.fullmatch("a b c\nend\n")
+    assert not pattern.fullmatch("a b\nend\n")
+
+
+def test_a_page_gets_ports_and_names_of_its_own() -> None:
+    text = 'tcp://127.0.0.1:5557 tcp://127.0.0.1:5557 tcp://127.0.0.1:* zeroconf://crawl announce="crawl"'
+    first, second, any_port, name, announced = own_addresses(text).split()
+    assert first == second != "tcp://127.0.0.1:5557"
+    assert any_port == "tcp://127.0.0.1:*"
+    assert name.removeprefix("zeroconf://") == announced.removeprefix('announce="').rstrip('"') != "crawl"
