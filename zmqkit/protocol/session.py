@@ -193,7 +193,10 @@ class Session:
         return True
 
     def take(self, number: int, messages: int, body: Sequence[bytes]) -> str:
-        """Take in a numbered message: "next", "old" (heard before), "hole" (one is missing) or "excess" (over credit)."""
+        """Take in a numbered message.
+
+        Returns "next", "old" (heard before), "hole" (one before it is missing) or "excess" (over the credit).
+        """
         if number <= self.heard:
             return "old"
         if number > self.heard + 1:

@@ -435,9 +435,7 @@ class Sessions:
             self.counters["frames_stray"] += 1
             return
         if hello.role not in self.local.accepts:
-            self._refuse(
-                link, "role", f"this side is {self.local.role} and does not work with {hello.role}", fields
-            )
+            self._refuse(link, "role", f"this side is {self.local.role} and does not work with {hello.role}", fields)
             return
         session = dial.session
         if session is None:
@@ -651,4 +649,3 @@ class Sessions:
 
 def _spoken(link: Link) -> str:
     return str(link[1]) if isinstance(link, tuple) and len(link) > 1 else str(link)
-

@@ -16,7 +16,7 @@ from zmqkit.errors import DecodeError
 VERSION = 1
 """The version of the protocol that this module speaks."""
 
-MAX_HEADER_BYTES = 1 << 20
+MAX_HEADER_BYTES = 1 << 22
 """A header is small; what is larger is not one of ours."""
 
 MAX_NUMBER = 1 << 63

@@ -1,0 +1,250 @@
+"""What waits at a pusher: a bounded window of rows in memory, the rest on disk (docs/architecture.md, "Backlog").
+
+Pure. Rows come in stored, in the order of their sequence; runs of messages go out in that order, those to be tried
+again first. Memory stays flat: while rows on disk are not loaded, new ones are not kept in memory either.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from zmqkit.patterns.pipeline.rows import MARKS, MESSAGES, Row
+from zmqkit.protocol import core
+
+WINDOW_MESSAGES: Final = 20_000
+WINDOW_BYTES: Final = 16 * 1024 * 1024
+"""How much is kept in memory when more waits on disk. A row may pass the limits."""
+
+READ_BYTES: Final = 2 * 1024 * 1024
+"""How much is loaded at a time."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Run:
+    """Neighbouring messages of one row, to be delivered."""
+
+    row: Row
+    index: int
+    count: int
+    alone: bool
+
+
+def runs(bits: int) -> Iterator[tuple[int, int]]:
+    """The runs of set bits, each as (index, count)."""
+    index = 0
+    while bits:
+        skip = (bits & -bits).bit_length() - 1
+        bits >>= skip
+        index += skip
+        count = ((bits + 1) & ~bits).bit_length() - 1
+        yield index, count
+        bits >>= count
+        index += count
+
+
+class Backlog:
+    """Rows that are not settled.
+
+    Args:
+        durable: False keeps everything in memory, for there is nowhere else.
+    """
+
+    def __init__(self, *, durable: bool) -> None:
+        self._durable = durable
+        self._rows: dict[int, Row] = {}
+        self._keys: list[int] = []
+        self._messages = 0
+        self._bytes = 0
+        self._fresh: deque[tuple[Row, int]] = deque()
+        self._again: list[tuple[int, int, Row, int, bool]] = []
+        self._delayed: list[tuple[float, int, Row, int, bool]] = []
+        self._order = 0
+        # What is on disk only: keys from _unloaded on, when _behind messages are above 0.
+        self._behind = 0
+        self._unloaded = 0
+        self._newest = 0
+        self._reading: core.Read | None = None
+        self._unmarked: list[Row] = []
+        self.ready = 0
+        """Messages in memory that may be delivered now."""
+
+    def found(self, first: int, newest: int, waiting: int) -> None:
+        """The journal was opened with so many messages, in rows from key `first` to `newest`."""
+        self._behind, self._unloaded, self._newest = waiting, first, newest
+
+    # ---- in and out --------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        """Messages that may be delivered, on disk or in memory; those that wait for their delay are not counted."""
+        return self.ready + self._behind
+
+    @property
+    def delayed(self) -> int:
+        """Messages that wait for their delay to run out."""
+        return len(self._delayed)
+
+    def stored(self, row: Row) -> None:
+        """A new row is in the journal."""
+        self._newest = row.key
+        if self._behind or (self._durable and self._full):
+            if not self._behind:
+                self._unloaded = row.key
+            self._behind += row.count
+            return
+        self._keep(row)
+        self._fresh.append((row, 0))
+        self.ready += row.count
+
+    def take(self, most: int, most_bytes: int) -> Run | None:
+        """Take the next run of at most so many messages; at least one message, whatever its size."""
+        while self._again:
+            _, _, row, index, alone = self._again[0]
+            if row.done >> index & 1:
+                heapq.heappop(self._again)
+                continue
+            return self._take_again(row, index, most, most_bytes, alone)
+        while self._fresh:
+            row, index = self._fresh[0]
+            count = min(most, row.count - index)
+            if most_bytes < len(row.blob):
+                offsets = row.offsets()
+                count = max(1, min(count, bisect_right(offsets, offsets[index] + most_bytes) - 1 - index))
+            if index + count == row.count:
+                self._fresh.popleft()
+            else:
+                self._fresh[0] = (row, index + count)
+            self.ready -= count
+            return Run(row, index, count, False)
+        return None
+
+    def _take_again(self, row: Row, index: int, most: int, most_bytes: int, alone: bool) -> Run:
+        """Neighbours that wait to be tried again go together, unless they must be alone."""
+        count, size = 0, 0
+        while count < most and self._again:
+            _, _, other, at, other_alone = self._again[0]
+            if other is not row or at != index + count or other_alone != alone or row.done >> at & 1:
+                break
+            size += row.lengths[at]
+            if count and size > most_bytes:
+                break
+            heapq.heappop(self._again)
+            count += 1
+            if alone:
+                break
+        self.ready -= count
+        return Run(row, index, count, alone)
+
+    def again(self, row: Row, bits: int, *, alone: bool = False) -> None:
+        """These messages of a row may be delivered again, before all fresh ones."""
+        for index, count in runs(bits):
+            for at in range(index, index + count):
+                self._order += 1
+                heapq.heappush(self._again, (row.key + at, self._order, row, at, alone))
+        self.ready += bits.bit_count()
+
+    def later(self, row: Row, index: int, due: float, *, alone: bool = False) -> None:
+        """This message may be delivered again from `due` on."""
+        self._order += 1
+        heapq.heappush(self._delayed, (due, self._order, row, index, alone))
+
+    def next_due(self) -> float | None:
+        """When a delay runs out next."""
+        return self._delayed[0][0] if self._delayed else None
+
+    def fall_due(self, now: float) -> None:
+        """Move what is due to what may be delivered."""
+        while self._delayed and self._delayed[0][0] <= now:
+            _, _, row, index, alone = heapq.heappop(self._delayed)
+            self.again(row, 1 << index, alone=alone)
+
+    def forget(self, row: Row) -> None:
+        """All of a row is settled, and the journal knows it."""
+        if self._rows.pop(row.key, None) is None:
+            return
+        del self._keys[bisect_left(self._keys, row.key)]
+        self._messages -= row.count
+        self._bytes -= len(row.blob)
+
+    def row_of(self, sequence: int) -> Row | None:
+        """The row in memory that holds a message which is not settled, None if there is none in memory."""
+        at = bisect_right(self._keys, sequence) - 1
+        if at < 0:
+            return None
+        row = self._rows[self._keys[at]]
+        return row if sequence <= row.last else None
+
+    def on_disk(self, sequence: int) -> bool:
+        """The message waits in a row that is not in memory."""
+        return bool(self._behind) and sequence >= self._unloaded
+
+    def lowest(self) -> int | None:
+        """The lowest sequence of any row that is left, in memory or on disk; None if none is."""
+        if self._keys:
+            return self._keys[0]
+        return self._unloaded if self._behind else None
+
+    def rows_up_to(self, last: int) -> Iterator[Row]:
+        """Rows in memory that begin at or before this sequence, in order."""
+        for key in self._keys:
+            if key > last:
+                return
+            yield self._rows[key]
+
+    # ---- disk --------------------------------------------------------------------
+
+    @property
+    def _full(self) -> bool:
+        return self._messages >= WINDOW_MESSAGES or self._bytes >= WINDOW_BYTES
+
+    def wanted(self) -> core.Read | None:
+        """What to load from the journal now, if anything. Asked for once."""
+        if self._reading is not None or not self._behind or self._full or self.ready > WINDOW_MESSAGES // 2:
+            return None
+        self._reading = core.Read(MESSAGES, self._unloaded, self._newest, READ_BYTES)
+        return self._reading
+
+    def loaded(self, read: core.Read, rows: Sequence[core.Row]) -> core.Read | None:
+        """Take in rows from the journal; returns what else must be read before they count."""
+        if read.log == MESSAGES:
+            self._unmarked = [Row.unpack(each.key, each.value) for each in rows]
+            if not self._unmarked:
+                self._reading = None
+                self._unloaded = read.last + 1
+                if self._unloaded > self._newest:
+                    self._behind = 0
+                return None
+            first, last = self._unmarked[0].key, self._unmarked[-1].key
+            self._reading = core.Read(MARKS, first, last, 1 << 62)
+            return self._reading
+        marks = {each.key: each.value for each in rows}
+        self._reading = None
+        taken, self._unmarked = self._unmarked, []
+        for row in taken:
+            if row.key in marks:
+                row.unpack_marks(marks[row.key])
+            self._keep(row)
+            left = row.count - row.done.bit_count()
+            self._behind -= left
+            if row.done:
+                self.again(row, row.all & ~row.done)
+            else:
+                self._fresh.append((row, 0))
+                self.ready += row.count
+        self._unloaded = taken[-1].last + 1
+        if self._unloaded > self._newest:
+            self._behind = 0
+        else:
+            self._behind = max(self._behind, 1)
+        return None
+
+    def _keep(self, row: Row) -> None:
+        self._rows[row.key] = row
+        self._keys.append(row.key)
+        self._messages += row.count
+        self._bytes += len(row.blob)

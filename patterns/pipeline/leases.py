@@ -1,0 +1,111 @@
+"""Who holds what: each delivery of a message is a lease with a number of its own (docs/protocol.md, section 7.1).
+
+Pure. A lease number is given once and never again by the same pusher, so a settle that comes too late finds nothing.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+
+from zmqkit.patterns.pipeline.backlog import Run, runs
+from zmqkit.patterns.pipeline.rows import Row
+from zmqkit.patterns.pipeline.wire import Ranges
+from zmqkit.protocol.session import Session
+
+
+class Lot:
+    """A run of messages that was delivered together; their leases are neighbours."""
+
+    __slots__ = ("first", "index", "last", "number", "open", "row")
+
+    def __init__(self, first: int, run: Run, number: int) -> None:
+        self.first = first
+        self.last = first + run.count - 1
+        self.row = run.row
+        self.index = run.index
+        self.number = number
+        """The number of the session's message that carried it."""
+        self.open = (1 << run.count) - 1
+        """Bits of the leases that are not settled."""
+
+    @property
+    def row_bits(self) -> int:
+        """The open leases, as bits of the row."""
+        return self.open << self.index
+
+
+class Holder:
+    """One puller, and the leases that it holds."""
+
+    __slots__ = ("_starts", "held", "lots", "session", "unheard")
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.lots: dict[int, Lot] = {}
+        self._starts: list[int] = []
+        self.unheard: deque[Lot] = deque()
+        """Lots that are not known to have arrived."""
+        self.held = 0
+        """Open leases."""
+
+    def lease(self, lot: Lot) -> None:
+        """Lend a lot; its numbers are higher than all before."""
+        self.lots[lot.first] = lot
+        self._starts.append(lot.first)
+        self.unheard.append(lot)
+        self.held += lot.last - lot.first + 1
+
+    def end(self, first: int, last: int) -> Iterator[tuple[Lot, int]]:
+        """End the leases of a range. Yields each lot with the bits that were open until now."""
+        at = max(0, bisect_right(self._starts, first) - 1)
+        while at < len(self._starts) and self._starts[at] <= last:
+            lot = self.lots[self._starts[at]]
+            low, high = max(first, lot.first), min(last, lot.last)
+            if low > high:
+                at += 1
+                continue
+            bits = lot.open & (((1 << (high - low + 1)) - 1) << (low - lot.first))
+            lot.open &= ~bits
+            self.held -= bits.bit_count()
+            if lot.open:
+                at += 1
+            else:
+                del self.lots[lot.first]
+                del self._starts[at]
+            if bits:
+                yield lot, bits
+
+    def arrived(self, number: int) -> Iterator[Lot]:
+        """The session's messages up to `number` were heard: yields the lots that arrived with them."""
+        while self.unheard and self.unheard[0].number <= number:
+            yield self.unheard.popleft()
+
+    def missing(self, up_to: int, listed: Ranges) -> Ranges:
+        """Open leases up to a number that the puller does not list as held."""
+        pairs = sorted(zip(listed[::2], listed[1::2], strict=True))
+        found: Ranges = []
+        at = 0
+        for start in self._starts:
+            lot = self.lots[start]
+            if lot.first > up_to:
+                break
+            bits = lot.open & ((1 << (min(lot.last, up_to) - lot.first + 1)) - 1)
+            while at < len(pairs) and pairs[at][1] < lot.first:
+                at += 1
+            for low, high in islice(pairs, at, None):
+                if low > lot.last:
+                    break
+                low, high = max(low, lot.first), min(high, lot.last)
+                if low <= high:
+                    bits &= ~(((1 << (high - low + 1)) - 1) << (low - lot.first))
+            for index, count in runs(bits):
+                found += (lot.first + index, lot.first + index + count - 1)
+        return found
+
+    def rows(self) -> Iterator[tuple[Row, int]]:
+        """Each row of which messages are held, with their bits."""
+        for lot in self.lots.values():
+            yield lot.row, lot.row_bits

@@ -1,0 +1,299 @@
+"""The puller's core: takes leased messages, gives credit, reports what became of them (docs/protocol.md, section 7).
+
+Pure. Jobs are handed to the user in `Parcel`s, as they came; which of them a handler runs is the face's business.
+Acks are gathered and sent once a turn.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from typing import Any, Final
+
+from zmqkit.errors import DecodeError, LeaseLost
+from zmqkit.patterns.pipeline import wire
+from zmqkit.patterns.pipeline.backlog import runs
+from zmqkit.protocol.core import Frames
+from zmqkit.protocol.pattern import PatternCore
+from zmqkit.protocol.session import Session
+from zmqkit.protocol.sessions import Local
+from zmqkit.protocol.timers import Timers
+
+HELD_EVERY: Final = 10
+"""Heartbeat intervals between two reports of what is held."""
+
+
+class Parcel:
+    """A run of jobs as it was delivered. The user's threads add to `acked`; all else belongs to the core.
+
+    Attributes:
+        delivery: the message.
+        session: whose it is.
+        acked: indexes that the user acked and the core has not seen yet.
+        told: the core has been told to look at `acked`.
+        lost: the session is gone; whoever holds these jobs now, it is not us.
+        open: bits of the jobs that are not settled, as far as the core knows.
+    """
+
+    __slots__ = ("acked", "delivery", "lost", "open", "session", "told")
+
+    def __init__(self, delivery: wire.Deliver, session: Session) -> None:
+        self.delivery = delivery
+        self.session = session
+        self.acked: deque[int] = deque()
+        self.told = False
+        self.lost = False
+        self.open = (1 << len(delivery.lengths)) - 1
+
+    def __len__(self) -> int:
+        return len(self.delivery.lengths)
+
+
+class _Source:
+    """One pusher, as its puller sees it."""
+
+    __slots__ = (
+        "asked",
+        "asks",
+        "epoch",
+        "highest",
+        "others",
+        "parcels",
+        "released_bytes",
+        "released_messages",
+        "session",
+    )
+
+    def __init__(self, session: Session, epoch: bytes) -> None:
+        self.session = session
+        self.epoch = epoch
+        self.parcels: dict[int, Parcel] = {}
+        self.highest = 0
+        self.released_messages = 0
+        self.released_bytes = 0
+        self.others: list[wire.Unsettled] = []
+        self.asks: dict[int, list[tuple[int, Any]]] = {}
+        self.asked: list[tuple[int, Any]] = []
+        """(lease, ticket) of settles in this turn that want an answer."""
+
+
+class PullerCore(PatternCore):
+    """The puller's state machine.
+
+    Args:
+        local: what this side says of itself; its credit is the prefetch.
+        rng: ids and jitter.
+    """
+
+    def __init__(self, local: Local, rng: random.Random) -> None:
+        super().__init__(local, rng)
+        self._sources: dict[bytes, _Source] = {}
+        self._dirty: dict[int, Parcel] = {}
+        self._changed: dict[bytes, _Source] = {}
+        self._acks: dict[bytes, wire.Ranges] = {}
+        self._asks = 0
+        self._timers = Timers()
+        self.held = 0
+        """Jobs that were delivered and are not settled."""
+        for name in ("received", "acked", "nacked", "rejected", "released", "settles_stale", "jobs_lost"):
+            self.counters.setdefault(name, 0)
+
+    # ---- verbs of the user ---------------------------------------------------------
+
+    def collect(self, parcel: Parcel, now: float) -> None:
+        """The user acked jobs of this parcel; they are in `parcel.acked`."""
+        self._dirty[id(parcel)] = parcel
+
+    def settle(
+        self, parcel: Parcel, index: int, kind: int, delay: float | None, reason: str, traceback: str, now: float
+    ) -> None:
+        """A job ends otherwise: NACK, REJECT, RELEASE or ISOLATE."""
+        source = self._sources.get(parcel.session.id)
+        if parcel.lost or source is None or not self._end(source, parcel, 1 << index):
+            self.counters["settles_stale"] += 1
+            return
+        self.counters[_COUNTED[kind]] += 1
+        lease = parcel.delivery.lease + index
+        reason, traceback = reason[: wire.MAX_REASON], traceback[-wire.MAX_TRACEBACK :]
+        source.others.append(wire.Unsettled(lease, kind, delay, reason, traceback))
+        self._changed[source.session.id] = source
+
+    def ack_asking(self, parcel: Parcel, index: int, ticket: Any, now: float) -> None:
+        """Ack a job; `ticket` gets None when the pusher has stored that, `LeaseLost` if it changed nothing."""
+        source = self._sources.get(parcel.session.id)
+        if parcel.lost or source is None:
+            self.out.replies.append((ticket, LeaseLost("the job was given to another puller; this ack came too late")))
+            return
+        parcel.acked.append(index)
+        self._dirty[id(parcel)] = parcel
+        source.asked.append((parcel.delivery.lease + index, ticket))
+
+    def release_all(self, now: float) -> None:
+        """Give back every job that is not settled."""
+        self._collect_all()
+        for source in self._sources.values():
+            for parcel in list(source.parcels.values()):
+                for index, count in runs(parcel.open):
+                    for at in range(index, index + count):
+                        self.settle(parcel, at, wire.RELEASE, None, "", "", now)
+
+    def close(self, now: float) -> None:
+        """See `Core`. What is not settled goes back uncounted."""
+        self.release_all(now)
+        self.end_turn(now)
+        super().close(now)
+
+    # ---- sessions ------------------------------------------------------------------
+
+    def opened(self, session: Session, now: float) -> None:
+        """A pusher came."""
+        epoch = session.peer.about.get("epoch")
+        if type(epoch) is not bytes or len(epoch) != 16:
+            self.sessions.bad_frame("a pusher without an epoch")
+            self.sessions.goodbye(session, "no epoch", now)
+            return
+        self._sources[session.id] = _Source(session, epoch)
+
+    def lost(self, session: Session, reason: str, now: float) -> None:
+        """A pusher is gone: what it lent us is ours no longer."""
+        source = self._sources.pop(session.id, None)
+        if source is None:
+            return
+        self._changed.pop(session.id, None)
+        for parcel in source.parcels.values():
+            parcel.lost = True
+            self.held -= parcel.open.bit_count()
+            self.counters["jobs_lost"] += parcel.open.bit_count()
+            parcel.open = 0
+        asked = [each for asks in source.asks.values() for each in asks] + source.asked
+        for _, ticket in asked:
+            why = f"the pusher was lost ({reason}) before it confirmed the ack: it may deliver the job again"
+            self.out.replies.append((ticket, LeaseLost(why)))
+
+    def received(self, session: Session, frames: Frames, messages: int, now: float) -> None:
+        """A pusher lends, or answers."""
+        source = self._sources.get(session.id)
+        if source is None:
+            return
+        message = wire.read(frames)
+        if isinstance(message, wire.Deliver):
+            if messages != len(message.lengths):
+                raise DecodeError("DELIVER that counts otherwise than its session says")
+            if message.lease <= source.highest:
+                raise DecodeError("DELIVER with a lease number that was given before")
+            parcel = Parcel(message, session)
+            source.parcels[message.lease] = parcel
+            source.highest = message.lease + messages - 1
+            self.held += messages
+            self.counters["received"] += messages
+            self.out.items.append(parcel)
+            self.sessions.owe(session, True, now)
+            if ("held", session.id) not in self._timers:
+                self._timers.set(("held", session.id), now + HELD_EVERY * self.local.heartbeat.interval)
+        elif isinstance(message, wire.Settled):
+            self._answered(source, message)
+        else:
+            raise DecodeError("a pusher must not settle")
+
+    def _answered(self, source: _Source, message: wire.Settled) -> None:
+        stale = message.stale
+        if stale:
+            self.counters["settles_stale"] += len(stale) // 2
+        for lease, ticket in source.asks.pop(message.ask, ()):
+            lost = any(stale[at] <= lease <= stale[at + 1] for at in range(0, len(stale), 2))
+            error = LeaseLost("the job was given to another puller; this ack came too late") if lost else None
+            self.out.replies.append((ticket, error))
+
+    # ---- settling ------------------------------------------------------------------
+
+    def _end(self, source: _Source, parcel: Parcel, bits: int) -> int:
+        """Mark jobs as settled, and give the pusher as much new credit. Returns the bits that were open."""
+        bits &= parcel.open
+        if not bits:
+            return 0
+        parcel.open &= ~bits
+        count = bits.bit_count()
+        self.held -= count
+        source.released_messages += count
+        delivery = parcel.delivery
+        if not parcel.open:
+            # Bytes are given back by the parcel: its bodies are one block in memory.
+            del source.parcels[delivery.lease]
+            source.released_bytes += len(delivery.blob)
+        self._changed[source.session.id] = source
+        return bits
+
+    def _collect_all(self) -> None:
+        dirty, self._dirty = self._dirty, {}
+        for parcel in dirty.values():
+            # First the flag, then the queue: an ack that comes in between raises the flag anew.
+            parcel.told = False
+            acked = parcel.acked
+            bits = 0
+            if len(acked) == len(parcel):
+                acked.clear()
+                bits = parcel.open
+            else:
+                while acked:
+                    bits |= 1 << acked.popleft()
+            source = self._sources.get(parcel.session.id)
+            if parcel.lost or source is None:
+                self.counters["settles_stale"] += bits.bit_count()
+                continue
+            ended = self._end(source, parcel, bits)
+            self.counters["acked"] += ended.bit_count()
+            first = parcel.delivery.lease
+            ranges = self._acks.setdefault(source.session.id, [])
+            for index, count in runs(ended):
+                ranges += (first + index, first + index + count - 1)
+
+    # ---- the turn ------------------------------------------------------------------
+
+    def end_turn(self, now: float) -> None:
+        """Report what was settled, and give new credit with it."""
+        self._collect_all()
+        acks, self._acks = self._acks, {}
+        changed, self._changed = self._changed, {}
+        for name, source in changed.items():
+            self._report(source, acks.get(name, []), now)
+        super().end_turn(now)
+
+    def _report(self, source: _Source, acks: wire.Ranges, now: float) -> None:
+        session, local = source.session, self.local
+        self.sessions.grant(
+            session, local.credit_messages + source.released_messages, local.credit_bytes + source.released_bytes
+        )
+        ask = 0
+        if source.asked:
+            self._asks = ask = self._asks + 1
+            source.asks[ask], source.asked = source.asked, []
+        others, source.others = source.others, []
+        self.sessions.send(session, wire.Settle(source.epoch, acks, others, ask).pack(), 0, now)
+        self.sessions.owe(session, bool(source.parcels) or bool(source.asks), now)
+
+    # ---- timers --------------------------------------------------------------------
+
+    def next_deadline(self) -> float | None:
+        """See `Core`."""
+        times = (self.sessions.next_deadline(), self._timers.next())
+        return min((each for each in times if each is not None), default=None)
+
+    def handle_timer(self, now: float) -> None:
+        """See `Core`."""
+        while (key := self._timers.pop(now)) is not None:
+            assert isinstance(key, tuple)
+            source = self._sources.get(key[1])
+            if source is not None and source.parcels:
+                self._tell_held(source, now)
+                self._timers.set(key, now + HELD_EVERY * self.local.heartbeat.interval)
+        super().handle_timer(now)
+
+    def _tell_held(self, source: _Source, now: float) -> None:
+        held: wire.Ranges = []
+        for first, parcel in source.parcels.items():
+            for index, count in runs(parcel.open):
+                held += (first + index, first + index + count - 1)
+        self.sessions.send(source.session, wire.Held(source.epoch, source.highest, held).pack(), 0, now)
+
+
+_COUNTED: Final = {wire.NACK: "nacked", wire.REJECT: "rejected", wire.RELEASE: "released", wire.ISOLATE: "released"}

@@ -1,0 +1,200 @@
+"""Messages as the journal and the pusher's memory hold them: a row is a run of messages (docs/protocol.md, section 8).
+
+Pure. One row of the log ``messages`` holds a batch; what happened to single messages of it stands in the log
+``marks`` under the same key. When all are settled both rows go.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from itertools import accumulate
+from typing import Any, Final, Self
+
+from zmqkit.errors import DecodeError
+from zmqkit.patterns.pipeline.wire import Deliver
+from zmqkit.protocol import wire
+
+MESSAGES: Final = "messages"
+MARKS: Final = "marks"
+DEAD: Final = "dead"
+
+FORMAT: Final = 1
+
+ROW_MESSAGES: Final = 256
+"""Single sends that meet in one turn share a row up to so many messages..."""
+ROW_BYTES: Final = 256 * 1024
+"""...or so many bytes."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pack:
+    """Bodies as the caller's thread encoded them, on their way to the core."""
+
+    codec: str
+    sent_at: int
+    lengths: list[int]
+    blob: bytes
+    ids: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    headers: Mapping[int, dict[str, str]] = dataclasses.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+class Row:
+    """A run of neighbouring messages and what became of each. Bits count from the first message.
+
+    Attributes:
+        key: the first message's sequence; the key of the row in the journal.
+        count: how many messages.
+        done: bits of the messages that are settled.
+        kept: those of `done` that the journal has.
+        got: bits of the messages that some puller has received.
+        failures: by index; kept in the journal.
+        deliveries: by index, how often it was delivered before; in memory only.
+        marked: the log ``marks`` has a row of ours.
+    """
+
+    __slots__ = (
+        "_offsets", "blob", "codec", "count", "deliveries", "done", "failures", "got", "headers", "ids", "kept", "key",
+        "lengths", "marked", "origin", "sent_at",
+    )  # fmt: skip
+
+    def __init__(
+        self, key: int, origin: str, sent_at: int, codec: str, lengths: list[int], blob: bytes,
+        ids: Mapping[int, str], headers: Mapping[int, dict[str, str]],
+    ) -> None:  # fmt: skip
+        self.key = key
+        self.origin = origin
+        self.sent_at = sent_at
+        self.codec = codec
+        self.lengths = lengths
+        self.blob = blob
+        self.ids = ids
+        self.headers = headers
+        self.count = len(lengths)
+        self.done = self.kept = self.got = 0
+        self.failures: dict[int, int] = {}
+        self.deliveries: dict[int, int] = {}
+        self.marked = False
+        self._offsets: list[int] | None = None
+
+    @property
+    def all(self) -> int:
+        """Bits of all messages."""
+        return (1 << self.count) - 1
+
+    @property
+    def last(self) -> int:
+        """The last message's sequence."""
+        return self.key + self.count - 1
+
+    def offsets(self) -> list[int]:
+        """Where each body begins, and where the last one ends."""
+        if self._offsets is None:
+            self._offsets = list(accumulate(self.lengths, initial=0))
+        return self._offsets
+
+    def body(self, index: int) -> bytes:
+        """One message's encoded body."""
+        offsets = self.offsets()
+        return self.blob[offsets[index] : offsets[index + 1]]
+
+    def id(self, index: int) -> str:
+        """One message's id: its own, else derived from its identity."""
+        return self.ids.get(index) or f"{self.origin}-{self.key + index}"
+
+    def deliver(self, lease: int, index: int, count: int, *, alone: bool) -> Deliver:
+        """A run of this row's messages, for the wire."""
+        whole = count == self.count
+        offsets = self.offsets() if not whole else []
+        return Deliver(
+            lease,
+            self.key + index,
+            self.origin,
+            self.sent_at,
+            self.codec,
+            self.lengths if whole else self.lengths[index : index + count],
+            self.blob if whole else self.blob[offsets[index] : offsets[index + count]],
+            _cut(self.ids, index, count),
+            _cut(self.headers, index, count),
+            _cut(self.failures, index, count),
+            _cut(self.deliveries, index, count),
+            alone,
+        )
+
+    # ---- the journal's bytes -----------------------------------------------------
+
+    def pack(self) -> bytes:
+        """The value of a row of ``messages``."""
+        more: dict[str, Any] = {}
+        if self.ids:
+            more["ids"] = dict(self.ids)
+        if self.headers:
+            more["headers"] = dict(self.headers)
+        head = wire.pack([FORMAT, self.origin, self.sent_at, self.codec, self.lengths, more])
+        return b"".join((len(head).to_bytes(4, "big"), head, self.blob))
+
+    @classmethod
+    def unpack(cls, key: int, value: bytes) -> Self:
+        """Back from the journal. Raises `DecodeError`."""
+        size = int.from_bytes(value[:4], "big")
+        head = wire.unpack(value[4 : 4 + size])
+        if type(head) is not list or len(head) < 6 or head[0] != FORMAT:
+            raise DecodeError(f"row {key} of the journal is of a format that this version does not read")
+        _, origin, sent_at, codec, lengths, more = head[:6]
+        return cls(
+            key, origin, sent_at, codec, lengths, value[4 + size :], more.get("ids", {}), more.get("headers", {})
+        )
+
+    def pack_marks(self) -> tuple[int, bytes]:
+        """The weight and value of a row of ``marks``: how many are settled, which, and the others' failures."""
+        return self.done.bit_count(), wire.pack([self.done.to_bytes((self.count + 7) // 8, "little"), self.failures])
+
+    def unpack_marks(self, value: bytes) -> None:
+        """Take in what the journal knows of single messages. Raises `DecodeError`."""
+        done, failures = wire.unpack(value)
+        self.done = self.kept = int.from_bytes(done, "little") & self.all
+        self.failures = failures
+        self.marked = True
+
+
+def _cut(values: Mapping[int, Any], index: int, count: int) -> dict[int, Any]:
+    if not values:
+        return {}
+    return {i - index: value for i, value in values.items() if index <= i < index + count}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DeadRow:
+    """A dead letter, as the log ``dead`` keeps it under the message's sequence."""
+
+    id: str
+    codec: str
+    body: bytes
+    headers: Mapping[str, str]
+    reason: str
+    traceback: str
+    failures: int
+    sent_at: int
+    at: int
+    """Microseconds since 1970."""
+
+    def pack(self) -> bytes:
+        """The row's value."""
+        return wire.pack([FORMAT, dataclasses.asdict(self)])
+
+    @classmethod
+    def unpack(cls, value: bytes) -> Self:
+        """Back from the journal. Raises `DecodeError`."""
+        import msgpack
+
+        try:
+            found = msgpack.unpackb(value, raw=False, strict_map_key=False)
+        except Exception as error:  # msgpack raises many kinds; on damaged bytes all mean the same
+            raise DecodeError(f"not a dead letter: {error}") from None
+        if type(found) is not list or len(found) < 2 or found[0] != FORMAT:
+            raise DecodeError("a dead letter of a format that this version does not read")
+        names = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: each for name, each in found[1].items() if name in names})

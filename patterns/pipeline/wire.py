@@ -1,0 +1,233 @@
+"""Frames of the pipeline, inside a session's messages (docs/protocol.md, section 7).
+
+Pure. What a stranger sends is returned checked, or raises `DecodeError`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal, NamedTuple
+
+from zmqkit.errors import DecodeError
+from zmqkit.protocol import wire
+from zmqkit.protocol.core import Frames
+
+DELIVER, SETTLE, SETTLED, HELD = range(1, 5)
+
+NACK, REJECT, RELEASE, ISOLATE = range(1, 5)
+"""How a job ends that was not acked. ISOLATE is a release whose next delivery is alone in its batch."""
+
+Ranges = list[int]
+"""Pairs of first and last lease numbers, flat: [first, last, first, last, ...]."""
+
+MAX_REASON: Final = 2_000
+MAX_TRACEBACK: Final = 20_000
+MAX_MESSAGES: Final = 1 << 20
+MAX_CODEC: Final = 64
+MAX_ID: Final = 1_000
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Deliver:
+    """A run of neighbouring messages, leased (7.2). Optional maps go from a message's index to its value."""
+
+    lease: int
+    """The first one's lease number; the others follow."""
+    sequence: int
+    """The first one's sequence; the others follow."""
+    origin: str
+    """What ids are derived from: the journal and the epoch that wrote the messages."""
+    sent_at: int
+    """Microseconds since 1970."""
+    codec: str
+    lengths: list[int]
+    blob: bytes
+    ids: dict[int, str] = dataclasses.field(default_factory=dict)
+    headers: dict[int, dict[str, str]] = dataclasses.field(default_factory=dict)
+    failures: dict[int, int] = dataclasses.field(default_factory=dict)
+    deliveries: dict[int, int] = dataclasses.field(default_factory=dict)
+    alone: bool = False
+
+    def pack(self) -> Frames:
+        """The message's frames."""
+        more: dict[str, Any] = {}
+        for name in ("ids", "headers", "failures", "deliveries"):
+            if value := getattr(self, name):
+                more[name] = value
+        if self.alone:
+            more["alone"] = True
+        head = [DELIVER, self.lease, self.sequence, self.origin, self.sent_at, self.codec, self.lengths, more]
+        return [wire.pack(head), self.blob]
+
+
+class Unsettled(NamedTuple):
+    """One job that ended otherwise than by an ack (7.3)."""
+
+    lease: int
+    kind: int
+    delay: float | None = None
+    reason: str = ""
+    traceback: str = ""
+
+
+class Settle(NamedTuple):
+    """What a puller made of its jobs (7.3)."""
+
+    epoch: bytes
+    acks: Ranges
+    others: list[Unsettled]
+    ask: int
+    """Not 0: answer with SETTLED and this number once it is stored."""
+
+    def pack(self) -> Frames:
+        """The message's frames."""
+        return [wire.pack([SETTLE, self.epoch, self.acks, [list(each) for each in self.others], self.ask])]
+
+
+class Settled(NamedTuple):
+    """The answer to a SETTLE: what of it changed nothing (7.4)."""
+
+    ask: int
+    stale: Ranges
+
+    def pack(self) -> Frames:
+        """The message's frames."""
+        return [wire.pack([SETTLED, self.ask, self.stale])]
+
+
+class Held(NamedTuple):
+    """What a puller holds of all leases up to a number (7.5)."""
+
+    epoch: bytes
+    up_to: int
+    leases: Ranges
+
+    def pack(self) -> Frames:
+        """The message's frames."""
+        return [wire.pack([HELD, self.epoch, self.up_to, self.leases])]
+
+
+def read(frames: Frames) -> Deliver | Settle | Settled | Held:
+    """Decode one message of the pipeline. Raises `DecodeError`."""
+    head = wire.unpack(frames[0]) if frames else None
+    if type(head) is not list or not head:
+        raise DecodeError("a pipeline message without a head")
+    kind = head[0]
+    reader = _READERS.get(kind) if type(kind) is int else None
+    if reader is None:
+        raise DecodeError(f"a pipeline message of kind {str(kind)[:40]!r}")
+    name, fields, frames_wanted, read_it = reader
+    if len(head) < fields or len(frames) < frames_wanted:
+        raise DecodeError(f"{name} with parts missing")
+    return read_it(head, frames)
+
+
+def _read_deliver(head: list[Any], frames: Frames) -> Deliver:
+    lengths, more, blob = head[6], head[7], frames[1]
+    if type(lengths) is not list or not 0 < len(lengths) <= MAX_MESSAGES:
+        raise DecodeError("DELIVER without lengths")
+    if not all(type(each) is int and each >= 0 for each in lengths) or sum(lengths) != len(blob):
+        raise DecodeError("DELIVER whose lengths are not those of its bodies")
+    if type(more) is not dict:
+        raise DecodeError("DELIVER without its map")
+    count = len(lengths)
+    headers = _by_index(more, "headers", count)
+    for each in headers.values():
+        if type(each) is not dict or not all(type(k) is str and type(v) is str for k, v in each.items()):
+            raise DecodeError("headers must be a map from text to text")
+    return Deliver(
+        lease=wire.number(head[1], "lease"),
+        sequence=wire.number(head[2], "sequence"),
+        origin=wire.text(head[3], "origin", 100),
+        sent_at=wire.number(head[4], "sent_at"),
+        codec=wire.text(head[5], "codec", MAX_CODEC),
+        lengths=lengths,
+        blob=blob,
+        ids={i: wire.text(each, "id", MAX_ID) for i, each in _by_index(more, "ids", count).items()},
+        headers=headers,
+        failures={i: wire.number(n, "failures") for i, n in _by_index(more, "failures", count).items()},
+        deliveries={i: wire.number(n, "deliveries") for i, n in _by_index(more, "deliveries", count).items()},
+        alone=more.get("alone") is True,
+    )
+
+
+def _by_index(more: dict[Any, Any], name: str, count: int) -> dict[int, Any]:
+    found = more.get(name)
+    if found is None:
+        return {}
+    if type(found) is not dict or not all(type(i) is int and 0 <= i < count for i in found):
+        raise DecodeError(f"{name} must be a map from the messages' indexes")
+    return found
+
+
+def _read_settle(head: list[Any], frames: Frames) -> Settle:
+    others = head[3]
+    if type(others) is not list:
+        raise DecodeError("SETTLE without a list")
+    return Settle(
+        wire.octets(head[1], "epoch", 16), ranges(head[2]), [_other(each) for each in others],
+        wire.number(head[4], "ask"),
+    )  # fmt: skip
+
+
+def _other(value: Any) -> Unsettled:
+    if type(value) is not list or len(value) < 5 or value[1] not in (NACK, REJECT, RELEASE, ISOLATE):
+        raise DecodeError("SETTLE with an outcome that does not exist")
+    delay = value[2]
+    if delay is not None and not (type(delay) in (int, float) and 0 <= delay < 1e9):
+        raise DecodeError("a delay must be 0 or more seconds")
+    return Unsettled(
+        wire.number(value[0], "lease"),
+        value[1],
+        delay,
+        wire.text(value[3], "reason", MAX_REASON),
+        wire.text(value[4], "traceback", MAX_TRACEBACK),
+    )
+
+
+def _read_settled(head: list[Any], frames: Frames) -> Settled:
+    return Settled(wire.number(head[1], "ask"), ranges(head[2]))
+
+
+def _read_held(head: list[Any], frames: Frames) -> Held:
+    return Held(wire.octets(head[1], "epoch", 16), wire.number(head[2], "lease"), ranges(head[3]))
+
+
+_Reader = Callable[[list[Any], Frames], Deliver | Settle | Settled | Held]
+_READERS: Final[dict[int, tuple[str, int, int, _Reader]]] = {
+    DELIVER: ("DELIVER", 8, 2, _read_deliver),
+    SETTLE: ("SETTLE", 5, 1, _read_settle),
+    SETTLED: ("SETTLED", 3, 1, _read_settled),
+    HELD: ("HELD", 4, 1, _read_held),
+}
+
+
+def ranges(value: Any) -> Ranges:
+    """`value` if it is pairs of numbers, each pair in order; else `DecodeError`."""
+    if type(value) is not list or len(value) % 2:
+        raise DecodeError("ranges must come in pairs")
+    for i in range(0, len(value), 2):
+        first, last = wire.number(value[i], "lease"), wire.number(value[i + 1], "lease")
+        if first > last:
+            raise DecodeError("a range that ends before it begins")
+    return value
+
+
+def to_ranges(numbers: Sequence[int]) -> Ranges:
+    """Rising numbers as ranges."""
+    found: Ranges = []
+    if not numbers:
+        return found
+    first = last = numbers[0]
+    for each in numbers:
+        if each > last + 1:
+            found += (first, last)
+            first = each
+        last = each
+    found += (first, last)
+    return found
+
+
+Outcome = Literal["acked", "dead", "expired"]
+"""How a message settles."""
