@@ -1,0 +1,61 @@
+"""Time that moves only when it is told to.
+
+Knows nothing of cores, networks or worlds: usable alone, wherever code takes a clock as a callable.
+"""
+
+from __future__ import annotations
+
+
+class VirtualClock:
+    """The one true time of a simulation, in seconds. Call it to read it.
+
+    Args:
+        now: where it begins, in seconds.
+    """
+
+    __slots__ = ("now",)
+
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> float:
+        """Move on by so many seconds; returns the new time. ValueError if that were backwards."""
+        if not seconds >= 0:
+            raise ValueError(f"a clock goes forward only, got {seconds!r} seconds")
+        self.now += seconds
+        return self.now
+
+
+class HostClock:
+    """The monotonic clock of one host: it began at another moment, and runs a little fast or slow.
+
+    Two hosts' monotonic clocks have nothing to say to each other; whoever compares them is found out here.
+
+    Args:
+        clock: the true time.
+        offset: what this host's clock says at true time 0, in seconds.
+        rate: how many of its seconds pass in one true second.
+    """
+
+    __slots__ = ("clock", "offset", "rate")
+
+    def __init__(self, clock: VirtualClock, offset: float = 0.0, rate: float = 1.0) -> None:
+        if not rate > 0:
+            raise ValueError(f"rate must be positive, got {rate!r}")
+        self.clock = clock
+        self.offset = offset
+        self.rate = rate
+
+    def __call__(self) -> float:
+        return self.offset + self.clock.now * self.rate
+
+    def local(self, true: float) -> float:
+        """What this host's clock says at a true time."""
+        return self.offset + true * self.rate
+
+    def true(self, local: float) -> float:
+        """The true time at which this host's clock says `local`."""
+        return (local - self.offset) / self.rate

@@ -1,0 +1,583 @@
+"""A simulated process: one core at a time, pumped exactly as the driver pumps it (zmqkit/transport).
+
+Knows the core's contract, the network and the journal; knows no pattern. A crash drops the core and all that was in
+memory; a restart builds a new one, through the factory, over what is on the disk.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from collections import deque
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any, Literal
+
+from zmqkit.errors import JournalError
+from zmqkit.protocol.core import Core, Frames, Link, Probe, Read, Write
+from zmqkit.testing.contract import ContractBroken, check_deadline, check_purity, check_rest, check_send
+from zmqkit.testing.journal import Disk, SimulatedCrash, SimulatedJournal
+from zmqkit.testing.network import Dial, Way
+
+if TYPE_CHECKING:
+    from zmqkit.events import Event
+    from zmqkit.testing.world import World
+
+Factory = Callable[["SimPeer"], Core]
+"""Builds the core of one incarnation. May read ``peer.journal``, ``.random``, ``.host``, ``.pid``, ``.started``."""
+
+MAX_ROUNDS = 1000
+"""More drains than this in one turn are a core that spins."""
+
+PURITY_EVERY = 64
+"""`check_purity` is slow: it is made every so many turns."""
+
+_STAMP = struct.Struct("<dI").pack
+
+
+class SimTicket:
+    """Takes the outcome of one verb, once; what the driver's ticket is to a waiter."""
+
+    __slots__ = ("about", "done", "result")
+
+    def __init__(self, about: Any = None) -> None:
+        self.about = about
+        self.done = False
+        self.result: object = None
+
+    def resolve(self, result: object) -> None:
+        """Called by the peer with the reply. ContractBroken on the second one."""
+        if self.done:
+            raise ContractBroken(f"a second reply, {result!r}, to {self.about!r}, which was told {self.result!r}")
+        self.done = True
+        self.result = result
+
+
+class SimPeer:
+    """One process of a world. Made by `World.peer`.
+
+    Attributes:
+        name: unique in the world.
+        host: which machine it runs on; peers of one host share a clock and are never cut off from each other.
+        core: the running core, None while it is down.
+        journal: as this incarnation opened it, None without one.
+        disk: what survives, None without a journal.
+        random: this incarnation's source of ids and jitter, for the factory to hand on.
+        pid, started: tell this incarnation from all others on its host, as `Probe` does.
+        mailbox: what came out of ``out.items`` in this incarnation; the workload takes it from here.
+        on_items, on_event, on_turn, on_down: called with the peer (and what came); set them in `Scenario.build`.
+        may_crash: whether `Nemesis` may kill it.
+        stopped: it stands still as after SIGSTOP. `frozen` is true in a busy loop too.
+    """
+
+    def __init__(
+        self, world: World, name: str, factory: Factory, *, host: str, number: int, disk: Disk | None, may_crash: bool
+    ) -> None:
+        self.world = world
+        self.name = name
+        self.host = host
+        self.number = number
+        self.disk = disk
+        self.may_crash = may_crash
+        self.core: Core | None = None
+        self.journal: SimulatedJournal | None = None
+        self.incarnation = 0
+        self.pid = 0
+        self.started = ""
+        self.mailbox: deque[Any] = deque()
+        self.on_items: Callable[[SimPeer, list[Any]], None] | None = None
+        self.on_event: Callable[[SimPeer, Event], None] | None = None
+        self.on_turn: Callable[[SimPeer], None] | None = None
+        self.on_down: Callable[[SimPeer, str], None] | None = None
+        self.stopped = False
+        self.stops = 0
+        self.closing = False
+        self.latency = 0.0
+        self.ways: list[Way] = []
+        self.routes: dict[Link, Way | Dial] = {}
+        self.dials: dict[str, Dial] = {}
+        self.stays_down = False
+        """When True, a crash is for good: nobody restarts it."""
+        self.doom: int | None = None
+        """When set, the process dies after so many more sends: a crash in the middle of a drain."""
+        self._factory = factory
+        self._binds: list[str] = []
+        self._connects: list[str] = []
+        self._clock = world.host_clock(host)
+        self._shape = world.stream(f"peer {name}")
+        self.random = self._shape
+        self._reset()
+
+    def _reset(self) -> None:
+        self._commands: deque[tuple[str | Callable[..., object], tuple[Any, ...]]] = deque()
+        self._notices: deque[tuple[float, str, tuple[Any, ...]]] = deque()
+        self._journal_work: deque[tuple[str, Any, int]] = deque()
+        self._journal_busy = False
+        self._due = math.inf
+        self._ready = 0.0
+        self._lag = 0.0
+        self._now = -math.inf
+        self._turns = 0
+        self._in_turn = False
+
+    # ---- life --------------------------------------------------------------------
+
+    @property
+    def alive(self) -> bool:
+        """Does the process run?"""
+        return self.core is not None
+
+    @property
+    def frozen(self) -> bool:
+        """Does its loop stand still?"""
+        return self.stopped or self._ready > self.world.clock.now + 1e-9
+
+    def now(self) -> float:
+        """What the clock of its host says."""
+        return self._clock()
+
+    def start(self) -> None:
+        """Begin an incarnation: open the journal, build the core, bind and connect."""
+        if self.core is not None:
+            raise ValueError(f"{self.name} runs already")
+        world = self.world
+        self.incarnation += 1
+        shape = self._shape
+        self._reset()
+        self.random = world.stream(f"core {self.name} {self.incarnation}")
+        self.closing = self.stopped = False
+        self.doom = None
+        # Kernels give a pid out again; with another start time.
+        self.pid = 1000 + self.number if shape.random() < 0.3 else 10_000 + 100 * self.number + self.incarnation
+        self.started = f"{world.clock.now:.6f}/{self.incarnation}"
+        self.latency = 0.0 if shape.random() < 0.2 else 0.0004 * shape.random()
+        self.commit_s = 0.0 if shape.random() < 0.2 else 0.002 * shape.random()
+        self.threaded = self.disk is not None and shape.random() < world.threaded_journals
+        self.messages_a_turn = 200 if shape.random() < 0.7 else shape.randint(1, 8)
+        self.mailbox = deque()
+        if self.disk is not None:
+            self.journal = SimulatedJournal(self.disk)
+        world.processes.add((self.host, self.pid, self.started))
+        world.note(self, "starts")
+        self.core = self._factory(self)
+        for address in self._binds:
+            world.network.listen(self, address)
+        for address in self._connects:
+            self.dials[address] = world.network.dial(self, address)
+        self.wake_by(world.clock.now)
+
+    def crash(self, how: Literal["killed", "power cut"] = "killed") -> None:
+        """Die at once: the core is gone, what was committed stays."""
+        if self.core is not None:
+            self._end(how)
+
+    def close(self) -> None:
+        """Ask the core to say goodbye; the process ends when it is `finished`."""
+        if not self.closing:
+            self.closing = True
+            self.post("close")
+
+    def _end(self, how: Literal["closed", "killed", "power cut"]) -> None:
+        world = self.world
+        assert self.core is not None
+        world.note(self, f"ends: {how}")
+        world.retire(self)
+        if self.journal is not None:
+            self.journal.close()
+            self.journal = None
+            if how == "power cut" and self.disk is not None:
+                world.counts["commits lost"] += self.disk.cut_power(self._shape.randint(0, 5))
+        self.core = None
+        world.processes.discard((self.host, self.pid, self.started))
+        world.network.vanish(self, how=how)
+        self.ways.clear()
+        self.routes.clear()
+        self.dials.clear()
+        self._reset()
+        world.went_down(self, how)
+        if self.on_down is not None:
+            self.on_down(self, how)
+
+    def freeze(self, seconds: float) -> None:
+        """Its loop stands still, as behind a handler that holds the GIL; its hop heartbeats go on."""
+        self._ready = max(self._ready, self.world.clock.now + seconds)
+
+    def stop(self) -> None:
+        """Stand still altogether, as after SIGSTOP, until `resume`."""
+        if not self.stopped:
+            self.stopped = True
+            self.stops += 1
+            self.world.network.silence(self)
+
+    def resume(self) -> None:
+        """End `stop` and `freeze`."""
+        self.stopped = False
+        self._ready = self.world.clock.now
+        if self.core is not None:
+            self.wake_by(self._ready)
+
+    # ---- addresses and verbs -----------------------------------------------------
+
+    def bind(self, address: str) -> None:
+        """Bind here, in this incarnation and all later ones."""
+        self._binds.append(address)
+        if self.core is not None:
+            self.world.network.listen(self, address)
+
+    def connect(self, address: str) -> None:
+        """Connect there, in this incarnation and all later ones. Idempotent."""
+        if address not in self._connects:
+            self._connects.append(address)
+            if self.core is not None:
+                self.dials[address] = self.world.network.dial(self, address)
+
+    def disconnect(self, address: str) -> None:
+        """Connect there no more; the core is told `link_down`. Idempotent."""
+        if address in self._connects:
+            self._connects.remove(address)
+            dial = self.dials.pop(address, None)
+            if dial is not None:
+                self.world.network.hang_up(dial)
+                self.notify(0.0, "link_down", dial.link)
+
+    def post(self, verb: str | Callable[..., object], *args: Any) -> bool:
+        """Have ``core.<verb>(*args, now)`` called in the next turn; False while the process is down.
+
+        A callable is called as ``verb(core, *args, now)``.
+        """
+        if self.core is None:
+            return False
+        self._commands.append((verb, args))
+        self.wake_by(self.world.clock.now + self.latency)
+        return True
+
+    def notify(self, delay: float, verb: str, *args: Any) -> None:
+        """Have an input of the contract given after `delay` seconds, in the order of these calls."""
+        if self.core is None:
+            return
+        due = self.world.clock.now + delay
+        if self._notices:
+            due = max(due, self._notices[-1][0])
+        self._notices.append((due, verb, args))
+        self.wake_by(due)
+
+    def wake_by(self, when: float) -> None:
+        """Have a turn at that time, or before."""
+        if when < self._ready:
+            when = self._ready
+        if when < self._due and self.core is not None:
+            self._due = when
+            self.world.at(when, self._wake, when, self.incarnation)
+
+    # ---- the driver's turn -------------------------------------------------------
+
+    def _wake(self, when: float, incarnation: int) -> None:
+        if when != self._due or incarnation != self.incarnation or self.core is None:
+            return
+        self._due = math.inf
+        if self.stopped:
+            return
+        if when < self._ready:
+            self.wake_by(self._ready)
+            return
+        self._lag = 0.0
+        try:
+            self._turn(when)
+        except SimulatedCrash as crash:
+            self.world.counts[f"crash: {crash}"] += 1
+            self._end("killed")
+            return
+        core = self.core
+        if self.closing and core.finished and not self._journal_work and not self._commands:
+            self._end("closed")
+            return
+        if self._lag:
+            self._ready = max(self._ready, self.world.clock.now + self._lag)
+        self._arm()
+        if self.on_turn is not None:
+            self.on_turn(self)
+
+    def _arm(self) -> None:
+        assert self.core is not None
+        latency = self.latency
+        due = math.inf
+        dead = False
+        for way in self.ways:
+            if way.queue:
+                if way.part is None and way.queue[0][0] + latency < due:
+                    due = way.queue[0][0] + latency
+            elif way.dead:
+                dead = True
+        if dead:
+            self.ways = [way for way in self.ways if way.queue or not way.dead]
+        deadline = self.core.next_deadline()
+        if deadline is not None:
+            due = min(due, self._clock.true(deadline) + latency)
+        if self._notices:
+            due = min(due, self._notices[0][0])
+        if self._commands:
+            due = min(due, self.world.clock.now + latency)
+        if due < math.inf:
+            self.wake_by(max(due, self.world.clock.now))
+
+    def _turn(self, true: float) -> None:
+        core = self.core
+        assert core is not None
+        world = self.world
+        now = self._clock.local(true)
+        if now < self._now:
+            now = self._now
+        self._now = now
+        world.digest = crc = zlib.crc32(_STAMP(now, self.number), world.digest)
+        world.turns += 1
+        while self._commands:
+            verb, args = self._commands.popleft()
+            if world.text is not None:
+                world.note(self, f"{verb} {args!r}")
+            if callable(verb):
+                verb(core, *args, now)
+            else:
+                getattr(core, verb)(*args, now)
+        notices_first = True
+        if self._notices and self._notices[0][0] <= true:
+            notices_first = self._shape.random() < 0.5
+            if notices_first:
+                self._take_notices(core, true, now)
+        limit = self.messages_a_turn
+        for way in self.ways:
+            queue = way.queue
+            if queue and queue[0][0] <= true and way.part is None:
+                count = 0
+                link = way.link
+                crc = zlib.crc32(b"%d" % way.connection.number, crc)
+                while queue and queue[0][0] <= true and count < limit:
+                    frames = queue.popleft()[1]
+                    for frame in frames:
+                        crc = zlib.crc32(frame, crc)
+                    if world.text is not None:
+                        world.note(self, f"{link} -> {world.show(frames)}")
+                    core.receive_message(link, frames, now)
+                    count += 1
+                world.received += count
+        world.digest = crc
+        if not notices_first:
+            self._take_notices(core, true, now)
+        # A frame that came while the deadline passed: the driver takes what is there before it looks at the time.
+        deadline = core.next_deadline()
+        if deadline is not None and deadline <= now + 1e-9:
+            now = self._now = max(deadline, now)
+            if world.text is not None:
+                world.note(self, "timer")
+            core.handle_timer(now)
+        self._drain(core, now)
+
+    def _take_notices(self, core: Core, true: float, now: float) -> None:
+        notices = self._notices
+        while notices and notices[0][0] <= true:
+            _, verb, args = notices.popleft()
+            if self.world.text is not None:
+                self.world.note(self, f"{verb} {args!r:.200}")
+            self.world.digest = zlib.crc32(verb.encode(), self.world.digest)
+            getattr(core, verb)(*args, now)
+
+    def _drain(self, core: Core, now: float) -> None:
+        """Carry out what the core wants done, until it wants no more."""
+        world = self.world
+        rounds = 0
+        while True:
+            core.end_turn(now)
+            out = core.out
+            again = False
+            if world.checks and (out.writes or out.events or out.reads or out.probes):
+                check_rest(core)
+            if out.writes:
+                writes, out.writes = out.writes, []
+                again = self._store(core, writes, now)
+                now = self._now
+                out = core.out
+            if out.replies:
+                replies, out.replies = out.replies, []
+                again = True
+                for ticket, result in replies:
+                    if world.text is not None:
+                        world.note(self, f"reply {getattr(ticket, 'about', ticket)!r}: {result!r:.100}")
+                    ticket.resolve(result)
+            if out.items:
+                items, out.items = out.items, []
+                again = True
+                self.mailbox.extend(items)
+                if self.on_items is not None:
+                    self.on_items(self, items)
+            if out.events:
+                events, out.events = out.events, []
+                again = True
+                for event in events:
+                    world.events[type(event).__name__] += 1
+                    world.note(self, f"{event!r}")
+                    if self.on_event is not None:
+                        self.on_event(self, event)
+            if out.sends:
+                sends, out.sends = out.sends, []
+                again = True
+                self._send(core, sends, now)
+            if out.disconnects:
+                links, out.disconnects = out.disconnects, []
+                again = True
+                for link in links:
+                    route = self.routes.get(link)
+                    dial = route if isinstance(route, Dial) else route.connection.dial if route is not None else None
+                    if dial is not None and dial.peer is self and link == dial.link:
+                        world.network.redial(dial)
+            if out.reads:
+                reads, out.reads = out.reads, []
+                again = True
+                self._load(core, reads, now)
+            if out.probes:
+                probes, out.probes = out.probes, []
+                again = True
+                self._probe(core, probes, now)
+            if not again:
+                deadline = core.next_deadline()
+                if deadline is None or deadline > now:
+                    break
+                core.handle_timer(now)
+            rounds += 1
+            if rounds > MAX_ROUNDS:
+                raise ContractBroken(
+                    f"still not drained after {rounds} rounds: deadline {core.next_deadline()!r} at {now!r}"
+                )
+        self._turns += 1
+        if world.checks:
+            check_deadline(core, now)
+            if self._turns % PURITY_EVERY == 1:
+                check_purity(core)
+
+    def _send(self, core: Core, sends: list[tuple[Link, Frames]], now: float) -> None:
+        world = self.world
+        network_send = world.network.send
+        true = world.clock.now + self._lag
+        routes = self.routes
+        for link, frames in sends:
+            if world.checks:
+                check_send(link, frames)
+            if self.doom is not None:
+                self.doom -= 1
+                if self.doom < 0:
+                    raise SimulatedCrash("amid sends")
+            if world.text is not None:
+                world.note(self, f"{link} <- {world.show(frames)}")
+            route = routes.get(link)
+            if route is None:
+                self._nowhere(core, link, now)
+            elif isinstance(route, Way):
+                network_send(route, frames, true)
+            else:
+                route.pipe.append(list(frames))
+        world.sent += len(sends)
+
+    def _nowhere(self, core: Core, link: Link, now: float) -> None:
+        """A ROUTER's send that raises EHOSTUNREACH; a DEALER's to an address given up in this turn."""
+        if not isinstance(link, tuple) or not link or link[0] not in ("b", "c"):
+            raise ContractBroken(f"a send to {link!r}, which was never a link")
+        self.world.counts["unreachable"] += 1
+        if link[0] == "b":
+            core.link_down(link, now)
+
+    # ---- journal -----------------------------------------------------------------
+
+    def _store(self, core: Core, writes: list[Write], now: float) -> bool:
+        """Commit, here and now, or in a thread of the journal's own."""
+        up_to = core.out.written
+        world = self.world
+        if world.text is not None:
+            world.note(self, f"commit {[(w.log, w.key, w.weight, w.value and len(w.value)) for w in writes]} = {up_to}")
+        if self.journal is None:
+            core.stored(up_to, now)
+        elif self.threaded:
+            self._journal_work.append(("commit", writes, up_to))
+            self._work_on()
+            return False
+        else:
+            spent = self._commit_time()
+            self._lag += spent
+            self._now = now = now + spent
+            error = self._commit(self.journal, writes)
+            if error is None:
+                core.stored(up_to, now)
+            else:
+                core.store_failed(up_to, error, now)
+        return True
+
+    def _commit(self, journal: SimulatedJournal, writes: list[Write]) -> JournalError | None:
+        counts = self.world.counts
+        counts["commits"] += 1
+        try:
+            journal.commit(writes)
+        except JournalError as error:
+            counts[f"commit failed: {type(error).__name__}"] += 1
+            self.world.note(self, f"commit failed: {error!r}")
+            return error
+        return None
+
+    def _commit_time(self) -> float:
+        spent = self.commit_s
+        if spent and self._shape.random() < self.world.slow_commits:
+            self.world.counts["slow commit"] += 1
+            spent += 0.2 * self._shape.random()
+        return spent
+
+    def _load(self, core: Core, reads: list[Read], now: float) -> None:
+        if self.journal is None:
+            raise ContractBroken(f"a read without a journal: {reads[0]!r}")
+        for read in reads:
+            if self.threaded:
+                self._journal_work.append(("read", read, 0))
+            else:
+                core.loaded(read, self.journal.read(read), now)
+        self._work_on()
+
+    def _work_on(self) -> None:
+        """The journal's own thread takes its next piece of work; commits that wait together are made as one."""
+        if self._journal_work and not self._journal_busy:
+            self._journal_busy = True
+            wait = self._commit_time() if self._journal_work[0][0] == "commit" else self.commit_s * 0.2
+            self.world.after(wait, self._work, self.incarnation)
+
+    def _work(self, incarnation: int) -> None:
+        if incarnation != self.incarnation or self.core is None or self.journal is None:
+            return
+        if self.stopped:
+            self.world.after(0.05, self._work, incarnation)
+            return
+        self._journal_busy = False
+        kind, what, up_to = self._journal_work.popleft()
+        if kind == "read":
+            self.notify(0.0, "loaded", what, self.journal.read(what))
+            self._work_on()
+            return
+        writes: list[Write] = list(what)
+        while self._journal_work and self._journal_work[0][0] == "commit":
+            _, more, up_to = self._journal_work.popleft()
+            writes.extend(more)
+        try:
+            error = self._commit(self.journal, writes)
+        except SimulatedCrash as crash:
+            self.world.counts[f"crash: {crash}"] += 1
+            self._end("killed")
+            return
+        if error is None:
+            self.notify(0.0, "stored", up_to)
+        else:
+            # What was put out before the core could know goes down with it.
+            up_to = max([up_to, *(number for _, _, number in self._journal_work)])
+            self._journal_work = deque(work for work in self._journal_work if work[0] != "commit")
+            self.notify(0.0, "store_failed", up_to, error)
+        self._work_on()
+
+    def _probe(self, core: Core, probes: list[Probe], now: float) -> None:
+        for probe in probes:
+            self.world.counts["probes"] += 1
+            if probe.host == self.host and (probe.host, probe.pid, probe.started) not in self.world.processes:
+                self.world.counts["process proven dead"] += 1
+                gone: Hashable = probe.key
+                core.process_gone(gone, now)
