@@ -1,0 +1,278 @@
+"""One owner a journal: a lock file beside it that says who, and how far the journal had come. Knows no SQLite.
+
+The lock is on a file of its own, because a POSIX lock is dropped when any handle of its file is closed, and it is
+an open file description lock where there are such (Linux), so that it holds between the threads and objects of one
+process too. The kernel drops it when its owner dies: there are no stale locks. The file itself stays.
+
+The lock file is text of fixed width, rewritten in place so that it needs no room on a full disk::
+
+    bytes 0-511      pid=4711 host=calc since=2026-11-20T10:00:00+00:00 owner=push.py
+    bytes 512-767    journal=<uuid> durability=power boot=<boot id>
+    bytes 768-788    the number of the last commit, 20 digits
+
+The second part is the *watermark*: SQLite drops a damaged tail of its write-ahead log without a word, and a backup
+looks like a journal too, so each commit notes its number here, after it was stored. A journal that holds less than
+its watermark has lost something.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import errno
+import fcntl
+import os
+import socket
+import struct
+import threading
+
+from zmqkit.errors import JournalBusy, JournalError
+
+_HOLDER_BYTES = 512
+_MARK_BYTES = 256
+_COMMITS_AT = _HOLDER_BYTES + _MARK_BYTES
+
+_SETLK: int | None = getattr(fcntl, "F_OFD_SETLK", None)
+_GETLK: int | None = getattr(fcntl, "F_OFD_GETLK", None)
+_FLOCK = struct.Struct("hhqqi4x")
+"""Linux's struct flock, on every 64-bit machine; OFD locks want its l_pid to be 0."""
+
+_held: dict[tuple[int, int], OwnerLock] = {}
+"""The locks that this process holds, by device and inode: what POSIX locks would not tell us."""
+_held_lock = threading.Lock()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a journal.
+
+    Attributes:
+        pid: its process; 0 if it could not leave its name.
+        host: its host.
+        since: when it took the journal, as ISO 8601 text.
+        owner: what it calls itself.
+    """
+
+    pid: int
+    host: str
+    since: str
+    owner: str
+
+    def __str__(self) -> str:
+        if not self.pid:
+            return "a process that could not leave its name"
+        here = ", this very process," if self.pid == os.getpid() and self.host == socket.gethostname() else ""
+        return f"process {self.pid}{here} on {self.host} ({self.owner}) since {self.since}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Watermark:
+    """How far a journal had come by its last confirmed commit.
+
+    Attributes:
+        journal: its uuid.
+        durability: at which the commits were made.
+        boot: the boot id of the machine then; empty where there is none.
+        commits: the number of the last one.
+    """
+
+    journal: str
+    durability: str
+    boot: str
+    commits: int
+
+
+def boot_id() -> str:
+    """What tells one run of this machine's kernel from the next; empty where the system does not say."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _fields(raw: bytes) -> dict[str, str]:
+    """``a=1 b=2 last=may have spaces`` as a dict; whatever cannot be read is left out."""
+    text = raw.decode("utf-8", "replace").strip("\0 \n")
+    fields: dict[str, str] = {}
+    while "=" in text:
+        name, _, text = text.partition("=")
+        if name == "owner":
+            fields[name] = text
+            break
+        fields[name], _, text = text.partition(" ")
+    return fields
+
+
+def _padded(text: str, size: int) -> bytes:
+    return text.encode("utf-8", "replace")[: size - 1].ljust(size - 1) + b"\n"
+
+
+def _read_holder(fd: int) -> Holder:
+    fields = _fields(os.pread(fd, _HOLDER_BYTES, 0))
+    pid = fields.get("pid", "")
+    return Holder(
+        int(pid) if pid.isdecimal() else 0, fields.get("host", ""), fields.get("since", ""), fields.get("owner", "")
+    )
+
+
+def _read_watermark(fd: int) -> Watermark | None:
+    fields = _fields(os.pread(fd, _MARK_BYTES, _HOLDER_BYTES))
+    commits = os.pread(fd, 20, _COMMITS_AT)
+    if not (fields.get("journal") and commits.isdigit()):
+        return None
+    return Watermark(fields["journal"], fields.get("durability", ""), fields.get("boot", ""), int(commits))
+
+
+def inspect(path: str) -> tuple[Holder | None, Watermark | None]:
+    """Who holds the lock file, if anybody, and its watermark. Takes no lock.
+
+    Raises:
+        JournalError: the file is there and cannot be read.
+    """
+    try:
+        status = os.stat(path)
+        with _held_lock:
+            mine = _held.get((status.st_dev, status.st_ino))
+            if mine is not None:
+                # Not through a handle of our own: closing it would drop a POSIX lock.
+                return mine.holder(), mine.watermark()
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None, None
+    except OSError as error:
+        raise JournalError(f"cannot look at the lock file {path}: {error.strerror}") from error
+    try:
+        return (_read_holder(fd) if _is_locked(fd) else None), _read_watermark(fd)
+    finally:
+        os.close(fd)
+
+
+def _is_locked(fd: int) -> bool:
+    if _GETLK is not None:
+        asked = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
+        kind: int = _FLOCK.unpack(fcntl.fcntl(fd, _GETLK, asked))[0]
+        return kind != fcntl.F_UNLCK
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    fcntl.lockf(fd, fcntl.LOCK_UN)
+    return False
+
+
+class OwnerLock:
+    """Holds the lock file until `release`, or until the process dies. A forked child does not hold it.
+
+    Args:
+        path: of the lock file; it is made if need be.
+        journal_path: of what it guards, for messages.
+        owner: what we call ourselves, for whoever is refused.
+
+    Raises:
+        JournalBusy: somebody holds it; the message says who.
+        JournalError: the file cannot be opened or locked.
+    """
+
+    def __init__(self, path: str, *, journal_path: str, owner: str) -> None:
+        self.path = path
+        self._fd = -1
+        self._key = (0, 0)
+        # Somebody may remove the file between our open and our lock: then we hold a lock on nothing.
+        while not self._take(path, journal_path):
+            self.release()
+        since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._write(
+            _padded(f"pid={os.getpid()} host={socket.gethostname()} since={since} owner={owner}", _HOLDER_BYTES), 0
+        )
+
+    def _take(self, path: str, journal_path: str) -> bool:
+        """Open and lock the file; False if the name means another file by now."""
+        with _held_lock:
+            try:
+                status = os.stat(path)
+            except OSError:
+                mine = None
+            else:
+                mine = _held.get((status.st_dev, status.st_ino))
+            if mine is not None:
+                raise busy(journal_path, mine.holder())
+            try:
+                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except OSError as error:
+                raise JournalError(f"cannot make the lock file {path}: {error.strerror}") from error
+            try:
+                if _SETLK is not None:
+                    fcntl.fcntl(fd, _SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+                else:
+                    fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                holder = _read_holder(fd)
+                os.close(fd)
+                if error.errno in (errno.EAGAIN, errno.EACCES):
+                    raise busy(journal_path, holder) from None
+                raise JournalError(f"cannot lock {path}: {error.strerror}") from error
+            status = os.fstat(fd)
+            self._fd, self._key = fd, (status.st_dev, status.st_ino)
+            _held[self._key] = self
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            return False
+        return (status.st_dev, status.st_ino) == self._key
+
+    def _write(self, text: bytes, offset: int) -> None:
+        # On a full disk the name, or the mark, is missing; the lock holds all the same.
+        with contextlib.suppress(OSError):
+            os.pwrite(self._fd, text, offset)
+
+    def holder(self) -> Holder:
+        """Ourselves, as others see us."""
+        return _read_holder(self._fd)
+
+    def watermark(self) -> Watermark | None:
+        """What the last owner left, or we since; None if nobody did."""
+        return _read_watermark(self._fd)
+
+    def mark_journal(self, journal: str, durability: str, commits: int) -> None:
+        """Begin a watermark: it is this journal's, and it has come so far."""
+        # The number first: between the two writes a new journal must not stand beside an old, higher number.
+        self.mark_commit(commits)
+        self._write(_padded(f"journal={journal} durability={durability} boot={boot_id()}", _MARK_BYTES), _HOLDER_BYTES)
+
+    def mark_commit(self, commits: int) -> None:
+        """Note that this commit is stored."""
+        self._write(b"%020d\n" % commits, _COMMITS_AT)
+
+    def release(self) -> None:
+        """Let go. Releasing twice is harmless."""
+        if self._fd < 0:
+            return
+        self._write(_padded("", _HOLDER_BYTES), 0)
+        with _held_lock:
+            _held.pop(self._key, None)
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def abandon(self) -> None:
+        """In a forked child: close the inherited handle, which else would keep the parent's lock alive."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def busy(journal_path: str, holder: Holder) -> JournalBusy:
+    """The refusal, with what to do."""
+    return JournalBusy(f"{journal_path} is in use by {holder}. Close it there, wait for it, or use another path.")
+
+
+def _after_fork_in_child() -> None:
+    global _held_lock
+    _held_lock = threading.Lock()  # another thread of the parent may have held it
+    for lock in list(_held.values()):
+        lock.abandon()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
