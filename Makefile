@@ -10,6 +10,9 @@ READY  := $(VENV)/.ready
 SEEDS  ?= 2000
 KILLS  ?= 100
 
+# Folders of programs rather than modules; each once it holds one.
+PROGRAMS := $(sort $(dir $(wildcard examples/*.py benchmarks/*.py)))
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test fast lint format types pytest bench simulate chaos mutants clean
 
@@ -34,6 +37,7 @@ format: $(READY) ## let ruff put the formatting right
 
 types: $(READY) ## mypy, strict
 	$(BIN)/mypy
+	$(if $(PROGRAMS),$(BIN)/mypy $(PROGRAMS))
 
 pytest: $(READY)
 	$(BIN)/python -m pytest
