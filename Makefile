@@ -22,7 +22,10 @@ help: ## this list
 demo: $(READY) ## run the main job: a text-mining pipeline in which a worker is killed midway
 	$(BIN)/zmqkit demo
 
-test: lint types pytest ## all checks: lint, types and every test
+test: $(READY) ## all checks: lint, types and every test
+	@failed=; for step in lint types pytest; do \
+	  $(MAKE) --no-print-directory $$step || failed="$$failed $$step"; done; \
+	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
 
 fast: $(READY) ## the tests that take less than a second each
 	$(BIN)/python -m pytest -m "not slow"
@@ -46,13 +49,13 @@ bench: $(READY) ## the claims about speed, as ratios, with the peers in the same
 	$(BIN)/python -m benchmarks
 
 simulate: $(READY) ## more of the simulated network: make simulate SEEDS=20000
-	ZMQKIT_SEEDS=$(SEEDS) $(BIN)/python -m pytest -s tests/simulation --timeout 0
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
 chaos: $(READY) ## kill real processes at random, at length: make chaos KILLS=500
-	ZMQKIT_KILLS=$(KILLS) $(BIN)/python -m pytest -s tests/chaos --timeout 0
+	$(BIN)/python -m tests.chaos --kills $(KILLS)
 
 mutants: $(READY) ## plant known bugs and see that the simulator catches each
-	$(BIN)/python -m pytest -s tests/simulation -k mutant --timeout 0
+	$(BIN)/python -m tests.simulation --mutants --seeds $(SEEDS)
 
 clean: ## remove what these commands made, .venv included
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
