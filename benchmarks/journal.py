@@ -88,7 +88,8 @@ def backlog(directory: str, rows: int, weight: int, value: bytes, per_commit: in
     opened, found = answer.stdout.split()
     print(f"{int(found):,} messages waiting, {rows:,} rows, {os.path.getsize(path) >> 20} MB")
     print(
-        f"    put, {per_commit} rows a commit     {rows / filled:12,.0f} rows/s  {rows * weight / filled:12,.0f} messages/s"
+        f"    put, {per_commit} rows a commit     {rows / filled:12,.0f} rows/s"
+        f"  {rows * weight / filled:12,.0f} messages/s"
     )
     print(f"    opened by a new process   {float(opened) * 1000:8.0f} ms")
     journal = SqliteJournal(path)

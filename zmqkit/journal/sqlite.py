@@ -21,8 +21,8 @@ import socket
 import sys
 import threading
 import uuid
-import weakref
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from struct import error as struct_error
 from typing import NoReturn
 
@@ -36,7 +36,7 @@ from zmqkit.errors import (
     JournalFull,
     JournalVersion,
 )
-from zmqkit.journal import layout
+from zmqkit.journal import forks, layout
 from zmqkit.journal.changes import Change, plan
 from zmqkit.journal.layout import LogState, State
 from zmqkit.journal.lock import OwnerLock, Watermark, boot_id, busy, inspect
@@ -57,8 +57,10 @@ _VACUUM_PAGES = 128
 """How many pages a commit gives back at least, while there are too many."""
 _RELIEF_BYTES = 256 * 1024
 """How much a commit that deletes may put, and still use the reserve."""
-_FORK_WAIT_S = 10.0
 
+_ROWS_A_STATEMENT = 64
+_MANY_ROWS = ", ".join(["(?, ?, ?, ?)"] * _ROWS_A_STATEMENT)
+_SET_STATE = "UPDATE state SET commits = ?, logs = ?, crc = ? WHERE id = 1"
 _FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -148,7 +150,7 @@ class SqliteJournal:
             self._begin_epoch()
             self._owner_lock.mark_journal(self.uuid, self.durability, self._state.commits)
             self._reserve.fill()
-            _open_journals.add(self)
+            forks.watch(self)
         except BaseException:
             self._drop_connection()
             self._owner_lock.release()
@@ -398,12 +400,16 @@ class SqliteJournal:
                     rows -= gone
                     weight -= lighter
                     freeing = True
+            insert = f"INSERT INTO {table}(key, weight, crc, value) VALUES"
             if len(puts) == 1:
-                execute(f"INSERT INTO {table}(key, weight, crc, value) VALUES(?, ?, ?, ?)", puts[0])
-            elif puts:
-                self._connection_now().executemany(
-                    f"INSERT INTO {table}(key, weight, crc, value) VALUES(?, ?, ?, ?)", puts
-                )
+                execute(f"{insert}(?, ?, ?, ?)", puts[0])
+            else:
+                # Many rows a statement spare two calls a row into SQLite: a third of the time.
+                whole = len(puts) - len(puts) % _ROWS_A_STATEMENT
+                for start in range(0, whole, _ROWS_A_STATEMENT):
+                    block = puts[start : start + _ROWS_A_STATEMENT]
+                    execute(insert + _MANY_ROWS, tuple(chain.from_iterable(block)))
+                self._connection_now().executemany(f"{insert}(?, ?, ?, ?)", puts[whole:])
             state.logs[log] = LogState(rows + len(puts), weight + heavier, highest)
         execute(_SET_STATE, layout.state_row(*state))
         if vacuum and (freeing or self._vacuuming):
@@ -515,7 +521,7 @@ class SqliteJournal:
             connection, self._connection = self._connection, None
             if self._over is None:
                 self._over = (JournalError, f"{self.path} was closed")
-            _open_journals.discard(self)
+            forks.forget(self)
             try:
                 if connection is not None:
                     with self._errors_of("closing"):
@@ -563,37 +569,18 @@ class SqliteJournal:
 
     # ---- forking -----------------------------------------------------------------
 
-    def _forked_child(self) -> None:
-        """In the child: never touch the connection again. Even closing it would write into the parent's file."""
+    def before_fork(self, timeout_s: float) -> bool:
+        """Let no thread be inside SQLite; see `forks`."""
+        return self._lock.acquire(timeout=timeout_s)
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Never touch the connection again: even closing it would write into the parent's file."""
         if self._connection is not None:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
             self._connection = None
         self._lock = threading.RLock()
         self._over = (Forked, f"{self.path} is open in the parent process; open a journal of your own here")
-
-
-_SET_STATE = "UPDATE state SET commits = ?, logs = ?, crc = ? WHERE id = 1"
-
-_open_journals: weakref.WeakSet[SqliteJournal] = weakref.WeakSet()
-_held_for_fork: list[SqliteJournal] = []
-
-
-def _before_fork() -> None:
-    # No thread may be inside SQLite while the process forks: the child would inherit its mutexes locked. A disk that
-    # does not answer must not keep the process from forking, though.
-    _held_for_fork.extend([journal for journal in list(_open_journals) if journal._lock.acquire(timeout=_FORK_WAIT_S)])
-
-
-def _after_fork_in_parent() -> None:
-    while _held_for_fork:
-        _held_for_fork.pop()._lock.release()
-
-
-def _after_fork_in_child() -> None:
-    _held_for_fork.clear()
-    for journal in list(_open_journals):
-        journal._forked_child()
-    _open_journals.clear()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -18,7 +18,7 @@ from zmqkit.protocol.core import Read, Row, Write
 HIGHEST_KEY = 2**63 - 1
 """Keys and weights are signed 64-bit numbers on the disk."""
 
-_pack_head = Struct(">qq").pack
+pack_head = Struct(">qq").pack
 
 
 class Totals(NamedTuple):
@@ -84,4 +84,4 @@ class Journal(Protocol):
 
 def checksum(key: int, weight: int, value: bytes) -> int:
     """CRC-32 over key and weight (big-endian, 8 bytes each) and value; stored beside each row."""
-    return zlib.crc32(value, zlib.crc32(_pack_head(key, weight)))
+    return zlib.crc32(value, zlib.crc32(pack_head(key, weight)))
