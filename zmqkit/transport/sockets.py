@@ -1,0 +1,323 @@
+"""The two kinds of zmq sockets that peers use, each with its monitor. Knows libzmq; no core, no thread, no clock.
+
+The connecting side has one DEALER per remote address (with several peers a DEALER would deal round-robin), the
+binding side one ROUTER per bound address. Both sides only ever see whole messages, as lists of frames.
+
+Flags of send and receive are plain integers: pyzmq's enums cost a microsecond a frame.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import socket as sockets
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import zmq
+
+from zmqkit.errors import AddressError, AddressInUse
+from zmqkit.options import Heartbeat, Limits
+from zmqkit.transport.context import context
+
+NOWAIT = 1
+MORE = 2
+MORE_NOWAIT = 3
+
+DISCONNECTED = int(zmq.EVENT_DISCONNECTED)
+HANDSHAKE_SUCCEEDED = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+HANDSHAKE_FAILED = int(
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+STOPPED = int(zmq.EVENT_MONITOR_STOPPED)
+
+MAX_FRAMES = 1024
+"""A message of more frames is none of ours: it is read to its end and dropped."""
+
+RECONNECT_MS = 100
+RECONNECT_MAX_MS = 5000
+CONNECT_TIMEOUT_MS = 5000
+"""A SYN that got lost is not waited for as long as the kernel would (two minutes)."""
+
+_names = itertools.count()
+_event = struct.Struct("=HI")
+
+Receive = Callable[[Any, list[bytes], float], None]
+"""(link, frames, now)"""
+
+
+class Endpoint:
+    """A socket and its monitor.
+
+    Attributes:
+        socket: None while closed.
+        monitor: the PAIR socket on which libzmq tells what becomes of the connections.
+        oversize: how many messages were dropped because they have too many frames, or (inproc) too large ones.
+    """
+
+    EVENTS = STOPPED | HANDSHAKE_FAILED | DISCONNECTED
+
+    def __init__(self, address: str, heartbeat: Heartbeat, limits: Limits) -> None:
+        self.address = address
+        self.inproc = address.startswith("inproc:")
+        self.socket: zmq.Socket[bytes] | None = None
+        self.monitor: zmq.Socket[bytes] | None = None
+        self.oversize = 0
+        self._heartbeat = heartbeat
+        self._limits = limits
+
+    def _open(self, kind: int) -> zmq.Socket[bytes]:
+        made = context().socket(kind)
+        try:
+            made.setsockopt(zmq.LINGER, 0)
+            made.setsockopt(zmq.SNDHWM, 0)  # what may be under way is bounded by credit
+            made.setsockopt(zmq.RCVHWM, 0)
+            made.setsockopt(zmq.MAXMSGSIZE, self._limits.frame_bytes)
+            made.setsockopt(zmq.IPV6, int("[" in self.address))
+            bound_ms = self._heartbeat.bound * 1000
+            # Together below the bound: that the hop is dead is known before the session gives its peer up.
+            made.setsockopt(zmq.HEARTBEAT_IVL, _clamp(bound_ms * 0.3))
+            made.setsockopt(zmq.HEARTBEAT_TIMEOUT, _clamp(bound_ms * 0.6))
+            made.setsockopt(zmq.HEARTBEAT_TTL, min(_clamp(bound_ms * 0.6, 100), 6_553_500))
+            made.setsockopt(zmq.HANDSHAKE_IVL, _clamp(bound_ms * 2, 1000))
+            made.setsockopt(zmq.TCP_KEEPALIVE, 1)
+            self.monitor = _monitor(made, self.EVENTS)
+        except BaseException:
+            made.close()
+            raise
+        self.socket = made
+        return made
+
+    def receive(self, limit: int, receive: Receive, now: float) -> bool:
+        """Hand on what has come, at most ``limit`` messages. True if there may be more.
+
+        ``receive`` must not raise.
+        """
+        raise NotImplementedError
+
+    def events(self, limit: int = 100) -> list[int]:
+        """What the monitor told since the last time."""
+        told: list[int] = []
+        if self.monitor is None:
+            return told
+        receive = self.monitor.recv
+        try:
+            while len(told) < limit:
+                head = receive(NOWAIT)
+                receive(NOWAIT)  # the address
+                told.append(_event.unpack(head)[0])
+        except zmq.Again:
+            pass  # read empty: the usual end
+        return told
+
+    def close(self) -> None:
+        """Close at once; what was not sent is dropped."""
+        # In this order, or libzmq may wait for the monitor for ever.
+        if self.socket is not None:
+            self.socket.disable_monitor()
+        if self.monitor is not None:
+            self.monitor.close(0)
+        if self.socket is not None:
+            self.socket.close(0)
+        self.socket = self.monitor = None
+
+    def begin_close(self, linger_ms: int) -> None:
+        """Close, but go on sending what was not sent for so long. `closed` tells when that is over."""
+        if self.socket is not None:
+            self.socket.close(linger_ms)
+            self.socket = None
+
+    def closed(self) -> bool:
+        """After `begin_close`: whether libzmq has flushed and freed everything, the port or path included."""
+        if self.monitor is None:
+            return True
+        if STOPPED in self.events():
+            self.monitor.close(0)
+            self.monitor = None
+            return True
+        return False
+
+    def _too_large(self, frames: Sequence[bytes]) -> bool:
+        # libzmq checks frames where they come from outside; inproc has no such place.
+        if self.inproc:
+            largest = self._limits.frame_bytes
+            return any(len(frame) > largest for frame in frames)
+        return False
+
+
+class Dialer(Endpoint):
+    """A DEALER that connects to one address.
+
+    A new connection after a lost one is a new socket: so nothing that was meant for the old one is sent on the new
+    one, before the session has greeted.
+
+    Attributes:
+        link: ("c", address).
+        up: whether the connection stands.
+        users: how many want this address.
+        failures: how many connections in a row did not last.
+        up_since: when `up` became true.
+    """
+
+    EVENTS = Endpoint.EVENTS | HANDSHAKE_SUCCEEDED
+
+    def __init__(self, address: str, heartbeat: Heartbeat, limits: Limits) -> None:
+        super().__init__(address, heartbeat, limits)
+        self.link = ("c", address)
+        self.up = False
+        self.users = 1
+        self.failures = 0
+        self.up_since = 0.0
+
+    def open(self) -> None:
+        """Start connecting. Raises `AddressError` for an address that libzmq cannot read."""
+        made = self._open(zmq.DEALER)
+        made.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+        made.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+        made.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT_MS)
+        try:
+            made.connect(self.address)
+        except zmq.ZMQError as error:
+            self.close()
+            raise AddressError(f"cannot connect to {self.address!r}: {error.strerror or error}") from error
+
+    def send(self, frames: Sequence[bytes]) -> None:
+        """Send one message. Raises `zmq.ZMQError` when nobody is there (inproc)."""
+        send = self.socket.send  # type: ignore[union-attr]  # a link that is up has a socket
+        last = len(frames) - 1
+        if last < 0:
+            raise ValueError("a message without frames")
+        begun = False
+        try:
+            for frame in frames[:last]:
+                send(frame, MORE_NOWAIT)
+                begun = True
+            send(frames[last], NOWAIT)
+        except BaseException:
+            if begun:
+                send(b"", NOWAIT)  # or the next message would become a part of this one
+            raise
+
+    def receive(self, limit: int, receive: Receive, now: float) -> bool:
+        if self.socket is None:
+            return False
+        recv: Callable[[int, bool], zmq.Frame] = self.socket.recv  # type: ignore[assignment]  # copy=False
+        link = self.link
+        try:
+            for _ in range(limit):
+                frame = recv(NOWAIT, False)
+                frames = [frame.bytes]
+                while frame.more:
+                    frame = recv(NOWAIT, False)
+                    if len(frames) <= MAX_FRAMES:
+                        frames.append(frame.bytes)
+                if len(frames) > MAX_FRAMES or (self.inproc and self._too_large(frames)):
+                    self.oversize += 1
+                else:
+                    receive(link, frames, now)
+        except zmq.Again:
+            return False
+        return True
+
+
+class Listener(Endpoint):
+    """A ROUTER bound to one address.
+
+    Attributes:
+        address: as bound, the port filled in.
+        group: ("b", address); its links are ("b", address, routing id).
+    """
+
+    def __init__(self, address: str, heartbeat: Heartbeat, limits: Limits) -> None:
+        super().__init__(address, heartbeat, limits)
+        self.group = ("b", address)
+
+    def open(self) -> None:
+        """Bind. Raises `AddressInUse`, or `AddressError` for what cannot be bound here."""
+        made = self._open(zmq.ROUTER)
+        made.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        try:
+            if self.address.startswith("ipc://") and _answers(self.address[len("ipc://") :]):
+                # libzmq would take the path away from whoever listens there.
+                raise AddressInUse(f"cannot bind {self.address!r}: another process is bound there; choose another path")
+            made.bind(self.address)
+        except zmq.ZMQError as error:
+            self.close()
+            if error.errno == errno.EADDRINUSE:
+                raise AddressInUse(
+                    f"cannot bind {self.address!r}: the address is in use; choose another port, or 0 for a free one"
+                ) from error
+            raise AddressError(f"cannot bind {self.address!r}: {error.strerror or error}") from error
+        except BaseException:
+            self.close()
+            raise
+        self.address = made.getsockopt_string(zmq.LAST_ENDPOINT)
+        self.group = ("b", self.address)
+
+    def send(self, routing_id: bytes, frames: Sequence[bytes]) -> None:
+        """Send one message to one peer. Raises `zmq.ZMQError` (EHOSTUNREACH) when it is gone."""
+        send = self.socket.send  # type: ignore[union-attr]  # a listener is open while its driver runs
+        last = len(frames) - 1
+        if last < 0:
+            raise ValueError("a message without frames")
+        send(routing_id, MORE_NOWAIT)
+        try:
+            for frame in frames[:last]:
+                send(frame, MORE_NOWAIT)
+            send(frames[last], NOWAIT)
+        except BaseException:
+            send(b"", NOWAIT)  # or the next message would become a part of this one
+            raise
+
+    def receive(self, limit: int, receive: Receive, now: float) -> bool:
+        if self.socket is None:
+            return False
+        recv: Callable[[int, bool], zmq.Frame] = self.socket.recv  # type: ignore[assignment]  # copy=False
+        address = self.address
+        try:
+            for _ in range(limit):
+                frame = recv(NOWAIT, False)
+                routing_id = frame.bytes
+                frames: list[bytes] = []
+                while frame.more:
+                    frame = recv(NOWAIT, False)
+                    if len(frames) <= MAX_FRAMES:
+                        frames.append(frame.bytes)
+                if len(frames) > MAX_FRAMES or (self.inproc and self._too_large(frames)):
+                    self.oversize += 1
+                else:
+                    receive(("b", address, routing_id), frames, now)
+        except zmq.Again:
+            return False
+        return True
+
+
+def _monitor(socket: zmq.Socket[bytes], events: int) -> zmq.Socket[bytes]:
+    address = f"inproc://zmqkit-monitor-{next(_names)}"
+    socket.monitor(address, events)
+    made = context().socket(zmq.PAIR)
+    made.setsockopt(zmq.LINGER, 0)
+    made.setsockopt(zmq.RCVHWM, 0)  # when full, libzmq's own thread would block
+    made.connect(address)
+    return made
+
+
+def _clamp(milliseconds: float, least: int = 10) -> int:
+    return int(min(max(milliseconds, least), 2**31 - 1))
+
+
+def _answers(path: str) -> bool:
+    """Whether somebody listens at this path of a local socket."""
+    if path == "*" or (not path.startswith("@") and not os.path.exists(path)):
+        return False
+    with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect("\0" + path[1:] if path.startswith("@") else path)
+        except BlockingIOError:
+            return True  # its queue of connections is full: somebody is there
+        except OSError:
+            return False
+        return True
