@@ -6,6 +6,8 @@ without sessions: its loss and order are mended by asking again.
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
+
 from zmqkit.protocol.core import Frames, Link, Outputs, Read, Row
 from zmqkit.testing.faults import CRASH_FAULTS, DISK_FAULTS, JOURNAL_FAULTS, NETWORK_FAULTS, STALL_FAULTS, Faults
 from zmqkit.testing.peers import SimPeer, SimTicket
@@ -22,23 +24,27 @@ class CoreBase:
     def __init__(self) -> None:
         self.out = Outputs()
         self.counters: dict[str, int | float] = {}
-        self.finished = False
+        self.closed = False
+
+    @property
+    def finished(self) -> bool:
+        return self.closed
 
     def link_up(self, link: Link, now: float) -> None: ...
     def link_down(self, link: Link, now: float) -> None: ...
-    def links_disturbed(self, group: object, now: float) -> None: ...
+    def links_disturbed(self, group: Hashable, now: float) -> None: ...
     def receive_message(self, link: Link, frames: Frames, now: float) -> None: ...
     def stored(self, up_to: int, now: float) -> None: ...
     def store_failed(self, up_to: int, error: Exception, now: float) -> None: ...
-    def loaded(self, read: Read, rows: list[Row], now: float) -> None: ...
-    def process_gone(self, key: object, now: float) -> None: ...
+    def loaded(self, read: Read, rows: Sequence[Row], now: float) -> None: ...
+    def process_gone(self, key: Hashable, now: float) -> None: ...
     def handle_timer(self, now: float) -> None: ...
     def next_deadline(self) -> float | None:
         return None
 
     def end_turn(self, now: float) -> None: ...
     def close(self, now: float) -> None:
-        self.finished = True
+        self.closed = True
 
     def count(self, name: str) -> None:
         self.counters[name] = self.counters.get(name, 0) + 1
@@ -96,7 +102,7 @@ class PingClient(CoreBase):
         if self.open and self.again_at is None:
             self.again_at = now + AGAIN_S
 
-    def loaded(self, read: Read, rows: list[Row], now: float) -> None:
+    def loaded(self, read: Read, rows: Sequence[Row], now: float) -> None:
         self.count("loads")
         for row in rows:
             self.open.add(row.key)

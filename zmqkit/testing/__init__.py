@@ -1,0 +1,79 @@
+"""For those who test what they build on zmqkit, and for zmqkit's own tests.
+
+A deterministic simulator: pure cores in one thread, under a virtual clock, over a network and disks that fail as a
+seed says. Define a `Scenario`, `simulate` one seed of it or `sweep` many.
+
+This file only says where each name lives; a name is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zmqkit.testing.clock import HostClock, VirtualClock
+    from zmqkit.testing.contract import ContractBroken
+    from zmqkit.testing.faults import Faults
+    from zmqkit.testing.journal import Disk, SimulatedCrash, SimulatedJournal
+    from zmqkit.testing.network import SimulatedNetwork
+    from zmqkit.testing.peers import SimPeer, SimTicket
+    from zmqkit.testing.scenario import Failure, Outcome, Scenario, simulate
+    from zmqkit.testing.sweeps import SweepFailed, Totals, sweep
+    from zmqkit.testing.world import World
+
+_HOMES = {
+    "ContractBroken": "contract",
+    "Disk": "journal",
+    "Failure": "scenario",
+    "Faults": "faults",
+    "HostClock": "clock",
+    "Outcome": "scenario",
+    "Scenario": "scenario",
+    "SimPeer": "peers",
+    "SimTicket": "peers",
+    "SimulatedCrash": "journal",
+    "SimulatedJournal": "journal",
+    "SimulatedNetwork": "network",
+    "SweepFailed": "sweeps",
+    "Totals": "sweeps",
+    "VirtualClock": "clock",
+    "World": "world",
+    "simulate": "scenario",
+    "sweep": "sweeps",
+}
+"""In which module of this package each public name is defined."""
+
+__all__ = [
+    "ContractBroken",
+    "Disk",
+    "Failure",
+    "Faults",
+    "HostClock",
+    "Outcome",
+    "Scenario",
+    "SimPeer",
+    "SimTicket",
+    "SimulatedCrash",
+    "SimulatedJournal",
+    "SimulatedNetwork",
+    "SweepFailed",
+    "Totals",
+    "VirtualClock",
+    "World",
+    "simulate",
+    "sweep",
+]
+
+
+def __getattr__(name: str) -> object:
+    try:
+        home = _HOMES[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

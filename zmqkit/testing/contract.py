@@ -111,8 +111,8 @@ def fingerprint(root: object) -> int:
             parts.append(hash(frozenset(id(each) if not isinstance(each, _ATOMS) else each for each in item)))
         elif isinstance(item, random.Random):
             parts.append(item.getstate())
-        elif isinstance(item, types.MethodType):
-            todo.append(item.__self__)
+        elif isinstance(item, types.MethodType) or type(item).__module__.startswith("zmqkit.testing."):
+            parts.append(id(item))  # a way out of the core, into the simulation
         elif isinstance(item, bytearray | memoryview):
             parts.append(bytes(item))
         else:
@@ -122,6 +122,5 @@ def fingerprint(root: object) -> int:
                 todo.extend(attributes.values())
             for kind in type(item).__mro__:
                 slots = kind.__dict__.get("__slots__", ())
-                for slot in (slots,) if isinstance(slots, str) else slots:
-                    todo.append(getattr(item, slot, None))
+                todo += [getattr(item, slot, None) for slot in ((slots,) if isinstance(slots, str) else slots)]
     return hash(tuple(parts))

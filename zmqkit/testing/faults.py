@@ -12,6 +12,8 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from zmqkit.testing.network import Rates
+
 if TYPE_CHECKING:
     from zmqkit.testing.journal import CommitFate
     from zmqkit.testing.network import Connection
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 NETWORK_FAULTS: Final = (
     "lost", "duplicated", "reordered", "delayed", "break", "half-open break", "break all", "partition, one way, hold",
     "partition, one way, drop", "partition, full, hold", "partition, full, drop", "hop timeout", "lost in a break",
-    "lost in a partition", "sent from the pipe", "reconnected", "connect failed", "unreachable",
+    "lost in a partition", "sent from the pipe", "sent without a connection", "reconnected", "connect failed",
+    "unreachable",
 )  # fmt: skip
 """Counters that a sweep over a scenario with more than one host should find above 0."""
 
@@ -75,7 +78,7 @@ class Faults:
         """Each fault off with probability 0.3, else made more or less frequent by a factor of up to 3."""
 
         def some(value: float, *, rate: bool) -> float:
-            factor = 3.0 ** rng.uniform(-1.0, 1.0)
+            factor = math.pow(3.0, rng.uniform(-1.0, 1.0))
             if rng.random() < 0.3:
                 return 0.0 if rate else math.inf
             return min(0.3, value * factor) if rate else value * factor
@@ -107,7 +110,7 @@ class Nemesis:
         self._rng = world.stream("nemesis")
         self._running = True
         self._down: list[SimPeer] = []
-        world.network.rates.__init__(faults.loss, faults.duplicate, faults.reorder, faults.spike)  # type: ignore[misc]
+        world.network.rates = Rates(faults.loss, faults.duplicate, faults.reorder, faults.spike)
         world.slow_commits = faults.slow_commits
         acts: tuple[tuple[float, Callable[[], None]], ...] = (
             (faults.break_s, self._break),

@@ -16,7 +16,9 @@ from zmqkit.journal.store import HIGHEST_KEY, Totals
 from zmqkit.options import Durability
 from zmqkit.protocol.core import Read, Row, Write
 
-CommitFate = Literal["crash before", "crash in", "crash in, stored", "crash after", "unknown", "unknown, stored", "error"]
+CommitFate = Literal[
+    "crash before", "crash in", "crash in, stored", "crash after", "unknown", "unknown, stored", "error"
+]  # fmt: skip
 """How one commit ends, if not well.
 
 ``crash before``: the process dies before anything reached the disk. ``crash in``: it dies while committing; the
@@ -104,9 +106,7 @@ class Disk:
         """Commit: all of it or nothing."""
         self.commits += 1
         if self.durability != "power":
-            before = [
-                (log, key, self.table(log).rows.get(key), self.table(log).highest) for log, key, _, _ in writes
-            ]
+            before = [(log, key, self.table(log).rows.get(key), self.table(log).highest) for log, key, _, _ in writes]
             self._undo.append(before)
             del self._undo[:-64]
         for log, key, weight, value in writes:
@@ -153,6 +153,11 @@ class SimulatedJournal:
     def usable(self) -> bool:
         """False once it is closed, or a commit's outcome is unknown."""
         return self._dead is None
+
+    @property
+    def open(self) -> bool:
+        """True until it is closed."""
+        return self.disk.owner is self
 
     def totals(self, log: str) -> Totals:
         """How many rows the log has, and what they weigh."""

@@ -3,7 +3,8 @@
 What the driver over libzmq shows to a core, this shows too (zmqkit/transport):
 
 - The connecting side sees one link ``("c", address)`` over all its connections: `link_up`, `link_down`. What it sends
-  while there is no connection waits in the pipe, and goes out *first* when there is one again.
+  while there is no connection is dropped. (Or, in some incarnations, it waits in the pipe and goes out *first* when
+  there is one again: the contract allows a driver that leaves reconnecting to libzmq.)
 - The binding side sees a fresh link ``("b", address, n)`` a connection, known from its first message on. That one
   broke is told only as ``links_disturbed(("b", address))``, at most every 50 ms; a send to it gives `link_down`.
 - The two sides learn of a break at different times, or only one of them does until its hop heartbeat runs out.
@@ -36,7 +37,7 @@ RECONNECT_MAX_S = 5.0
 
 
 class Rates:
-    """How often a message meets trouble: each the probability for one message. `quiet` sets all to 0."""
+    """How often a message meets trouble: each the probability for one message."""
 
     __slots__ = ("duplicate", "loss", "reorder", "spike", "total")
 
@@ -46,10 +47,6 @@ class Rates:
         self.reorder = reorder
         self.spike = spike
         self.total = loss + duplicate + reorder + spike
-
-    def quiet(self) -> None:
-        """No trouble from now on."""
-        self.loss = self.duplicate = self.reorder = self.spike = self.total = 0.0
 
 
 class Way:
@@ -300,7 +297,8 @@ class SimulatedNetwork:
         dial.last = connection.down
         peer.ways.append(connection.down)
         listener.ways.append(connection.up)
-        peer.routes[dial.link] = connection.up
+        if peer.keeps_pipe:
+            peer.routes[dial.link] = connection.up
         listener.routes[connection.up.link] = connection.down
         pipe, dial.pipe = dial.pipe, deque()
         if pipe:
@@ -308,6 +306,19 @@ class SimulatedNetwork:
         for frames in pipe:
             self.send(connection.up, frames, now)
         peer.notify(0.002 * self._shape.random(), "link_up", dial.link)
+
+    def told_up(self, peer: SimPeer, link: Link) -> None:
+        """The core is being told `link_up`: from now on its sends go out."""
+        dial = peer.routes.get(link)
+        if isinstance(dial, Dial) and dial.connection is not None:
+            peer.routes[link] = dial.connection.up
+
+    def send_unconnected(self, dial: Dial, frames: Frames) -> None:
+        """A send to an address that there is no connection to."""
+        if dial.peer.keeps_pipe:
+            dial.pipe.append(list(frames))
+        else:
+            self._counts["sent without a connection"] += 1
 
     def _attempt_later(self, dial: Dial) -> None:
         wait = min(RECONNECT_MAX_S, RECONNECT_FIRST_S * 2.0 ** min(dial.tries, 6))
@@ -363,6 +374,7 @@ class SimulatedNetwork:
         kept = self._cut(outward, now) if cut else []
         while inward.queue and inward.queue[-1][0] > now:
             inward.queue.pop()
+            self._counts["lost in a break"] += 1
         inward.stash.clear()
         outward.stash.clear()
         inward.dead = True
@@ -372,7 +384,8 @@ class SimulatedNetwork:
             connection.c_open = False
             dial = connection.dial
             dial.connection = None
-            dial.pipe.extendleft(reversed(kept))
+            if peer.keeps_pipe:
+                dial.pipe.extendleft(reversed(kept))
             if not dial.closed and peer.alive:
                 peer.routes[dial.link] = dial
                 peer.notify(0.002 * self._shape.random(), "link_down", dial.link)
@@ -399,7 +412,7 @@ class SimulatedNetwork:
         gone = [frames for _, frames in list(queue)[cut:]]
         for _ in gone:
             queue.pop()
-        kept = int(self._shape.random() * (len(gone) + 1))
+        kept = int(self._shape.random() * (len(gone) + 1)) if way.sender.keeps_pipe else 0
         self._counts["lost in a break"] += len(gone) - kept
         return gone[len(gone) - kept :] if kept else []
 
@@ -478,7 +491,7 @@ class SimulatedNetwork:
 
     def heal(self) -> None:
         """Everything works from now on."""
-        self.rates.quiet()
+        self.rates = Rates()
         for source, target in list(self._parts):
             self.mend(source, target)
         for connection in self.connections.values():

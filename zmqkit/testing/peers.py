@@ -13,11 +13,11 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, Literal
 
-from zmqkit.errors import JournalError
-from zmqkit.protocol.core import Core, Frames, Link, Probe, Read, Write
+from zmqkit.protocol.core import Core, Frames, Link, Probe
 from zmqkit.testing.contract import ContractBroken, check_deadline, check_purity, check_rest, check_send
 from zmqkit.testing.journal import Disk, SimulatedCrash, SimulatedJournal
 from zmqkit.testing.network import Dial, Way
+from zmqkit.testing.storing import Storing
 
 if TYPE_CHECKING:
     from zmqkit.events import Event
@@ -93,6 +93,8 @@ class SimPeer:
         self.stops = 0
         self.closing = False
         self.latency = 0.0
+        self.keeps_pipe = False
+        self.messages_a_turn = 200
         self.ways: list[Way] = []
         self.routes: dict[Link, Way | Dial] = {}
         self.dials: dict[str, Dial] = {}
@@ -111,8 +113,7 @@ class SimPeer:
     def _reset(self) -> None:
         self._commands: deque[tuple[str | Callable[..., object], tuple[Any, ...]]] = deque()
         self._notices: deque[tuple[float, str, tuple[Any, ...]]] = deque()
-        self._journal_work: deque[tuple[str, Any, int]] = deque()
-        self._journal_busy = False
+        self._probing: set[Hashable] = set()
         self._due = math.inf
         self._ready = 0.0
         self._lag = 0.0
@@ -150,13 +151,12 @@ class SimPeer:
         # Kernels give a pid out again; with another start time.
         self.pid = 1000 + self.number if shape.random() < 0.3 else 10_000 + 100 * self.number + self.incarnation
         self.started = f"{world.clock.now:.6f}/{self.incarnation}"
+        self.keeps_pipe = shape.random() < 0.25
         self.latency = 0.0 if shape.random() < 0.2 else 0.0004 * shape.random()
-        self.commit_s = 0.0 if shape.random() < 0.2 else 0.002 * shape.random()
-        self.threaded = self.disk is not None and shape.random() < world.threaded_journals
         self.messages_a_turn = 200 if shape.random() < 0.7 else shape.randint(1, 8)
         self.mailbox = deque()
-        if self.disk is not None:
-            self.journal = SimulatedJournal(self.disk)
+        self._storing = Storing(self, self.disk, shape)
+        self.journal = self._storing.journal
         world.processes.add((self.host, self.pid, self.started))
         world.note(self, "starts")
         self.core = self._factory(self)
@@ -168,25 +168,37 @@ class SimPeer:
 
     def crash(self, how: Literal["killed", "power cut"] = "killed") -> None:
         """Die at once: the core is gone, what was committed stays."""
+        if self._in_turn:
+            raise SimulatedCrash(how)
         if self.core is not None:
             self._end(how)
 
-    def close(self) -> None:
-        """Ask the core to say goodbye; the process ends when it is `finished`."""
-        if not self.closing:
+    def crashed(self, crash: SimulatedCrash) -> None:
+        """It ran into a crash that was planned for it."""
+        self.world.counts[f"crash: {crash}"] += 1
+        self._end("killed")
+
+    def close(self, timeout_s: float = 8.0) -> None:
+        """Ask the core to say goodbye; the process ends when it is `finished`, or out of time."""
+        if self.core is not None and not self.closing:
             self.closing = True
             self.post("close")
+            self.world.after(timeout_s, self._close_now, self.incarnation)
+
+    def _close_now(self, incarnation: int) -> None:
+        if self.core is not None and self.closing and self.incarnation == incarnation:
+            self.world.counts["closed unfinished"] += 1
+            self._end("closed")
 
     def _end(self, how: Literal["closed", "killed", "power cut"]) -> None:
         world = self.world
         assert self.core is not None
         world.note(self, f"ends: {how}")
         world.retire(self)
-        if self.journal is not None:
-            self.journal.close()
-            self.journal = None
-            if how == "power cut" and self.disk is not None:
-                world.counts["commits lost"] += self.disk.cut_power(self._shape.randint(0, 5))
+        self._storing.close()
+        self.journal = None
+        if how == "power cut" and self.disk is not None and self.disk.durability != "power":
+            world.counts["commits lost"] += self.disk.cut_power(self._shape.randint(0, 5))
         self.core = None
         world.processes.discard((self.host, self.pid, self.started))
         world.network.vanish(self, how=how)
@@ -281,14 +293,16 @@ class SimPeer:
             self.wake_by(self._ready)
             return
         self._lag = 0.0
+        self._in_turn = True
         try:
             self._turn(when)
+            self._in_turn = False
         except SimulatedCrash as crash:
-            self.world.counts[f"crash: {crash}"] += 1
-            self._end("killed")
+            self._in_turn = False
+            self.crashed(crash)
             return
         core = self.core
-        if self.closing and core.finished and not self._journal_work and not self._commands:
+        if self.closing and core.finished and not self._storing.work and not self._commands:
             self._end("closed")
             return
         if self._lag:
@@ -344,7 +358,10 @@ class SimPeer:
             if notices_first:
                 self._take_notices(core, true, now)
         limit = self.messages_a_turn
-        for way in self.ways:
+        ways = self.ways
+        if len(ways) > 1 and self._shape.random() < 0.3:
+            ways = ways[::-1]  # one socket's connections are read in turn: a new one may well come first
+        for way in ways:
             queue = way.queue
             if queue and queue[0][0] <= true and way.part is None:
                 count = 0
@@ -378,6 +395,8 @@ class SimPeer:
             if self.world.text is not None:
                 self.world.note(self, f"{verb} {args!r:.200}")
             self.world.digest = zlib.crc32(verb.encode(), self.world.digest)
+            if verb == "link_up":
+                self.world.network.told_up(self, args[0])
             getattr(core, verb)(*args, now)
 
     def _drain(self, core: Core, now: float) -> None:
@@ -392,16 +411,19 @@ class SimPeer:
                 check_rest(core)
             if out.writes:
                 writes, out.writes = out.writes, []
-                again = self._store(core, writes, now)
-                now = self._now
-                out = core.out
+                again = True
+                later = self._storing.store(core, writes, now)
+                if later > now:
+                    self._lag += later - now
+                    self._now = now = later
             if out.replies:
                 replies, out.replies = out.replies, []
                 again = True
                 for ticket, result in replies:
                     if world.text is not None:
                         world.note(self, f"reply {getattr(ticket, 'about', ticket)!r}: {result!r:.100}")
-                    ticket.resolve(result)
+                    if ticket is not None:
+                        ticket.resolve(result)
             if out.items:
                 items, out.items = out.items, []
                 again = True
@@ -431,7 +453,7 @@ class SimPeer:
             if out.reads:
                 reads, out.reads = out.reads, []
                 again = True
-                self._load(core, reads, now)
+                self._storing.load(core, reads, now)
             if out.probes:
                 probes, out.probes = out.probes, []
                 again = True
@@ -472,7 +494,7 @@ class SimPeer:
             elif isinstance(route, Way):
                 network_send(route, frames, true)
             else:
-                route.pipe.append(list(frames))
+                world.network.send_unconnected(route, frames)
         world.sent += len(sends)
 
     def _nowhere(self, core: Core, link: Link, now: float) -> None:
@@ -483,101 +505,30 @@ class SimPeer:
         if link[0] == "b":
             core.link_down(link, now)
 
-    # ---- journal -----------------------------------------------------------------
-
-    def _store(self, core: Core, writes: list[Write], now: float) -> bool:
-        """Commit, here and now, or in a thread of the journal's own."""
-        up_to = core.out.written
-        world = self.world
-        if world.text is not None:
-            world.note(self, f"commit {[(w.log, w.key, w.weight, w.value and len(w.value)) for w in writes]} = {up_to}")
-        if self.journal is None:
-            core.stored(up_to, now)
-        elif self.threaded:
-            self._journal_work.append(("commit", writes, up_to))
-            self._work_on()
-            return False
-        else:
-            spent = self._commit_time()
-            self._lag += spent
-            self._now = now = now + spent
-            error = self._commit(self.journal, writes)
-            if error is None:
-                core.stored(up_to, now)
-            else:
-                core.store_failed(up_to, error, now)
-        return True
-
-    def _commit(self, journal: SimulatedJournal, writes: list[Write]) -> JournalError | None:
-        counts = self.world.counts
-        counts["commits"] += 1
-        try:
-            journal.commit(writes)
-        except JournalError as error:
-            counts[f"commit failed: {type(error).__name__}"] += 1
-            self.world.note(self, f"commit failed: {error!r}")
-            return error
-        return None
-
-    def _commit_time(self) -> float:
-        spent = self.commit_s
-        if spent and self._shape.random() < self.world.slow_commits:
-            self.world.counts["slow commit"] += 1
-            spent += 0.2 * self._shape.random()
-        return spent
-
-    def _load(self, core: Core, reads: list[Read], now: float) -> None:
-        if self.journal is None:
-            raise ContractBroken(f"a read without a journal: {reads[0]!r}")
-        for read in reads:
-            if self.threaded:
-                self._journal_work.append(("read", read, 0))
-            else:
-                core.loaded(read, self.journal.read(read), now)
-        self._work_on()
-
-    def _work_on(self) -> None:
-        """The journal's own thread takes its next piece of work; commits that wait together are made as one."""
-        if self._journal_work and not self._journal_busy:
-            self._journal_busy = True
-            wait = self._commit_time() if self._journal_work[0][0] == "commit" else self.commit_s * 0.2
-            self.world.after(wait, self._work, self.incarnation)
-
-    def _work(self, incarnation: int) -> None:
-        if incarnation != self.incarnation or self.core is None or self.journal is None:
-            return
-        if self.stopped:
-            self.world.after(0.05, self._work, incarnation)
-            return
-        self._journal_busy = False
-        kind, what, up_to = self._journal_work.popleft()
-        if kind == "read":
-            self.notify(0.0, "loaded", what, self.journal.read(what))
-            self._work_on()
-            return
-        writes: list[Write] = list(what)
-        while self._journal_work and self._journal_work[0][0] == "commit":
-            _, more, up_to = self._journal_work.popleft()
-            writes.extend(more)
-        try:
-            error = self._commit(self.journal, writes)
-        except SimulatedCrash as crash:
-            self.world.counts[f"crash: {crash}"] += 1
-            self._end("killed")
-            return
-        if error is None:
-            self.notify(0.0, "stored", up_to)
-        else:
-            # What was put out before the core could know goes down with it.
-            up_to = max([up_to, *(number for _, _, number in self._journal_work)])
-            self._journal_work = deque(work for work in self._journal_work if work[0] != "commit")
-            self.notify(0.0, "store_failed", up_to, error)
-        self._work_on()
-
     def _probe(self, core: Core, probes: list[Probe], now: float) -> None:
+        """Look now, and for a while: a process is dead a little after its connections broke."""
         for probe in probes:
-            self.world.counts["probes"] += 1
-            if probe.host == self.host and (probe.host, probe.pid, probe.started) not in self.world.processes:
-                self.world.counts["process proven dead"] += 1
-                gone: Hashable = probe.key
-                core.process_gone(gone, now)
+            if probe.host != self.host or probe.key in self._probing:
+                continue
+            self.world.counts["probe"] += 1
+            if self._is_dead(probe):
+                core.process_gone(probe.key, now)
+            else:
+                self._probing.add(probe.key)
+                self.world.after(0.05, self._probe_again, probe, (0.2, 0.8), self.incarnation)
+
+    def _probe_again(self, probe: Probe, delays: tuple[float, ...], incarnation: int) -> None:
+        if self.core is None or self.incarnation != incarnation:
+            return
+        if self._is_dead(probe):
+            self._probing.discard(probe.key)
+            self.notify(0.0, "process_gone", probe.key)
+        elif delays:
+            self.world.after(delays[0], self._probe_again, probe, delays[1:], incarnation)
+        else:
+            self._probing.discard(probe.key)
+
+    def _is_dead(self, probe: Probe) -> bool:
+        dead = (probe.host, probe.pid, probe.started) not in self.world.processes
+        self.world.counts["process proven dead"] += dead
+        return dead

@@ -33,6 +33,7 @@ class World:
             0.6 x the session's bound.
         text: keep the last so many lines of a readable trace; 0 for none (faster).
         checks: hold each core against its contract after each turn.
+        threaded_journals: the share of incarnations whose journal works in a thread of its own.
 
     Attributes:
         clock: the true time.
@@ -48,7 +49,13 @@ class World:
     """
 
     def __init__(
-        self, seed: int, *, hop_timeout_s: float = 1.8, text: int = 0, checks: bool = True, threaded_journals: float = 0.3
+        self,
+        seed: int,
+        *,
+        hop_timeout_s: float = 1.8,
+        text: int = 0,
+        checks: bool = True,
+        threaded_journals: float = 0.3,
     ) -> None:
         self.seed = seed
         self.checks = checks

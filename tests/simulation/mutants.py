@@ -1,0 +1,97 @@
+"""Planted bugs: each is a patch of a core that some seed must catch, or the simulator proves nothing.
+
+A bug is caught by a broken invariant, a broken contract, or no convergence. A patch that merely makes the code raise
+is a broken patch, unless it says ``raises=True``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NamedTuple
+
+from tests.simulation.scenarios import find
+from zmqkit.testing.scenario import simulate
+
+SEEDS = 2000
+
+MODULES = ("tests.simulation.ping_mutants",)
+"""Where bugs are planted: each module has a list ``MUTANTS``."""
+
+
+class Mutant(NamedTuple):
+    """One planted bug.
+
+    Attributes:
+        name: what is wrong, as a sentence's end: "confirms before it is stored".
+        scenario: whose seeds must find it.
+        plant: makes a context manager under which the bug is there.
+        raises: it may be found by an exception that is not an assertion.
+    """
+
+    name: str
+    scenario: str
+    plant: Callable[[], AbstractContextManager[None]]
+    raises: bool = False
+
+
+class Caught(NamedTuple):
+    """What became of one bug."""
+
+    name: str
+    scenario: str
+    seed: int | None
+    """None: it survived."""
+    seeds: int
+    kind: str
+    message: str
+
+
+@contextmanager
+def replaced(owner: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
+    """Replace a method or an attribute of a class or module by ``make(the old one)``; it must be there."""
+    old = vars(owner)[name]
+    setattr(owner, name, make(old))
+    try:
+        yield
+    finally:
+        setattr(owner, name, old)
+
+
+def all_mutants() -> list[Mutant]:
+    """All planted bugs."""
+    return [mutant for module in MODULES for mutant in importlib.import_module(module).MUTANTS]
+
+
+def hunt(mutant: Mutant, *, first: int = 0, seeds: int = SEEDS) -> Caught:
+    """Run seeds until one catches the bug.
+
+    Raises:
+        RuntimeError: the patched code raised, and the bug did not say that it would.
+    """
+    scenario = find(mutant.scenario)
+    for seed in range(first, first + seeds):
+        with mutant.plant():
+            failure = simulate(scenario, seed).failure
+        if failure is None:
+            continue
+        if failure.kind == "raised" and not mutant.raises:
+            raise RuntimeError(f"{mutant.name}: the patch is broken, or lacks raises=True:\n{failure.traceback}")
+        return Caught(mutant.name, mutant.scenario, seed, seed - first + 1, failure.kind, failure.message)
+    return Caught(mutant.name, mutant.scenario, None, seeds, "", "survived")
+
+
+def hunt_by_number(number: int, first: int, seeds: int) -> Caught:
+    """`hunt`, for another process."""
+    return hunt(all_mutants()[number], first=first, seeds=seeds)
+
+
+def table(caught: list[Caught]) -> str:
+    """Bug -> seed."""
+    width = max((len(each.name) for each in caught), default=0)
+    return "\n".join(
+        f"  {each.scenario:<10} {each.name:<{width}}  "
+        + (f"seed {each.seed:>5}  {each.kind:<9}  {each.message[:80]}" if each.seed is not None else "SURVIVED")
+        for each in caught
+    )

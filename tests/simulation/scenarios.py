@@ -1,0 +1,30 @@
+"""All scenarios, by the names that the command line knows them by."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from zmqkit.testing.scenario import Scenario
+from zmqkit.testing.sweeps import load
+
+
+class Entry(NamedTuple):
+    """One scenario: where it lives, and how many seeds `make test` runs of it."""
+
+    reference: str
+    seeds: int
+
+
+SCENARIOS = {
+    "ping": Entry("tests.simulation.ping:PingScenario", 400),
+}
+
+
+def find(name: str) -> type[Scenario]:
+    """The scenario of that name."""
+    return load(SCENARIOS[name].reference)
+
+
+def replay(name: str, seed: int) -> str:
+    """The command that replays one seed."""
+    return f"python -m tests.simulation --scenario {name} --seed {seed}"

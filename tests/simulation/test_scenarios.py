@@ -1,0 +1,35 @@
+"""Every scenario over many seeds: ``ZMQKIT_SEEDS`` says how many, ``ZMQKIT_FIRST`` with which to begin.
+
+On failure it prints the command that replays the seed. ``-s`` shows how often each fault and each branch happened.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.simulation.scenarios import SCENARIOS, find, replay
+from zmqkit.testing.scenario import simulate
+from zmqkit.testing.sweeps import sweep
+
+FIRST = int(os.environ.get("ZMQKIT_FIRST", "0"))
+JOBS = min(2, os.cpu_count() or 1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_every_seed_is_safe_and_converges_and_repeats_itself(name: str) -> None:
+    seeds = int(os.environ.get("ZMQKIT_SEEDS", SCENARIOS[name].seeds))
+    totals = sweep(
+        find(name), first=FIRST, seeds=seeds, twice=200, jobs=JOBS, replay=lambda seed: replay(name, seed)
+    )
+    assert totals.seeds == seeds
+    assert totals.compared == min(200, seeds)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_few_seeds_are_fine(name: str) -> None:
+    for seed in range(3):
+        assert simulate(find(name), seed).failure is None, replay(name, seed)
