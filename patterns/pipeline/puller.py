@@ -33,9 +33,11 @@ class Parcel:
         told: the core has been told to look at `acked`.
         lost: the session is gone; whoever holds these jobs now, it is not us.
         open: bits of the jobs that are not settled, as far as the core knows.
+        bodies: decoded, by the face, when the first of them is taken.
+        next: the index of the job that the face hands out next.
     """
 
-    __slots__ = ("acked", "delivery", "lost", "open", "session", "told")
+    __slots__ = ("acked", "bodies", "delivery", "lost", "next", "open", "session", "told")
 
     def __init__(self, delivery: wire.Deliver, session: Session) -> None:
         self.delivery = delivery
@@ -44,6 +46,8 @@ class Parcel:
         self.told = False
         self.lost = False
         self.open = (1 << len(delivery.lengths)) - 1
+        self.bodies: list[Any] | None = None
+        self.next = 0
 
     def __len__(self) -> int:
         return len(self.delivery.lengths)

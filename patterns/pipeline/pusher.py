@@ -137,8 +137,10 @@ class PusherCore(PatternCore):
         self._storing: deque[_Storing] = deque()
         self._settling: deque[_Settling] = deque()
         self._turn = _Settling()
-        self._accepted_up_to = 0
-        self._stored_up_to = 0
+        self.accepted_up_to = 0
+        self.stored_up_to = 0
+        self.stored_bytes = 0
+        """Bytes of bodies that were stored or refused since opening."""
         self._bytes = 0
         self._waits: list[_Wait] = []
         self._watchers: dict[int, list[Any]] = {}
@@ -156,6 +158,10 @@ class PusherCore(PatternCore):
         """What the journal held when it was opened: keys of the first and newest row, and how many messages."""
         self.backlog.found(first, newest, waiting)
         self.unsettled = waiting
+
+    def opened_at(self, sequence: int) -> None:
+        """The first sequence that this opening gives out."""
+        self.accepted_up_to = self.stored_up_to = sequence - 1
 
     # ---- verbs of the user ---------------------------------------------------------
 
@@ -182,6 +188,7 @@ class PusherCore(PatternCore):
         for at, arrival in enumerate(self._arrivals):
             if arrival.ticket is ticket:
                 del self._arrivals[at]
+                self._passed(arrival)
                 self.counters["sends_refused"] += len(arrival.pack)
                 self.out.replies.append((answer, True))
                 return
@@ -191,7 +198,7 @@ class PusherCore(PatternCore):
         """`ticket` gets (acked, dead) once all messages from `first` to `last` have come to the point."""
         self._waits.append(_Wait(point, first, last, ticket))
 
-    def watch(self, sequence: int, watcher: Any, now: float) -> None:
+    def watch_for(self, sequence: int, watcher: Any, now: float) -> None:
         """`watcher` gets (outcome, reason) of one message, at once if it is settled already."""
         if self._is_left(sequence):
             self._watchers.setdefault(sequence, []).append(watcher)
@@ -361,7 +368,8 @@ class PusherCore(PatternCore):
         while self._storing and self._storing[0].number <= up_to:
             _, row, tickets = self._storing.popleft()
             self.backlog.stored(row)
-            self._stored_up_to = row.last
+            self.stored_up_to = row.last
+            self.stored_bytes += len(row.blob)
             self.counters["sent"] += row.count
             self.out.replies.extend((ticket, None) for ticket in tickets)
         while self._settling and self._settling[0].number <= up_to:
@@ -397,7 +405,8 @@ class PusherCore(PatternCore):
             _, row, tickets = self._storing.popleft()
             self.unsettled -= row.count
             self._bytes -= len(row.blob)
-            self._stored_up_to = row.last
+            self.stored_up_to = row.last
+            self.stored_bytes += len(row.blob)
             self.out.replies.extend((ticket, error) for ticket in tickets)
             for index in range(row.count):
                 for watcher in self._watchers.pop(row.key + index, ()):
@@ -439,10 +448,19 @@ class PusherCore(PatternCore):
         return limit is None or self.unsettled + len(pack) <= limit or not self.unsettled
 
     def _refuse(self, arrival: _Arrival, error: Exception) -> None:
+        self._passed(arrival)
         self.counters["sends_refused"] += len(arrival.pack)
         for target in (arrival.ticket, arrival.watcher):
             if target is not None:
                 self.out.replies.append((target, error))
+
+    def _passed(self, arrival: _Arrival) -> None:
+        """It will not be stored: nobody need wait for its sequences."""
+        last = arrival.first + len(arrival.pack) - 1
+        self.stored_bytes += len(arrival.pack.blob)
+        self.accepted_up_to = max(self.accepted_up_to, last)
+        if not self._storing:
+            self.stored_up_to = max(self.stored_up_to, last)
 
     def _admit(self) -> None:
         """Turn what arrived into rows, neighbours together, as far as there is room."""
@@ -465,7 +483,7 @@ class PusherCore(PatternCore):
             tickets = [each.ticket for each in group if each.ticket is not None]
             number = self._write(MESSAGES, row.key, row.count, row.pack() if self.settings.durable else b"")
             self._storing.append(_Storing(number, row, tickets))
-            self._accepted_up_to = row.last
+            self.accepted_up_to = row.last
 
     def _accept(self, arrival: _Arrival) -> None:
         self.unsettled += len(arrival.pack)

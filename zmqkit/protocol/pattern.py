@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 from zmqkit.errors import DecodeError
 from zmqkit.protocol.core import Frames, Link, Outputs, Read, Row
@@ -29,6 +30,19 @@ class PatternCore:
         self.sessions = Sessions(local, self.out, self.counters, rng)
         self.rng = rng
         self._finished = False
+        self._awaited: list[tuple[int, Any]] = []
+
+    # ---- a verb that all patterns have ---------------------------------------------
+
+    def wait_for_sessions(self, count: int, ticket: Any, now: float) -> None:
+        """`ticket` gets None once so many sessions are open."""
+        self._awaited.append((count, ticket))
+        self._tell_awaited()
+
+    def _tell_awaited(self) -> None:
+        there = len(self.sessions)
+        self.out.replies.extend((ticket, None) for count, ticket in self._awaited if count <= there)
+        self._awaited = [each for each in self._awaited if each[0] > there]
 
     # ---- hooks of the pattern ----------------------------------------------------
 
@@ -126,6 +140,8 @@ class PatternCore:
                     self.heard(up.session, now)
                 elif kind is Opened:
                     self.opened(up.session, now)
+                    if self._awaited:
+                        self._tell_awaited()
                 else:
                     assert isinstance(up, Lost)
                     self.lost(up.session, up.reason, now)

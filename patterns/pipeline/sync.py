@@ -1,0 +1,520 @@
+"""The pipeline for threads. What does not wait is in `zmqkit.patterns.pipeline.faces`."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Generic, Literal, Self, overload
+
+from typing_extensions import TypeVar, Unpack
+
+from zmqkit.errors import (
+    Closed,
+    Unsettled,
+    UsageError,
+    WaitTimeout,
+)
+from zmqkit.options import Backoff, Durability, OnError, Point
+from zmqkit.patterns.pipeline.faces import (
+    WINDOW,
+    BatchBase,
+    Headers,
+    JobBase,
+    Outgoing,
+    Path,
+    PullerBase,
+    PusherBase,
+    ReceiptBase,
+    Settled,
+    check_point,
+    chunk_size,
+    partly,
+    takes,
+    too_late,
+)
+from zmqkit.patterns.pipeline.rows import Pack
+from zmqkit.peer.base import DRAIN, Common
+from zmqkit.peer.hooks import stop_on_signals
+from zmqkit.peer.sync import Peer, deadline_of, left_of
+from zmqkit.transport.tickets import Ticket, WaitExpired
+
+T = TypeVar("T", default=Any)
+
+log = logging.getLogger("zmqkit.pipeline")
+
+LOOK_ROUND = 5.0
+"""Seconds after which a waiting puller looks whether it waits for itself."""
+
+
+class Receipt(ReceiptBase):
+    """One message on its way. See `ReceiptBase` for the attributes."""
+
+    __slots__ = ()
+
+    def wait(self, until: Point = "settled", *, timeout: float | None = None) -> Settled:
+        """Block until the message has come so far.
+
+        Returns the pusher's counts as they are then; `outcome` says what became of this message.
+
+        Raises:
+            WaitTimeout: not within `timeout` seconds; it goes on.
+            JournalError: it could not be stored.
+        """
+        pusher: Pusher = self._pusher
+        check_point(until)
+        deadline = deadline_of(timeout)
+        try:
+            pusher._wait(self._ticket, timeout)
+            if until == "received":
+                pusher._reach("received", self._sequence, self._sequence, left_of(deadline))
+            elif until == "settled" and self.outcome is None:
+                self.outcome = pusher._watch(self._sequence, left_of(deadline))
+        except WaitExpired:
+            raise WaitTimeout(f"message {self.id} is not {until} within {timeout} s", id=self.id) from None
+        return pusher._settled_now()
+
+
+class Pusher(PusherBase, Peer):
+    """Hands out messages, each to one of the pullers, until it is settled.
+
+    Args:
+        *addresses: to bind.
+        journal: a file that keeps what is not settled; made if it is not there. None: memory only.
+        durability: how safe a message is when `send` returns: "power" (synced to the disk), "process" (survives the
+            death of the process), "memory". Without a journal it is "memory".
+        max_failures: a message on which handlers failed so often becomes a dead letter.
+        backoff: pauses between tries; drawn with full jitter.
+        max_waiting: how many messages may be accepted and not settled; then `send` waits for room. None: as many
+            as the disk (with a journal) or `limits` (without) take.
+        **common: see `Common`.
+    """
+
+    def __init__(
+        self,
+        *addresses: str,
+        journal: Path | None = None,
+        durability: Durability = "power",
+        max_failures: int = 20,
+        backoff: Backoff | None = None,
+        max_waiting: int | None = None,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(addresses, journal, durability, max_failures, backoff, max_waiting, common)
+
+    def send(self, body: object, /, *, headers: Headers | None = None, timeout: float | None = None) -> Receipt:
+        """Send one message; returns once it is stored at the set durability.
+
+        Args:
+            body: what the codec takes.
+            headers: text to text, for the receiver.
+            timeout: seconds to wait for room and for the journal; None: as long as it takes; 0: do not wait for room.
+
+        Raises:
+            Full: no room in time; nothing was stored.
+            WaitTimeout: out of time after it was accepted; it is possibly stored.
+            EncodeError: the body cannot travel.
+            JournalFull: the disk is full; it was not stored.
+            CommitIndeterminate: the journal failed, and whether it was stored cannot be known.
+        """
+        pack = self._pack_one(body, headers)
+        receipt = self._begin(pack, wait=timeout != 0)
+        try:
+            self._wait(receipt._ticket, timeout or None)
+        except WaitExpired:
+            raise too_late(receipt, self._withdraw(receipt), timeout) from None
+        return receipt
+
+    def send_nowait(self, body: object, /, *, headers: Headers | None = None) -> Receipt:
+        """Send one message without waiting for anything; the receipt tells when it is stored.
+
+        Raises:
+            Full: no room; nothing was stored.
+            EncodeError: the body cannot travel.
+        """
+        pack = self._pack_one(body, headers)
+        self._check_room(pack)
+        return self._begin(pack, wait=True, lazy=True)
+
+    def send_many(self, bodies: Iterable[object | Outgoing[Any]], /, *, timeout: float | None = None) -> int:
+        """Send all, journalled in groups; returns how many, once all are stored.
+
+        Args:
+            bodies: bodies, or `Outgoing` ones.
+            timeout: seconds for all of it; None: as long as it takes.
+
+        Raises:
+            PartlySent: it stopped midway; `confirmed` of the first are stored, and the cause is chained.
+        """
+        self._start()
+        deadline = deadline_of(timeout)
+        on_the_way: deque[tuple[Ticket, int]] = deque()
+        confirmed = 0
+        source = iter(bodies)
+        size = WINDOW
+        try:
+            while chunk := list(itertools.islice(source, size)):
+                packs = self._pack_many(chunk)
+                size = chunk_size(size, packs)
+                for pack in packs:
+                    ticket = self._open_driver.ticket()
+                    self._append(pack, ticket, wait=True, lazy=True)
+                    on_the_way.append((ticket, len(pack)))
+                while len(on_the_way) > WINDOW:
+                    self._wait(on_the_way[0][0], left_of(deadline))
+                    confirmed += on_the_way.popleft()[1]
+            while on_the_way:
+                self._wait(on_the_way[0][0], left_of(deadline))
+                confirmed += on_the_way.popleft()[1]
+        except Exception as error:
+            cause, confirmed = self._stopped_midway(error, on_the_way, confirmed)
+            raise partly(confirmed, cause) from cause
+        return confirmed
+
+    def _stopped_midway(
+        self, error: Exception, on_the_way: deque[tuple[Ticket, int]], confirmed: int
+    ) -> tuple[Exception, int]:
+        """Find out how many of what was handed over is stored."""
+        late = isinstance(error, WaitExpired)
+        if late:
+            for ticket, _ in reversed(on_the_way):
+                self._take_back(ticket)
+        for ticket, count in on_the_way:
+            try:
+                self._wait(ticket, 0 if late else None)
+            except WaitExpired:
+                break
+            except Exception as other:
+                error = error if not late else other
+                break
+            confirmed += count
+        return (WaitTimeout("out of time") if late else error), confirmed
+
+    def flush(self, timeout: float | None = None, *, until: Point = "settled") -> Settled:
+        """Block until all that was sent before has come so far. Returns the counts.
+
+        Raises:
+            WaitTimeout: not within `timeout` seconds.
+        """
+        check_point(until)
+        self._start()
+        try:
+            return self._reach(until, 0, self._newest, timeout)
+        except WaitExpired:
+            left = self._core.unsettled
+            raise WaitTimeout(f"{left} messages are not settled; not {until} within {timeout} s") from None
+
+    # ---- waiting -------------------------------------------------------------------
+
+    def _begin(self, pack: Pack, *, wait: bool, lazy: bool = False) -> Receipt:
+        ticket = self._open_driver.ticket()
+        first = self._append(pack, ticket, wait=wait, lazy=lazy)
+        return Receipt(self, self._id(first), first, ticket)
+
+    def _withdraw(self, receipt: Receipt) -> bool:
+        return self._take_back(receipt._ticket)
+
+    def _take_back(self, ticket: Ticket) -> bool:
+        return bool(self._wait(self._ask(self._core.withdraw, ticket), None))
+
+    def _reach(self, until: Point, first: int, last: int, timeout: float | None) -> Settled:
+        ticket = self._ask(self._core.wait, until, first, last)
+        try:
+            acked, dead = self._wait(ticket, timeout)
+        except BaseException:
+            self._forget(ticket)
+            raise
+        return Settled(acked, dead)
+
+    def _watch(self, sequence: int, timeout: float | None) -> Literal["acked", "dead", "expired"]:
+        ticket = self._ask(self._core.watch_for, sequence)
+        try:
+            outcome, _ = self._wait(ticket, timeout)
+        except BaseException:
+            self._forget(ticket)
+            raise
+        return outcome  # type: ignore[no-any-return]
+
+    def _forget(self, ticket: Ticket) -> None:
+        if self._driver is not None and not self._closed:
+            self._driver.post(self._core.forget_wait, ticket)
+
+    def _close(self, linger: float | None) -> None:
+        driver = self._driver
+        assert driver is not None
+        try:
+            if linger != 0 and self._core.unsettled + self._newest - self._core.stored_up_to > 0:
+                ticket = driver.ticket()
+                driver.submit(self._core.wait, "settled", 0, self._newest, ticket)
+                try:
+                    self._wait(ticket, linger)
+                except WaitExpired:
+                    pass  # what is left is named below
+                except Exception as error:
+                    log.warning("%s: %s", self.name, error)
+        finally:
+            driver.close(1.0)
+        self._tell_left_behind()
+
+    def _tell_left_behind(self) -> None:
+        count, told = self._left_behind()
+        if told is not None:
+            warnings.warn(told, RuntimeWarning, stacklevel=5)
+        elif count:
+            raise Unsettled(
+                f"{self.name} was closed with {count} messages not settled, and no journal keeps them: "
+                f"they are lost, or their settling was not heard. Give journal=PATH to keep them",
+                count=count,
+            )
+
+    def __exit__(self, t: type[BaseException] | None, v: BaseException | None, tb: TracebackType | None) -> None:
+        try:
+            self.close()
+        except Unsettled:
+            if v is None:
+                raise
+            log.exception("%s", self.name)
+
+
+class Job(JobBase[T]):
+    """One delivered message. Use it as ``with job:``, which acks it, or nacks it if the block raises."""
+
+    __slots__ = ()
+
+    def ack(self, *, wait: bool = False) -> None:
+        """It is done; it will not come again.
+
+        Args:
+            wait: block until the pusher has stored that.
+
+        Raises:
+            AlreadySettled: it was settled before.
+            LeaseLost: (with wait) it was given to another puller; this ack changed nothing, or it is not known
+                whether it did, as the message says.
+        """
+        if wait:
+            self._puller._wait(self._ack_asking(), None)
+        else:
+            self._ack()
+
+    def nack(self, *, delay: float | None = None, reason: str | None = None) -> None:
+        """It failed; deliver it again, after `delay` seconds (None: the pusher's backoff). Counted as a failure."""
+        self._nack(delay, reason)
+
+    def reject(self, reason: str) -> None:
+        """It can never succeed: make it a dead letter."""
+        self._reject(reason)
+
+    def release(self) -> None:
+        """Give it back untried: deliver it again at once, not counted as a failure."""
+        self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, t: type[BaseException] | None, v: BaseException | None, tb: TracebackType | None) -> bool:
+        return self._leave(v)
+
+
+class Batch(BatchBase[T], Sequence[Job[T]]):
+    """Jobs that are handled together. Use it as ``with batch:``."""
+
+    __slots__ = ()
+
+    @overload
+    def __getitem__(self, i: int, /) -> Job[T]: ...
+    @overload
+    def __getitem__(self, i: slice, /) -> Sequence[Job[T]]: ...
+    def __getitem__(self, i: int | slice, /) -> Job[T] | Sequence[Job[T]]:
+        found: Job[T] | Sequence[Job[T]] = self._jobs[i]
+        return found
+
+    def ack(self) -> None:
+        """All are done, but those that were settled one by one."""
+        self._ack()
+
+    def nack(self, *, delay: float | None = None) -> None:
+        """It failed: each is delivered again alone, and only then is one blamed. A batch of one is nacked."""
+        self._nack(delay)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, t: type[BaseException] | None, v: BaseException | None, tb: TracebackType | None) -> bool:
+        return self._leave(v)
+
+
+class Puller(PullerBase, Peer, Generic[T]):
+    """Takes jobs from one or many pushers.
+
+    Args:
+        *addresses: to connect to.
+        prefetch: how many jobs each pusher may have in our hands, not settled. None: 256.
+        on_error: what an exception in ``with job:`` or a handler does: "nack" (try again), "reject" (dead letter),
+            "raise" (nack, and let it through).
+        max_lease: seconds that a pusher takes this puller for busy while its connection stands but its process does
+            not answer; then its jobs go to others.
+        **common: see `Common`.
+    """
+
+    _job = Job
+    _batch = Batch
+
+    def __init__(
+        self,
+        *addresses: str,
+        prefetch: int | None = None,
+        on_error: OnError = "nack",
+        max_lease: float = 3600.0,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(addresses, prefetch, on_error, max_lease, common)
+
+    @overload
+    def receive(self) -> Job[T]: ...
+    @overload
+    def receive(self, timeout: float | None) -> Job[T] | None: ...
+    def receive(self, timeout: float | None = None) -> Job[T] | None:
+        """Take the next job; blocks until there is one.
+
+        Args:
+            timeout: seconds; then None is returned. None: no limit.
+
+        Raises:
+            Closed: the puller was closed, or stopped.
+        """
+        job: Job[T] | None = self._take()
+        if job is not None:
+            return job
+        deadline = deadline_of(timeout)
+        while True:
+            if not self._wait_for_job(left_of(deadline)):
+                raise Closed(f"{self.name} was {'closed' if self._closed else 'stopped'}")
+            job = self._take()
+            if job is not None or (deadline is not None and time.monotonic() >= deadline):
+                return job
+
+    def _wait_for_job(self, timeout: float | None) -> bool:
+        """Block until something came, or out of time. False: closed or stopped."""
+        driver = self._open_driver
+        mailbox = driver.mailbox
+        deadline = deadline_of(timeout)
+        while not (self._stopped or mailbox.closed):
+            left = left_of(deadline)
+            if mailbox.wait_nonempty(LOOK_ROUND if left is None else min(left, LOOK_ROUND)):
+                return True
+            if left is not None and left <= LOOK_ROUND:
+                break
+            self._warn_of_credit()
+        if mailbox.failure is not None:
+            raise mailbox.failure
+        return not (self._stopped or mailbox.closed)
+
+    def __iter__(self) -> Iterator[Job[T]]:
+        """Jobs as they come, until `stop` or `close`."""
+        while not self._stopped:
+            job = self._take()
+            if job is not None:
+                yield job
+            elif self._closed or not self._wait_for_job(None):
+                return
+
+    def batches(self, max: int = 500, wait: float = 0.05) -> Iterator[Batch[T]]:  # noqa: A002 - the face's name
+        """Batches of jobs as they come, until `stop` or `close`.
+
+        Args:
+            max: jobs in a batch at most.
+            wait: seconds to wait for more, once there is one.
+        """
+        if max < 1 or not wait >= 0:
+            raise ValueError(f"max must be 1 or more and wait 0 or more seconds, got {max!r} and {wait!r}")
+        while not self._stopped:
+            jobs: list[Job[T]] = []
+            full = self._take_more(jobs, max)
+            if not jobs:
+                if self._closed or not self._wait_for_job(None):
+                    return
+                continue
+            deadline = time.monotonic() + wait
+            while not full and (left := deadline - time.monotonic()) > 0:
+                if not self._open_driver.mailbox.wait_nonempty(left):
+                    break
+                full = self._take_more(jobs, max)
+            yield Batch(self, jobs)
+
+    def run(
+        self, handler: Callable[..., object], /, *, threads: int = 1, batch: int | None = None, wait: float = 0.05
+    ) -> None:
+        """Handle jobs until `stop`, SIGINT or SIGTERM; what is being handled is finished first.
+
+        Args:
+            handler: gets the body, or the `Job` if its parameter is annotated so; returning acks, raising nacks
+                (`Retry` and `Reject` say how).
+            threads: how many handlers run at a time.
+            batch: hand over lists of up to so many bodies (or a `Batch`, by annotation) instead.
+            wait: seconds to wait for a batch to fill.
+        """
+        if threads < 1:
+            raise ValueError(f"threads must be 1 or more, got {threads!r}")
+        check_plain(handler)
+        whole = takes(handler, BatchBase if batch is not None else JobBase)
+        self._start()
+
+        def loop() -> None:
+            if batch is not None:
+                for each in self.batches(batch, wait):
+                    with each:
+                        handler(each if whole else each.bodies)
+            else:
+                for job in self:
+                    with job:
+                        handler(job if whole else job.body)
+
+        with stop_on_signals(self):
+            run_threads(loop, threads, self)
+
+    def _close(self, linger: float | None) -> None:
+        assert self._driver is not None
+        self._driver.mailbox.stop()
+        self._driver.close(1.0)
+
+
+def check_plain(handler: Callable[..., object]) -> None:
+    """Raises `UsageError` for what cannot be called here."""
+    import inspect
+
+    if not callable(handler):
+        raise UsageError(f"a handler is a function, got {handler!r}")
+    if inspect.iscoroutinefunction(handler):
+        raise UsageError(f"{handler.__qualname__} is a coroutine function: use zmqkit.aio")
+
+
+def run_threads(loop: Callable[[], None], threads: int, *peers: Peer) -> None:
+    """Run `loop` in so many threads, this one included. The first error stops all and is raised."""
+    errors: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            loop()
+        except BaseException as error:
+            errors.append(error)
+            for peer in peers:
+                peer.stop()
+
+    others = [threading.Thread(target=guarded, name=f"zmqkit-handler-{at}", daemon=True) for at in range(1, threads)]
+    for each in others:
+        each.start()
+    guarded()
+    deadline = time.monotonic() + DRAIN
+    for each in others:
+        each.join(max(0.0, deadline - time.monotonic()))
+        if each.is_alive():
+            log.warning("a handler still runs %s s after the stop; its job is given back", DRAIN)
+    if errors:
+        raise errors[0]
+

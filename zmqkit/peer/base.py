@@ -1,0 +1,385 @@
+"""What all peers share, sync and async: addresses, opening, discovery, stopping, events. Nothing here waits.
+
+Knows the driver's interface and discovery; no pattern. A face (`zmqkit.peer.sync`, `zmqkit.peer.aio`) adds the waiting,
+a pattern the core.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import socket
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, TypedDict, TypeVar
+
+from zmqkit import codec as codecs
+from zmqkit import discovery
+from zmqkit.address import Address, parse, parse_several, require_secure
+from zmqkit.errors import Closed, DiscoveryError, UsageError
+from zmqkit.events import Event, PeerLost
+from zmqkit.options import Heartbeat, Limits
+from zmqkit.peer import hooks
+from zmqkit.protocol.pattern import PatternCore
+from zmqkit.protocol.sessions import Local
+from zmqkit.transport import hosts
+from zmqkit.transport.iothread import IoThread
+from zmqkit.transport.tickets import Ticket
+
+Addresses = str | Sequence[str]
+Ev = TypeVar("Ev", bound=Event)
+
+log = logging.getLogger("zmqkit")
+
+LINGER = 5.0
+"""Seconds that a closing peer goes on serving what waits."""
+
+DRAIN = 8.0
+"""Seconds that a stopped loop has to finish what it runs: containers kill after 10."""
+
+
+class Common(TypedDict, total=False):
+    """Keywords that every peer takes.
+
+    Attributes:
+        bind: addresses to bind, besides those in front.
+        connect: addresses to connect to, besides those in front.
+        announce: a name under which others find the bound addresses (``zeroconf://NAME``). Without an address to
+            bind, a free port on loopback is bound.
+        name: in logs, threads, events; None: host:pid.
+        codec: of what is sent ("msgpack", "json", "raw" or a registered one); what is received names its own.
+        insecure: allow addresses beyond this host without keys; also ZMQKIT_INSECURE=1.
+        heartbeat: how life is proved.
+        limits: bounds of what others make us hold.
+        linger: seconds that close() goes on serving what waits; None: until all is settled. 5.0.
+    """
+
+    bind: Addresses
+    connect: Addresses
+    announce: str | None
+    name: str | None
+    codec: str
+    insecure: bool
+    heartbeat: Heartbeat
+    limits: Limits
+    linger: float | None
+
+
+class PeerBase:
+    """One peer object, without the waiting.
+
+    Constructing does no I/O: no socket, file, thread or event loop.
+    """
+
+    _role: ClassVar[str]
+    _accepts: ClassVar[frozenset[str]]
+    _binds: ClassVar[bool]
+    """Where addresses in front go: bound, else connected."""
+    _core: PatternCore
+
+    def __init__(self, addresses: Sequence[str], common: Common) -> None:
+        unknown = set(common) - set(Common.__annotations__)
+        if unknown:
+            raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {sorted(unknown)[0]!r}")
+        self.name: str = common.get("name") or f"{socket.gethostname()}:{os.getpid()}"
+        self._codec = common.get("codec", "msgpack")
+        codecs.check(self._codec)
+        self._insecure = common.get("insecure", False)
+        self._heartbeat = common.get("heartbeat") or Heartbeat()
+        self._limits = common.get("limits") or Limits()
+        self._linger = common.get("linger", LINGER)
+        if self._linger is not None and not self._linger >= 0:
+            raise ValueError(f"linger must be 0 or more seconds, or None, got {self._linger!r}")
+        self._announce = common.get("announce")
+        binds, connects = _several(common.get("bind")), _several(common.get("connect"))
+        (binds if self._binds else connects).extend(_several(addresses))
+        self._to_bind, self._to_connect = self._sort_out(binds, connects)
+        self._driver: IoThread | None = None
+        self._closed = False
+        self._stopped = False
+        self._owner = 0
+        """The process that opened it."""
+        self._state_lock = threading.RLock()
+        self._subscriptions: list[tuple[type[Event], Callable[[Any], object]]] = []
+        self._watches: list[discovery.Watch] = []
+        self._announcements: list[discovery.Announcement] = []
+        self._wanted: dict[Address, frozenset[str]] = {}
+        self._fading: set[str] = set()
+
+    def _sort_out(self, binds: list[str], connects: list[str]) -> tuple[list[Address], list[Address]]:
+        to_bind: list[Address] = []
+        for text in binds:
+            address = parse(text)
+            if address.scheme == "zeroconf":
+                # To bind a name is to announce it.
+                if self._announce not in (None, address.rest):
+                    raise UsageError(f"{text} and announce={self._announce!r} are two names for one peer: choose one")
+                self._announce = address.rest
+            elif address.scheme == "static":
+                to_bind += address.members
+            else:
+                to_bind.append(address)
+        if self._announce is not None and not to_bind:
+            to_bind.append(parse("tcp://127.0.0.1:*"))
+        to_connect = [parse(text) for text in connects]
+        if not to_bind and not to_connect:
+            raise UsageError(f"{type(self).__name__} needs an address, as in tcp://127.0.0.1:5557 or zeroconf://jobs")
+        for address in to_bind:
+            require_secure(address, self._insecure, "bind")
+        for address in to_connect:
+            if address.wildcard:
+                raise UsageError(f"{address} can be bound, but nobody can connect to it: name a host")
+            require_secure(address, self._insecure, "connect")
+        return to_bind, to_connect
+
+    # ---- what a pattern adds -------------------------------------------------------
+
+    def _build(self) -> tuple[PatternCore, Any]:
+        """Make the core, and open its journal if it has one (None without)."""
+        raise NotImplementedError
+
+    def _local(self, **more: Any) -> Local:
+        process = hosts.this_process()
+        return Local(
+            role=self._role,
+            accepts=self._accepts,
+            instance=os.urandom(16),
+            heartbeat=self._heartbeat,
+            frame_bytes=self._limits.frame_bytes,
+            name=self.name,
+            host=process.host,
+            pid=process.pid,
+            started=process.started,
+            **more,
+        )
+
+    @staticmethod
+    def _random() -> random.Random:
+        return random.SystemRandom()
+
+    # ---- opening -------------------------------------------------------------------
+
+    def _start(self) -> None:
+        """Open, if that has not been done. Blocks shortly. Raises what opening can raise."""
+        if self._driver is not None and not self._closed:
+            return
+        with self._state_lock:
+            if self._closed:
+                raise Closed(f"{type(self).__name__} {self.name} was closed: make a new one")
+            if self._driver is not None:
+                return
+            self._owner = os.getpid()
+            binds = [str(each) for each in self._resolved_binds()]
+            core, journal = self._build()
+            driver = None
+            try:
+                driver = IoThread(
+                    core, journal=journal, name=self.name, binds=binds, connects=[], heartbeat=self._heartbeat,
+                    limits=self._limits,
+                )  # fmt: skip
+                driver.start()
+                self._core, self._driver = core, driver
+                self._set_up(driver)
+            except BaseException:
+                self._driver = None
+                self._end_discovery()
+                if driver is not None:
+                    driver.close(0)
+                if journal is not None:
+                    journal.close()
+                raise
+
+    def _set_up(self, driver: IoThread) -> None:
+        hooks.entered(self)
+        driver.on(Event, hooks.dispatch)
+        driver.on(Event, self._log_event)
+        driver.on(PeerLost, lambda _: self._drop_faded())
+        for kind, callback in self._subscriptions:
+            driver.on(kind, callback)
+        for address in self._to_connect:
+            if address.looked_up:
+                watch = discovery.watch(
+                    address, on_change=lambda found, at=address: self._found(at, found), roles=self._accepts
+                )
+                self._watches.append(watch)
+            else:
+                driver.connect(str(address))
+        if self._announce is not None:
+            self._announcements.append(
+                discovery.announce(
+                    self._announce, driver.addresses, role=self._role, instance=self._core.local.instance.hex(),
+                    peer_name=self.name,
+                )  # fmt: skip
+            )
+
+    def _resolved_binds(self) -> list[Address]:
+        found: list[Address] = []
+        for address in self._to_bind:
+            if address.scheme == "env":
+                value = os.environ.get(address.rest)
+                if value is None:
+                    raise DiscoveryError(f"{address}: the environment has no {address.rest}; set it to an address")
+                found += parse_several(value)
+            else:
+                found.append(address)
+        for address in found:
+            if address.looked_up:
+                raise UsageError(f"{address} cannot be bound: name the address itself")
+            require_secure(address, self._insecure, "bind")
+        return found
+
+    # ---- discovery -----------------------------------------------------------------
+
+    def _found(self, at: Address, found: Iterable[discovery.Found]) -> None:
+        """Discovery has news. A hint, no authority: what is gone from it stays while its session lives."""
+        driver = self._driver
+        if driver is None or self._closed:
+            return
+        own = self._core.local.instance.hex()
+        now_there = set()
+        for each in found:
+            if each.instance == own:
+                continue
+            try:
+                require_secure(parse(each.address), self._insecure, "connect")
+            except UsageError as error:
+                log.warning("%s: found by %s, but not connected: %s", self.name, at, error)
+                continue
+            now_there.add(each.address)
+        with self._state_lock:
+            before = self._wanted.get(at, frozenset())
+            self._wanted[at] = frozenset(now_there)
+            wanted = frozenset[str]().union(*self._wanted.values())
+            known = before | self._fading
+            self._fading = (self._fading | (before - now_there)) - wanted
+        for address in now_there - known:
+            driver.connect(address)
+        self._drop_faded()
+
+    def _drop_faded(self) -> None:
+        """Give up connections that discovery no longer names and that no session needs."""
+        if self._fading and self._driver is not None:
+            with contextlib.suppress(Closed):
+                self._driver.post(self._drop_faded_now)
+
+    def _drop_faded_now(self, now: float) -> None:
+        """Runs in the I/O thread, where the core may be looked at."""
+        driver = self._driver
+        if driver is None:
+            return
+        busy = {session.link[1] for session in self._core.sessions if isinstance(session.link, tuple)}
+        with self._state_lock:
+            gone = self._fading - busy
+            self._fading -= gone
+        for address in gone:
+            driver.disconnect(address)
+
+    def _end_discovery(self) -> None:
+        with self._state_lock:
+            watches, self._watches = self._watches, []
+            announcements, self._announcements = self._announcements, []
+        for announcement in announcements:
+            announcement.close()
+        for watch in watches:
+            watch.close()
+
+    # ---- the public part that does not wait ----------------------------------------
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The bound addresses, ports filled in; empty before opening."""
+        return self._driver.addresses if self._driver is not None else ()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed. It cannot be opened again."""
+        return self._closed
+
+    def stop(self) -> None:
+        """Make loops end and run() return, after what they are just handling. From any thread or signal handler."""
+        self._stopped = True
+        if self._driver is not None:
+            self._driver.mailbox.stop()
+
+    def stats(self) -> dict[str, int | float]:
+        """Counters by name, since opening; empty before."""
+        return self._driver.stats() if self._driver is not None else {}
+
+    def on(self, event: type[Ev], callback: Callable[[Ev], object], /) -> Callable[[], None]:
+        """Call `callback` with each event of this type, subclasses included. Returns what removes it again.
+
+        It runs on the peer's I/O thread: be brief. What it raises is logged.
+        """
+        entry = (event, callback)
+        self._subscriptions.append(entry)
+        removes = [self._driver.on(event, callback)] if self._driver is not None else []
+
+        def remove() -> None:
+            with contextlib.suppress(ValueError):
+                self._subscriptions.remove(entry)
+            for each in removes:
+                each()
+
+        return remove
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open" if self._driver is not None else "not open"
+        where = ", ".join(self.addresses or [str(each) for each in (*self._to_bind, *self._to_connect)])
+        return f"<{type(self).__module__}.{type(self).__name__} {self.name} {where} ({state})>"
+
+    # ---- for faces -----------------------------------------------------------------
+
+    @property
+    def _open_driver(self) -> IoThread:
+        driver = self._driver
+        if driver is None or self._closed:
+            self._start()
+            driver = self._driver
+            assert driver is not None
+        return driver
+
+    def _ask(self, verb: Callable[..., None], *args: Any) -> Ticket:
+        """Hand a verb to the core, with a ticket for its answer as its last argument."""
+        driver = self._open_driver
+        ticket = driver.ticket()
+        driver.submit(verb, *args, ticket)
+        return ticket
+
+    def _log_event(self, event: Event) -> None:
+        level = _LEVELS.get(type(event).__name__)
+        if level is not None:
+            log.log(level, "%s", event)
+
+    def _begin_close(self) -> bool:
+        """True for the caller who closes; False if it is closed already, or was never open."""
+        with self._state_lock:
+            if self._closed:
+                return False
+            self._closed = True
+        self._end_discovery()
+        return self._driver is not None
+
+
+_LEVELS = {
+    "PeerRefused": logging.WARNING,
+    "PeerBusy": logging.WARNING,
+    "BadFrame": logging.WARNING,
+    "JobDead": logging.WARNING,
+    "JournalTrouble": logging.ERROR,
+    "JournalRecovered": logging.WARNING,
+    "StaleSettle": logging.WARNING,
+    "JobRedelivered": logging.WARNING,
+    "PeerFound": logging.DEBUG,
+    "PeerLost": logging.INFO,
+    "PeerResumed": logging.INFO,
+    "JobFailed": logging.INFO,
+}
+"""What is logged besides being told to callbacks; events not named here are not."""
+
+
+def _several(value: Addresses | None) -> list[str]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else list(value)

@@ -1,0 +1,108 @@
+"""Things that concern all open peers of a process: global event callbacks, signals, the end of the interpreter."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from zmqkit.events import Event
+
+if TYPE_CHECKING:
+    from zmqkit.peer.base import PeerBase
+
+Ev = TypeVar("Ev", bound=Event)
+
+log = logging.getLogger("zmqkit")
+
+EXIT_SECONDS = 1.0
+"""How long the exit of the interpreter may wait for open peers, all together."""
+
+_callbacks: tuple[tuple[type[Event], Callable[[Any], object]], ...] = ()
+_peers: weakref.WeakSet[PeerBase] = weakref.WeakSet()
+
+
+def on(event: type[Ev], callback: Callable[[Ev], object], /) -> Callable[[], None]:
+    """Call `callback` with each event of this type at any peer of this process. Returns what removes it again.
+
+    It runs on the I/O thread of the peer that the event names: be brief. What it raises is logged.
+    """
+    global _callbacks
+    entry = (event, callback)
+    _callbacks = (*_callbacks, entry)
+
+    def remove() -> None:
+        global _callbacks
+        _callbacks = tuple(each for each in _callbacks if each is not entry)
+
+    return remove
+
+
+def dispatch(event: Event) -> None:
+    """Tell the global callbacks. Called by every peer's driver."""
+    for kind, callback in _callbacks:
+        if isinstance(event, kind):
+            try:
+                callback(event)
+            except Exception:
+                log.exception("a callback for %s raised", type(event).__name__)
+
+
+def entered(peer: PeerBase) -> None:
+    """A peer was opened."""
+    _peers.add(peer)
+
+
+@contextlib.contextmanager
+def stop_on_signals(*peers: PeerBase) -> Iterator[None]:
+    """For hand-written loops: SIGINT and SIGTERM stop these peers, so that their loops end and drain.
+
+    A second signal of the same kind acts as it did before. Outside of the main thread, where Python knows no
+    signals, this does nothing.
+
+    ::
+
+        with zmqkit.Puller("tcp://127.0.0.1:5557") as pull, zmqkit.stop_on_signals(pull):
+            for job in pull:
+                with job: ...
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: dict[int, Any] = {}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, before[number])
+        for peer in peers:
+            peer.stop()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.getsignal(number) or signal.SIG_DFL
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _close_all() -> None:
+    """Peers that nobody closed: say goodbye, and name what is left behind."""
+    deadline = time.monotonic() + EXIT_SECONDS
+    for peer in list(_peers):
+        if peer._driver is not None and not peer._closed and peer._owner == os.getpid():
+            try:
+                peer._close_at_exit(max(0.0, deadline - time.monotonic()))
+            except Exception as error:
+                log.warning("%s", error)
+
+
+atexit.register(_close_all)

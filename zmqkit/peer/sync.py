@@ -1,0 +1,85 @@
+"""The face of a peer for threads: the waiting that all patterns share."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from zmqkit.errors import WaitTimeout
+from zmqkit.peer.base import PeerBase
+from zmqkit.transport.tickets import Ticket, WaitExpired, wait
+
+
+class Peer(PeerBase):
+    """What Pusher, Puller and all other peers have in common.
+
+    Constructing does no I/O: ``with``, `open`, ``run`` or the first verb opens. Every method may be called from any
+    thread.
+
+    Attributes:
+        name: in logs, threads and events.
+    """
+
+    def open(self) -> Self:
+        """Bind, connect and start. Done by ``with`` and by the first verb, too.
+
+        Raises:
+            AddressInUse: somebody else is bound there.
+            JournalError: the journal cannot be opened; the subclass and the message say why.
+            DiscoveryError: a name cannot be looked up or announced.
+            Closed: it was closed before.
+        """
+        self._start()
+        return self
+
+    def close(self, timeout: float | None = -1.0) -> None:
+        """Serve what waits for `linger`, say goodbye, and give everything back. Again: nothing happens.
+
+        Args:
+            timeout: seconds, instead of `linger`; None: until all is settled.
+        """
+        if self._begin_close():
+            self._close(self._linger if timeout == -1.0 else timeout)
+
+    def wait_for_peers(self, count: int = 1, *, timeout: float | None = None) -> None:
+        """Block until so many others are in session with this peer.
+
+        Raises:
+            WaitTimeout: they were not within `timeout` seconds.
+        """
+        self._start()
+        ticket = self._ask(self._core.wait_for_sessions, count)
+        try:
+            self._wait(ticket, timeout)
+        except WaitExpired:
+            raise WaitTimeout(self._too_few(count, timeout)) from None
+
+    def _too_few(self, count: int, timeout: float | None) -> str:
+        return f"{self.name}: fewer than {count} peers within {timeout} s; {len(self._core.sessions)} are there"
+
+    def _wait(self, ticket: Ticket, timeout: float | None) -> Any:
+        return wait(ticket, timeout)
+
+    def _close(self, linger: float | None) -> None:
+        assert self._driver is not None
+        self._driver.close(1.0)
+
+    def _close_at_exit(self, seconds: float) -> None:
+        self.close(seconds)
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(self, t: type[BaseException] | None, v: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+def deadline_of(timeout: float | None) -> float | None:
+    """When a wait that begins now must end, on the monotonic clock."""
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def left_of(deadline: float | None) -> float | None:
+    """How many seconds are left until then."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
