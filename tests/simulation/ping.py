@@ -7,6 +7,7 @@ without sessions: its loss and order are mended by asking again.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from typing import ClassVar
 
 from zmqkit.protocol.core import Frames, Link, Outputs, Read, Row
 from zmqkit.testing.faults import CRASH_FAULTS, DISK_FAULTS, JOURNAL_FAULTS, NETWORK_FAULTS, STALL_FAULTS, Faults
@@ -145,7 +146,7 @@ class PingScenario(Scenario):
 
     faults = Faults(disk_s=8.0)
     faults_s = 15.0
-    expects = (
+    expects: ClassVar[tuple[str, ...]] = (
         *NETWORK_FAULTS, *STALL_FAULTS, *CRASH_FAULTS, *JOURNAL_FAULTS, *DISK_FAULTS,
         "pings heard", "pings repeated", "pongs repeated", "stores failed", "loads",
     )  # fmt: skip

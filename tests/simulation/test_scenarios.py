@@ -22,9 +22,7 @@ JOBS = min(2, os.cpu_count() or 1)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_every_seed_is_safe_and_converges_and_repeats_itself(name: str) -> None:
     seeds = int(os.environ.get("ZMQKIT_SEEDS", SCENARIOS[name].seeds))
-    totals = sweep(
-        find(name), first=FIRST, seeds=seeds, twice=200, jobs=JOBS, replay=lambda seed: replay(name, seed)
-    )
+    totals = sweep(find(name), first=FIRST, seeds=seeds, twice=200, jobs=JOBS, replay=lambda seed: replay(name, seed))
     assert totals.seeds == seeds
     assert totals.compared == min(200, seeds)
 

@@ -1,0 +1,217 @@
+"""A simulated peer pumps its core as the driver does, and dies where it is told to."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.testing.recorder import LINK, Recorder, core, couple
+from zmqkit.protocol.core import Probe, Read, Write
+from zmqkit.testing.contract import ContractBroken
+from zmqkit.testing.peers import SimPeer, SimTicket
+from zmqkit.testing.world import World
+
+
+def lonely(*, threaded: bool = False, seed: int = 0) -> tuple[World, SimPeer]:
+    world = World(seed, threaded_journals=1.0 if threaded else 0.0)
+    peer = world.peer("peer", lambda peer: Recorder(), journal=True)
+    world.run(0.1)
+    return world, peer
+
+
+def put(recorder: Recorder, key: int, now: float) -> None:
+    recorder.out.write("messages", key, 1, b"x")
+
+
+def keys(peer: SimPeer) -> list[int]:
+    assert peer.disk is not None
+    return [row.key for row in peer.disk.rows("messages")]
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_writes_are_committed_and_then_told(threaded: bool):
+    world, peer = lonely(threaded=threaded)
+    for key in (1, 2, 3):
+        peer.post(put, key)
+    world.run(1.0)
+    assert keys(peer) == [1, 2, 3]
+    assert core(peer).kinds("stored")[-1] == ("stored", 3)
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_reads_come_after_the_writes_before_them(threaded: bool):
+    world, peer = lonely(threaded=threaded)
+
+    def put_and_read(recorder: Recorder, now: float) -> None:
+        put(recorder, 7, now)
+        recorder.out.reads.append(Read("messages", 1, 9, 1000))
+
+    peer.post(put_and_read)
+    world.run(1.0)
+    assert core(peer).kinds("stored", "loaded") == [("stored", 1), ("loaded", [7])]
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+@pytest.mark.parametrize(
+    ("fate", "kept"),
+    [("crash before", []), ("crash in", []), ("crash in, stored", [1]), ("crash after", [1])],
+)
+def test_a_crash_around_a_commit_keeps_it_whole_or_not_at_all_and_tells_nobody(threaded, fate, kept):
+    world, peer = lonely(threaded=threaded)
+    assert peer.disk is not None
+    peer.disk.fates[1] = fate
+    before = core(peer)
+    peer.post(put, 1)
+    world.run(1.0)
+    assert not peer.alive
+    assert not before.kinds("stored")
+    assert keys(peer) == kept
+    assert world.counts[f"crash: {fate}"] == 1
+    peer.start()
+    assert core(peer) is not before
+    assert peer.journal is not None
+    assert peer.journal.highest("messages") == len(kept)
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_a_full_disk_fails_the_commit_and_passes(threaded: bool):
+    world, peer = lonely(threaded=threaded)
+    assert peer.disk is not None
+    peer.disk.full = True
+    peer.post(put, 1)
+    world.run(1.0)
+    peer.disk.full = False
+    peer.post(put, 2)
+    world.run(1.0)
+    assert core(peer).heard == [("store failed", 1, "JournalFull"), ("stored", 2)]
+    assert keys(peer) == [2]
+
+
+def test_the_deadline_is_kept_on_the_hosts_own_clock():
+    world, peer = lonely()
+    due = peer.now() + 3.0
+    core(peer).deadline = due
+    peer.post("send", ("b", "tcp://nowhere:1", 1), b"wakes it")
+    world.run(2.9)
+    assert not core(peer).kinds("timer")
+    world.run(0.2)
+    assert core(peer).kinds("timer") == ["timer"]
+    assert due <= core(peer).times[-1] <= due + 0.01
+
+
+def test_a_frozen_peer_has_its_timer_late():
+    world, peer = lonely()
+    core(peer).deadline = due = peer.now() + 1.0
+    peer.post(lambda core, now: None)
+    world.run(0.5)
+    peer.freeze(3.5)
+    world.run(3.4)
+    assert not core(peer).kinds("timer")
+    world.run(0.2)
+    assert core(peer).times[-1] == pytest.approx(due + 3.0, abs=0.05)
+
+
+def test_time_never_goes_back_and_hosts_share_nothing():
+    world, binder, dialler = couple()
+    for number in range(50):
+        dialler.post("send", LINK, b"%d" % number)
+        world.run(0.001)
+    assert core(binder).times == sorted(core(binder).times)
+    assert abs(binder.now() - dialler.now()) > 1.0
+    assert world.host_clock(binder.host).true(binder.now()) == pytest.approx(world.clock.now)
+
+
+def test_a_crash_amid_sends_lets_the_first_ones_out():
+    world, binder, dialler = couple()
+
+    def send_five(recorder: Recorder, now: float) -> None:
+        for number in range(5):
+            recorder.send(LINK, b"%d" % number, now)
+
+    dialler.doom = 3
+    dialler.post(send_five)
+    world.run(1.0)
+    assert not dialler.alive
+    heard = core(binder).messages()
+    assert heard == [b"0", b"1", b"2"][: len(heard)]
+
+
+def test_a_probe_finds_the_dead_and_not_the_living():
+    world = World(0)
+    alive = world.peer("alive", lambda peer: Recorder(), host="one")
+    dead = world.peer("dead", lambda peer: Recorder(), host="one")
+    away = world.peer("away", lambda peer: Recorder(), host="two")
+    asker = world.peer("asker", lambda peer: Recorder(), host="one")
+    who = {peer.name: (peer.host, peer.pid, peer.started) for peer in (alive, dead, away)}
+    dead.crash()
+    away.crash()
+    dead.start()  # perhaps with the same pid, but another start time
+
+    def probe(recorder: Recorder, now: float) -> None:
+        recorder.out.probes += [Probe(name, *process) for name, process in who.items()]
+
+    asker.post(probe)
+    world.run(0.5)
+    assert core(asker).kinds("gone") == [("gone", "dead")]
+    alive.crash()
+    world.run(2.0)
+    assert core(asker).kinds("gone") == [("gone", "dead"), ("gone", "alive")]
+
+
+def test_a_ticket_takes_one_reply():
+    ticket = SimTicket("one verb")
+    ticket.resolve(1)
+    assert (ticket.done, ticket.result) == (True, 1)
+    with pytest.raises(ContractBroken, match="one verb"):
+        ticket.resolve(1)
+
+
+def test_replies_items_and_counters_reach_the_world():
+    world, peer = lonely()
+    ticket = SimTicket()
+    told: list[object] = []
+    peer.on_items = lambda peer, items: told.extend(items)
+
+    def do(recorder: Recorder, now: float) -> None:
+        recorder.out.replies += [(ticket, "done"), (None, "nobody waits")]
+        recorder.out.items.append("item")
+        recorder.count("deeds")
+
+    peer.post(do)
+    world.run(0.1)
+    assert ticket.result == "done"
+    assert told == list(peer.mailbox) == ["item"]
+    assert world.totals()["deeds"] == 1
+    peer.crash()
+    assert world.totals()["deeds"] == 1
+    assert not peer.post(do)
+
+
+def spin(recorder: Recorder, now: float) -> None:
+    recorder.handle_timer = lambda now: None  # type: ignore[method-assign]
+    recorder.deadline = now
+
+
+def babble(recorder: Recorder, now: float) -> None:
+    recorder.end_turn = lambda now: recorder.out.items.append(1)  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("deed", "complaint"),
+    [
+        (lambda core, now: core.out.sends.append((LINK, [])), "at least one"),
+        (lambda core, now: core.out.sends.append((LINK, ["text"])), "must be bytes"),
+        (lambda core, now: core.out.sends.append(("nonsense", [b"x"])), "never a link"),
+        (lambda core, now: core.out.writes.append(Write("messages", 1, -1, b"")), "no journal can store"),
+        (lambda core, now: core.out.writes.append(("messages", 1, 1, b"")), "not a Write"),
+        (
+            lambda core, now: setattr(core, "handle_timer", lambda now: None) or setattr(core, "deadline", now),
+            "drained",
+        ),
+        (lambda core, now: setattr(core, "end_turn", lambda now: core.out.items.append(1)), "drained"),
+    ],
+)
+def test_a_broken_contract_is_named(deed, complaint):
+    world, peer = lonely()
+    peer.post(deed)
+    with pytest.raises(ContractBroken, match=complaint):
+        world.run(0.1)
