@@ -64,8 +64,8 @@ class _Service:
     asking: bool = False
     again: bool = False
     """Something changed while it was asked about."""
-    overdue: bool = False
-    """Its record ran out without a goodbye."""
+    overdue_since: float | None = None
+    """Its record ran out then, without a goodbye."""
 
 
 class Network:
@@ -212,7 +212,7 @@ class Network:
         """The browser's handler. What said goodbye is gone before this is called for it."""
         if state_change is ServiceStateChange.Removed:
             if name in self._services:
-                self._services[name].overdue = True
+                self._services[name].overdue_since = time.monotonic()
                 self._ask(name)
         elif name in self._services or len(self._services) < _MOST_RECORDS:
             self._services.setdefault(name, _Service())
@@ -228,7 +228,7 @@ class Network:
                 self._tell()
         else:
             for other, service in list(self._services.items()):
-                if service.overdue:
+                if service.overdue_since is not None:
                     self._ask(other)
 
     def _ask(self, name: str) -> None:
@@ -240,7 +240,6 @@ class Network:
         self._keep(self._loop.create_task(self._resolve(name, service)))
 
     async def _resolve(self, name: str, service: _Service) -> None:
-        asked_at = time.monotonic()
         info = AsyncServiceInfo(SERVICE, name)
         try:
             answered = await info.async_request(self._zeroconf, _RESOLVE_TIMEOUT_MS, DNSQuestionType.QM)
@@ -251,15 +250,15 @@ class Network:
         if self._services.get(name) is not service:
             return
         if answered:
-            if service.overdue:
-                service.overdue = False
+            if service.overdue_since is not None:
+                service.overdue_since = None
                 self.heard(name, goodbye=False)
             record = Record.decode(info.properties)
             if record != service.record:
                 service.record = record
                 self._tell()
-        elif service.overdue and self._heard_at > asked_at - _RESOLVE_TIMEOUT_MS / 1000:
-            # Others can be heard and it cannot: it is gone. Where nobody can be heard, it is rather the network
+        elif service.overdue_since is not None and self._heard_at >= service.overdue_since:
+            # Others were heard since and it was not: it is gone. Where nobody can be heard, it is rather the network
             # that is away, and who was known is kept.
             del self._services[name]
             if service.record is not None:

@@ -49,6 +49,7 @@ class Record:
         host: id of the host and network namespace in which loopback addresses mean the same.
         pid: of its process.
         addresses: where it can be reached, the best first.
+        on_loopback: announced on its host's loopback interface too; on that host one waits for what is said there.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Record:
     host: str
     pid: int
     addresses: tuple[str, ...]
+    on_loopback: bool = False
 
     def encode(self) -> dict[str, bytes]:
         """The record as the properties of a TXT record.
@@ -73,6 +75,7 @@ class Record:
             "peer": self.peer_name.encode()[:_LONGEST_VALUE_BYTES].decode(errors="ignore"),
             "host": self.host,
             "pid": str(self.pid),
+            "lo": str(int(self.on_loopback)),
         }
         for index, address in enumerate(self.addresses[:MOST_ADDRESSES]):
             if len(address.encode()) > _LONGEST_VALUE_BYTES:
@@ -108,6 +111,7 @@ class Record:
             host=host,
             pid=int(pid) if re.fullmatch(r"[0-9]{1,10}", pid) else 0,
             addresses=addresses,
+            on_loopback=texts.get("lo") == "1",
         )
 
 

@@ -75,7 +75,6 @@ class Watch:
         self._turn = threading.RLock()
         self._closed = False
         self._told: frozenset[Found] = frozenset()
-        self._chosen: dict[tuple[str, str], str] = {}
         self._warned: set[object] = set()
         self._stops = [net.listen(self._changed) for net in networks.opened]
         self._changed()
@@ -120,18 +119,15 @@ class Watch:
                 if record.name in self._names and self._takes(record):
                     heard.setdefault((record.name, record.instance), []).append((record, net))
         found = set()
-        chosen: dict[tuple[str, str], str] = {}
         for key, sightings in heard.items():
             record = sightings[0][0]
             if len({(other.host, other.pid) for other, _ in sightings}) > 1:
                 self._warn(key, f"two processes announce {record.name} with one instance id, {record.instance}")
-            candidates = [address for address in map(self._reach, *zip(*sightings, strict=True)) if address]
-            if candidates:
-                # One way to each instance; the one that was taken stays while it is announced.
-                kept = self._chosen.get(key)
-                chosen[key] = kept if kept is not None and kept in candidates else candidates[0]
-                found.add(Found(chosen[key], record.instance, record.name, record.role))
-        self._chosen = chosen
+            # One way to each instance: what was heard on the loopback interface comes first.
+            reachable = (self._networks.reach(seen, net) for seen, net in sightings)
+            address = next(filter(None, reachable), None)
+            if address is not None:
+                found.add(Found(address, record.instance, record.name, record.role))
         return frozenset(found)
 
     def _takes(self, record: Record) -> bool:
@@ -143,9 +139,6 @@ class Watch:
             f"{' or '.join(sorted(self._roles))} is taken here: give one of them another name",
         )
         return False
-
-    def _reach(self, record: Record, net: network.Network) -> str | None:
-        return self._networks.reach(record, net)
 
     def _warn(self, key: object, message: str) -> None:
         if key not in self._warned:
@@ -225,11 +218,11 @@ def announce(
     try:
         here, beyond = records.to_announce(bound, networks.chosen.network)
         ports = [address.port for address in bound if address.port]
+        twice = bool(here) and any(map(networks.is_loopback, networks.opened))
         for net in networks.opened:
-            on_loopback = networks.is_loopback(net)
-            reachable = here if on_loopback else beyond
+            reachable = here if networks.is_loopback(net) else beyond
             if reachable:
-                record = Record(name, role, instance, peer_name, interfaces.host_id(), os.getpid(), reachable)
+                record = Record(name, role, instance, peer_name, interfaces.host_id(), os.getpid(), reachable, twice)
                 announcement.add(net, net.register(record, ports[0] if ports else 0, list(net.interfaces)))
         if not announcement.announced:
             raise DiscoveryError(
@@ -289,12 +282,10 @@ class _Networks:
 
     def reach(self, record: Record, net: network.Network) -> str | None:
         """The address to connect to, from here, of what was heard there."""
-        return records.best_address(
-            record,
-            heard_on_loopback=self.is_loopback(net),
-            host=interfaces.host_id(),
-            subnets=self.chosen.subnets,
-        )
+        host, on_loopback = interfaces.host_id(), self.is_loopback(net)
+        if record.on_loopback and record.host == host and not on_loopback and any(map(self.is_loopback, self.opened)):
+            return None  # it says so there itself, and better
+        return records.best_address(record, heard_on_loopback=on_loopback, host=host, subnets=self.chosen.subnets)
 
     def release(self) -> None:
         for net in self.opened:
