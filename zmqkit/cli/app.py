@@ -1,0 +1,57 @@
+"""The whole command line: which commands there are."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from zmqkit import version
+from zmqkit.cli import demo, journal, peers, pull, push
+from zmqkit.cli.outcome import EPILOG, Code, speak_in_lines
+
+app = typer.Typer(
+    name="zmqkit",
+    no_args_is_help=True,
+    add_completion=True,
+    # A bug is shown as Python shows it: to be read, and sent to us.
+    pretty_exceptions_enable=False,
+    help="Durable, multi-host messaging with no broker to run.",
+    epilog=EPILOG,
+)
+app.command("demo", epilog=EPILOG)(demo.demo)
+app.command("push", epilog=EPILOG)(push.push)
+app.command("pull", epilog=EPILOG)(pull.pull)
+app.add_typer(journal.app, name="journal", epilog=EPILOG)
+app.command("peers", epilog=EPILOG)(peers.peers)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"zmqkit {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def run(arguments: Sequence[str] | None) -> int:
+    """Run one command and return its exit code."""
+    speak_in_lines()
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="zmqkit")
+    except SystemExit as ended:
+        code = ended.code
+        if code is None or isinstance(code, int):
+            return code or Code.OK
+        print(code, file=sys.stderr)
+        return Code.FAILED
+    return Code.OK

@@ -1,0 +1,204 @@
+"""What a pipeline's journal holds, read from the closed file. Changes nothing, prints nothing.
+
+Reads a stretch at a time, so that memory stays flat whatever waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from zmqkit import codec
+from zmqkit.errors import DecodeError, JournalBusy, JournalError, JournalVersion
+from zmqkit.journal import Holder, SqliteJournal
+from zmqkit.journal.layout import APPLICATION_ID
+from zmqkit.journal.lock import inspect
+from zmqkit.options import Limits
+from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, DeadRow, Row
+from zmqkit.protocol.core import Read
+
+READ_BYTES = 1 << 20
+LAST_KEY = 2**63 - 1
+PIPELINE = "pipeline"
+
+ANY_LIMITS = Limits(frame_bytes=1 << 40, nesting=500)
+"""What is in a journal was checked when it was sent, perhaps by looser limits than the default ones."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Summary:
+    """One line of a listing.
+
+    Attributes:
+        path: of the file.
+        size_bytes: of the file and its write-ahead log.
+        holder: who has it open, if anybody: then nothing more is known.
+        error: why it could not be read, else None.
+        kind: what it is for.
+        uuid: its own.
+        waiting: messages that are not settled; None in journals of other kinds.
+        dead: dead letters; likewise.
+    """
+
+    path: str
+    size_bytes: int
+    holder: Holder | None = None
+    error: JournalError | None = None
+    kind: str | None = None
+    uuid: str | None = None
+    waiting: int | None = None
+    dead: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Waiting:
+    """One message that is not settled."""
+
+    id: str
+    body: Any
+    headers: dict[str, str]
+    failures: int
+    sent_at: int
+    """Microseconds since 1970."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Letter:
+    """One dead letter; times in microseconds since 1970."""
+
+    id: str
+    body: Any
+    headers: dict[str, str]
+    reason: str
+    traceback: str
+    failures: int
+    sent_at: int
+    at: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Stands for a body that cannot be decoded here, such as one of a codec that is registered elsewhere."""
+
+    codec: str
+    why: str
+    data: bytes
+
+
+@contextlib.contextmanager
+def opened(path: Path, *, kind: str | None = PIPELINE) -> Iterator[SqliteJournal]:
+    """A journal that nobody holds, for looking only.
+
+    Raises:
+        JournalError: there is none, somebody holds it, it is damaged...
+    """
+    journal = SqliteJournal(path, kind=kind, logs=None, read_only=True)
+    try:
+        yield journal
+    finally:
+        journal.close()
+
+
+def count_waiting(journal: SqliteJournal) -> int:
+    """How many messages are not settled."""
+    return journal.totals(MESSAGES).weight - journal.totals(MARKS).weight
+
+
+def count_dead(journal: SqliteJournal) -> int:
+    """How many dead letters there are."""
+    return journal.totals(DEAD).weight
+
+
+def summary(path: Path) -> Summary:
+    """What a listing says of a file, whatever state it is in."""
+    size_bytes = sum([os.path.getsize(each) for each in (path, f"{path}-wal") if os.path.isfile(each)])
+    try:
+        with opened(path, kind=None) as journal:
+            found = Summary(str(path), size_bytes, kind=journal.kind, uuid=journal.uuid)
+            if journal.kind != PIPELINE:
+                return found
+            return dataclasses.replace(found, waiting=count_waiting(journal), dead=count_dead(journal))
+    except JournalBusy as error:
+        return Summary(str(path), size_bytes, holder=inspect(f"{os.path.realpath(path)}.lock")[0], error=error)
+    except JournalError as error:
+        return Summary(str(path), size_bytes, error=error)
+
+
+def journals_in(folder: Path) -> list[Path]:
+    """The files of a folder that are journals, of whatever version and state, by name."""
+    return sorted([path for path in folder.iterdir() if path.is_file() and _is_journal(path)])
+
+
+def _is_journal(path: Path) -> bool:
+    if path.name.endswith("-new"):
+        return False  # one that was being made when its maker died
+    try:
+        with path.open("rb") as file:
+            header = file.read(72)
+    except OSError:
+        return False
+    return header.startswith(b"SQLite format 3\0") and header[68:72] == APPLICATION_ID.to_bytes(4, "big")
+
+
+def waiting(journal: SqliteJournal) -> Iterator[Waiting]:
+    """The messages that are not settled, in the order in which they were sent.
+
+    Raises:
+        JournalError: a row is damaged, or of another format.
+    """
+    for row in _rows(journal):
+        left = row.all & ~row.done
+        for index in range(row.count):
+            if left >> index & 1:
+                body = _decoded(row.codec, row.body(index))
+                headers = dict(row.headers.get(index, {}))
+                yield Waiting(row.id(index), body, headers, row.failures.get(index, 0), row.sent_at)
+
+
+def _rows(journal: SqliteJournal) -> Iterator[Row]:
+    first = 1
+    while found := journal.read(Read(MESSAGES, first, LAST_KEY, READ_BYTES)):
+        marks = {row.key: row.value for row in journal.read(Read(MARKS, found[0].key, found[-1].key, LAST_KEY))}
+        for each in found:
+            with _format_of(journal):
+                row = Row.unpack(each.key, each.value)
+                if each.key in marks:
+                    row.unpack_marks(marks[each.key])
+            yield row
+        first = found[-1].key + 1
+
+
+def letters(journal: SqliteJournal) -> Iterator[Letter]:
+    """The dead letters, in the order in which their messages were sent.
+
+    Raises:
+        JournalError: a row is damaged, or of another format.
+    """
+    first = 1
+    while found := journal.read(Read(DEAD, first, LAST_KEY, READ_BYTES)):
+        for each in found:
+            with _format_of(journal):
+                row = DeadRow.unpack(each.value)
+            body = _decoded(row.codec, row.body)
+            yield Letter(row.id, body, dict(row.headers), row.reason, row.traceback, row.failures, row.sent_at, row.at)
+        first = found[-1].key + 1
+
+
+@contextlib.contextmanager
+def _format_of(journal: SqliteJournal) -> Iterator[None]:
+    """A row is what was written, its checksum says so: what cannot be read in it is of another version."""
+    try:
+        yield
+    except DecodeError as error:
+        raise JournalVersion(f"{journal.path}: {error}; look into it with the zmqkit that wrote it") from error
+
+
+def _decoded(name: str, data: bytes) -> Any:
+    try:
+        return codec.decode(data, name, limits=ANY_LIMITS)
+    except DecodeError as error:
+        return Unreadable(name, str(error), data)

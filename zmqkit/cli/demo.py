@@ -1,0 +1,30 @@
+"""``zmqkit demo``: the main job, see `zmqkit.demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zmqkit.cli import options
+from zmqkit.cli.outcome import command
+
+
+@command
+def demo(
+    files: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", exists=True, file_okay=False, show_default=False,
+            help="Count the .py files in this folder; default: those of the running Python's standard library.",
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option(metavar="N", min=1, help="How many worker processes.")] = 4,
+    kill: Annotated[bool, typer.Option("--kill/--no-kill", help="Kill one worker midway, with SIGKILL.")] = True,
+    as_json: options.AsJson = False,
+) -> int:  # fmt: skip
+    """Count the words of Python's own source with workers that crash, and check the count."""
+    from zmqkit.demo import run  # only this command needs what it brings along
+
+    return run(files=files, workers=workers, kill=kill, json=as_json)

@@ -1,0 +1,151 @@
+"""``zmqkit journal``: look into the journals of closed programs, and deliver what they left behind."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from zmqkit.cli import closed, options, show
+from zmqkit.cli.outcome import EPILOG, Code, code_of, command, say, tell
+from zmqkit.cli.serve import serve_until_settled
+
+TABLE_ROWS = 500
+"""Longer tables come in pieces: memory stays flat, and the first rows come at once."""
+
+app = typer.Typer(no_args_is_help=True, help="Look into journals, and deliver what closed programs left behind.")
+dead_app = typer.Typer(no_args_is_help=True, help="Look at dead letters: messages that failed for good.")
+app.add_typer(dead_app, name="dead")
+
+app.command("serve", epilog=EPILOG)(serve_until_settled)
+
+
+@app.command("ls", epilog=EPILOG)
+@command
+def ls(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", show_default=False, help="Journals, or folders with journals.")
+    ],
+    as_json: options.AsJson = False,
+) -> int:
+    """List journals: how many messages wait, how many are dead, who holds them.
+
+    A journal that a running program holds cannot be looked into: its holder is shown, and the exit code is 3.
+    """
+    found: list[closed.Summary] = []
+    for path in paths:
+        if path.is_dir():
+            found += [closed.summary(each) for each in closed.journals_in(path)]
+        else:
+            found.append(closed.summary(path))
+    if as_json:
+        show.print_json([_listed(each) for each in found])
+    elif found:
+        show.print_table(
+            ("journal", "waiting", "dead", "size", "state"),
+            [(each.path, each.waiting, each.dead, _size(each.size_bytes), _state(each)) for each in found],
+        )
+    else:
+        say(f"no journals in {', '.join(map(str, paths))}")
+    errors = [each.error for each in found if each.error is not None]
+    for error in errors:
+        tell(error)
+    return max(map(code_of, errors), default=Code.OK)
+
+
+def _listed(summary: closed.Summary) -> dict[str, Any]:
+    holder = summary.holder
+    return {
+        "path": summary.path,
+        "state": _state(summary),
+        "kind": summary.kind,
+        "uuid": summary.uuid,
+        "waiting": summary.waiting,
+        "dead": summary.dead,
+        "size_bytes": summary.size_bytes,
+        "holder": holder and {"pid": holder.pid, "host": holder.host, "since": holder.since, "program": holder.owner},
+        "error": summary.error and str(summary.error),
+    }
+
+
+def _state(summary: closed.Summary) -> str:
+    if summary.error is None:
+        return "closed"
+    return "in use" if code_of(summary.error) == Code.JOURNAL_IN_USE else "unreadable"
+
+
+def _size(size_bytes: int) -> str:
+    size = float(size_bytes)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+@app.command("show", epilog=EPILOG)
+@command
+def show_waiting(path: options.JournalFile, limit: options.Limit = 100, as_json: options.AsJson = False) -> int:
+    """Show the messages that wait in a journal, the oldest first. With --json, a line each."""
+    with closed.opened(path) as journal:
+        found = itertools.islice(closed.waiting(journal), limit or None)
+        if as_json:
+            for each in found:
+                show.print_json(_shared(each))
+        else:
+            rows = ((each.id, each.failures, show.moment(each.sent_at), _body(each.body)) for each in found)
+            _print_rows(("id", "failures", "sent at", "body"), rows)
+        return _conclude(closed.count_waiting(journal), limit)
+
+
+@dead_app.command("ls", epilog=EPILOG)
+@command
+def list_dead(path: options.JournalFile, limit: options.Limit = 100, as_json: options.AsJson = False) -> int:
+    """Show a journal's dead letters and why they died, the oldest first. With --json, a line each."""
+    with closed.opened(path) as journal:
+        found = itertools.islice(closed.letters(journal), limit or None)
+        if as_json:
+            for each in found:
+                why = {"reason": each.reason, "traceback": each.traceback or None, "died_at": show.iso(each.at)}
+                show.print_json(_shared(each) | why)
+        else:
+            rows = ((each.id, each.failures, show.moment(each.at), each.reason, _body(each.body)) for each in found)
+            _print_rows(("id", "failures", "died at", "reason", "body"), rows)
+        return _conclude(closed.count_dead(journal), limit)
+
+
+def _shared(message: closed.Waiting | closed.Letter) -> dict[str, Any]:
+    body = message.body
+    if isinstance(body, closed.Unreadable):
+        shown = {"body": body.data, "codec": body.codec, "unreadable": body.why}
+    else:
+        shown = {"body": body}
+    return {
+        "id": message.id,
+        **shown,
+        "headers": message.headers,
+        "failures": message.failures,
+        "sent_at": show.iso(message.sent_at),
+    }
+
+
+def _body(body: Any) -> object:
+    return f"({body.why})" if isinstance(body, closed.Unreadable) else body
+
+
+def _print_rows(columns: tuple[str, ...], rows: Iterator[tuple[object, ...]]) -> None:
+    header = True
+    while some := list(itertools.islice(rows, TABLE_ROWS)):
+        show.print_table(columns, some, header=header)
+        header = False
+
+
+def _conclude(total: int, limit: int) -> int:
+    if not total:
+        say("there are none")
+    elif limit and total > limit:
+        say(f"{limit} of {total} shown; --limit 0 shows all")
+    return Code.OK

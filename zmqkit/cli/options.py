@@ -1,0 +1,44 @@
+"""Arguments and options that several commands take, with their help. Knows no peer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+BindFirst = Annotated[
+    bool, typer.Option("--bind/--connect", help="Bind the address (default), or connect to it: somebody else binds.")
+]
+ConnectFirst = Annotated[
+    bool, typer.Option("--bind/--connect", help="Connect to the address (default), or bind it: others connect.")
+]
+Announce = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Let others find what is bound here as zeroconf://NAME."),
+]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Allow an address beyond this host, where others can read and send too.")
+]
+Linger = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS", min=0, show_default=False,
+        help="Go on serving what waits for so long before leaving it: after a signal (default 5), with --no-wait or "
+        "when --timeout has run out (default 0).",
+    ),
+]  # fmt: skip
+Timeout = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", min=0, show_default=False, help="Wait until all is settled for at most so long."),
+]
+MaxFailures = Annotated[
+    int, typer.Option(metavar="N", min=1, help="A message that fails so often becomes a dead letter.")
+]
+DurabilityOption = Annotated[
+    Literal["power", "process"],
+    typer.Option(help="Safe from a power cut (synced to the disk), or from a killed process only."),
+]
+JournalFile = Annotated[Path, typer.Argument(metavar="PATH", show_default=False, help="The journal's file.")]
+Limit = Annotated[int, typer.Option(metavar="N", min=0, help="Show at most so many; 0: all.")]
