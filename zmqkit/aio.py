@@ -59,8 +59,8 @@ if TYPE_CHECKING:
         Puller,
         Pusher,
         Receipt,
-        Worker,
     )
+    from zmqkit.patterns.pipeline.worker_aio import Worker
     from zmqkit.peer import (
         Common,
         on,
@@ -109,7 +109,7 @@ _HOMES = {
     "Puller": "zmqkit.patterns.pipeline.aio",
     "Pusher": "zmqkit.patterns.pipeline.aio",
     "Receipt": "zmqkit.patterns.pipeline.aio",
-    "Worker": "zmqkit.patterns.pipeline.aio",
+    "Worker": "zmqkit.patterns.pipeline.worker_aio",
     "Common": "zmqkit.peer",
     "on": "zmqkit.peer",
     "Peer": "zmqkit.peer.aio",

@@ -14,9 +14,9 @@ from zmqkit.errors import DecodeError, LeaseLost
 from zmqkit.patterns.pipeline import wire
 from zmqkit.patterns.pipeline.backlog import runs
 from zmqkit.protocol.core import Frames
+from zmqkit.protocol.local import Local
 from zmqkit.protocol.pattern import PatternCore
 from zmqkit.protocol.session import Session
-from zmqkit.protocol.sessions import Local
 from zmqkit.protocol.timers import Timers
 
 HELD_EVERY: Final = 10
@@ -35,9 +35,10 @@ class Parcel:
         open: bits of the jobs that are not settled, as far as the core knows.
         bodies: decoded, by the face, when the first of them is taken.
         next: the index of the job that the face hands out next.
+        end: how many jobs there are.
     """
 
-    __slots__ = ("acked", "bodies", "delivery", "lost", "next", "open", "session", "told")
+    __slots__ = ("acked", "bodies", "delivery", "end", "lost", "next", "open", "session", "told")
 
     def __init__(self, delivery: wire.Deliver, session: Session) -> None:
         self.delivery = delivery
@@ -48,9 +49,15 @@ class Parcel:
         self.open = (1 << len(delivery.lengths)) - 1
         self.bodies: list[Any] | None = None
         self.next = 0
+        self.end = len(delivery.lengths)
+
+    @property
+    def parcel(self) -> Parcel:
+        """Itself; what the face takes jobs from has one."""
+        return self
 
     def __len__(self) -> int:
-        return len(self.delivery.lengths)
+        return self.end
 
 
 class _Source:

@@ -12,25 +12,25 @@ What settles is said (to `flush`, to receipts, to the worker above) only when th
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from zmqkit.errors import CommitIndeterminate, DecodeError, Full
 from zmqkit.events import JobDead, JobFailed, JobRedelivered, JournalRecovered, JournalTrouble, StaleSettle
-from zmqkit.options import Backoff, Limits, Point
+from zmqkit.options import Point
 from zmqkit.patterns.pipeline import wire
 from zmqkit.patterns.pipeline.backlog import Backlog, runs
+from zmqkit.patterns.pipeline.hands import Arrival, Awaited, PusherSettings, Settling, Storing, merge
 from zmqkit.patterns.pipeline.leases import Holder, Lot
 from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, ROW_BYTES, ROW_MESSAGES, DeadRow, Pack, Row
 from zmqkit.patterns.pipeline.wire import Outcome
 from zmqkit.protocol import core
 from zmqkit.protocol.core import Frames
+from zmqkit.protocol.local import Local
 from zmqkit.protocol.pattern import PatternCore
 from zmqkit.protocol.session import Session
-from zmqkit.protocol.sessions import Local
 from zmqkit.protocol.timers import Timers
 
 DEAD_REASONS: Final = 100_000
@@ -38,78 +38,6 @@ DEAD_REASONS: Final = 100_000
 
 RETRY_STORE: Final = 1.0
 """Seconds until settles that a full disk refused are written again."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PusherSettings:
-    """What a pusher's core is made with.
-
-    Attributes:
-        origin: what ids derive from: the journal and its epoch.
-        epoch: fresh at every open; leases of another epoch are stale.
-        durable: there is a journal.
-        wall: wall time minus the driver's clock, in seconds.
-        max_failures: a message that fails so often becomes a dead letter.
-        backoff: pauses between tries.
-        max_waiting: how many messages may be accepted and not settled; None: no limit but `limits` in memory.
-        limits: bounds of what memory holds where there is no journal.
-    """
-
-    origin: str
-    epoch: bytes
-    durable: bool
-    wall: float = 0.0
-    max_failures: int = 20
-    backoff: Backoff = Backoff()
-    max_waiting: int | None = None
-    limits: Limits = Limits()
-
-
-class _Arrival(NamedTuple):
-    pack: Pack
-    first: int
-    ticket: Any
-    wait: bool
-    watcher: Any
-
-
-class _Storing(NamedTuple):
-    number: int
-    row: Row
-    tickets: list[Any]
-
-
-class _Wait(NamedTuple):
-    point: Point
-    first: int
-    last: int
-    ticket: Any
-
-
-@dataclasses.dataclass(slots=True)
-class _Settling:
-    """What one turn settled, until the journal has it."""
-
-    number: int = 0
-    acked: int = 0
-    dead: int = 0
-    rows: dict[int, tuple[Row, int]] = dataclasses.field(default_factory=dict)
-    """Rows that changed, with what was done of them when it was written."""
-    letters: dict[int, bytes] = dataclasses.field(default_factory=dict)
-    reports: list[tuple[Any, Outcome, str]] = dataclasses.field(default_factory=list)
-    answers: list[tuple[Session, wire.Settled]] = dataclasses.field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.rows or self.answers)
-
-    def absorb(self, other: _Settling) -> None:
-        """Take over what an attempt to store did not store."""
-        self.acked += other.acked
-        self.dead += other.dead
-        self.rows = {**other.rows, **self.rows}
-        self.letters = {**other.letters, **self.letters}
-        self.reports = other.reports + self.reports
-        self.answers = other.answers + self.answers
 
 
 class PusherCore(PatternCore):
@@ -132,17 +60,17 @@ class PusherCore(PatternCore):
         self._timers = Timers()
         self._holders: dict[bytes, Holder] = {}
         self._lease = 1
-        self._arrivals: deque[_Arrival] = deque()
+        self._arrivals: deque[Arrival] = deque()
         self._arrived_bytes = 0
-        self._storing: deque[_Storing] = deque()
-        self._settling: deque[_Settling] = deque()
-        self._turn = _Settling()
+        self._storing: deque[Storing] = deque()
+        self._settling: deque[Settling] = deque()
+        self._turn = Settling()
         self.accepted_up_to = 0
         self.stored_up_to = 0
         self.stored_bytes = 0
         """Bytes of bodies that were stored or refused since opening."""
         self._bytes = 0
-        self._waits: list[_Wait] = []
+        self._waits: list[Awaited] = []
         self._watchers: dict[int, list[Any]] = {}
         self._lookups: dict[int, list[Any]] = {}
         self._dead_reasons: dict[int, str] = {}
@@ -175,7 +103,7 @@ class PusherCore(PatternCore):
             wait: with no room, wait for it (else `Full`).
             watcher: told (outcome, reason) of each message; None if nobody watches.
         """
-        arrival = _Arrival(pack, first, ticket, wait, watcher)
+        arrival = Arrival(pack, first, ticket, wait, watcher)
         if self._broken is not None:
             self._refuse(arrival, self._broken)
         elif not wait and (self._arrivals or not self._has_room(pack)):
@@ -196,7 +124,7 @@ class PusherCore(PatternCore):
 
     def wait(self, point: Point, first: int, last: int, ticket: Any, now: float) -> None:
         """`ticket` gets (acked, dead) once all messages from `first` to `last` have come to the point."""
-        self._waits.append(_Wait(point, first, last, ticket))
+        self._waits.append(Awaited(point, first, last, ticket))
 
     def watch_for(self, sequence: int, watcher: Any, now: float) -> None:
         """`watcher` gets (outcome, reason) of one message, at once if it is settled already."""
@@ -378,7 +306,7 @@ class PusherCore(PatternCore):
             self._ailing = None
             self.out.events.append(JournalRecovered(self.local.name))
 
-    def _settled(self, settling: _Settling, now: float) -> None:
+    def _settled(self, settling: Settling, now: float) -> None:
         settled = settling.acked + settling.dead
         self.acked += settling.acked
         self.dead += settling.dead
@@ -411,7 +339,7 @@ class PusherCore(PatternCore):
             for index in range(row.count):
                 for watcher in self._watchers.pop(row.key + index, ()):
                     self.out.replies.append((watcher, error))
-        owed = _Settling()
+        owed = Settling()
         while self._settling and self._settling[0].number <= up_to:
             later = self._settling.popleft()
             later.absorb(owed)
@@ -447,14 +375,14 @@ class PusherCore(PatternCore):
         # One that is larger than the whole limit passes alone.
         return limit is None or self.unsettled + len(pack) <= limit or not self.unsettled
 
-    def _refuse(self, arrival: _Arrival, error: Exception) -> None:
+    def _refuse(self, arrival: Arrival, error: Exception) -> None:
         self._passed(arrival)
         self.counters["sends_refused"] += len(arrival.pack)
         for target in (arrival.ticket, arrival.watcher):
             if target is not None:
                 self.out.replies.append((target, error))
 
-    def _passed(self, arrival: _Arrival) -> None:
+    def _passed(self, arrival: Arrival) -> None:
         """It will not be stored: nobody need wait for its sequences."""
         last = arrival.first + len(arrival.pack) - 1
         self.stored_bytes += len(arrival.pack.blob)
@@ -479,13 +407,13 @@ class PusherCore(PatternCore):
                     break
                 self._accept(each)
                 group.append(self._arrivals.popleft())
-            row = _merge(group, self.settings.origin)
+            row = merge(group, self.settings.origin)
             tickets = [each.ticket for each in group if each.ticket is not None]
             number = self._write(MESSAGES, row.key, row.count, row.pack() if self.settings.durable else b"")
-            self._storing.append(_Storing(number, row, tickets))
+            self._storing.append(Storing(number, row, tickets))
             self.accepted_up_to = row.last
 
-    def _accept(self, arrival: _Arrival) -> None:
+    def _accept(self, arrival: Arrival) -> None:
         self.unsettled += len(arrival.pack)
         self._bytes += len(arrival.pack.blob)
         if arrival.watcher is not None:
@@ -499,7 +427,7 @@ class PusherCore(PatternCore):
         return self.out.written
 
     def _write_settled(self) -> None:
-        turn, self._turn = self._turn, _Settling()
+        turn, self._turn = self._turn, Settling()
         for sequence, letter in turn.letters.items():
             self._write(DEAD, sequence, 1, letter)
         for key, (row, _) in list(turn.rows.items()):
@@ -557,10 +485,7 @@ class PusherCore(PatternCore):
             return
         open_holders = [each for each in self._holders.values() if each.session.room_messages > 0]
         while open_holders and backlog.ready:
-            if len(open_holders) == 1:
-                holder = open_holders[0]
-            else:
-                holder = min(open_holders, key=_held)
+            holder = open_holders[0] if len(open_holders) == 1 else min(open_holders, key=_held)
             session = holder.session
             most = session.room_messages
             if len(self._holders) > 1:
@@ -591,7 +516,7 @@ class PusherCore(PatternCore):
                 left.append(wait)
         self._waits = left
 
-    def _reached(self, wait: _Wait) -> bool:
+    def _reached(self, wait: Awaited) -> bool:
         if self._arrivals and self._arrivals[0].first <= wait.last:
             return False
         if wait.point == "accepted":
@@ -651,22 +576,3 @@ def _gaps(first: int, last: int, ended: wire.Ranges) -> wire.Ranges:
     if first <= last:
         found += (first, last)
     return found
-
-
-def _merge(group: list[_Arrival], origin: str) -> Row:
-    first = group[0]
-    if len(group) == 1:
-        pack = first.pack
-        return Row(first.first, origin, pack.sent_at, pack.codec, pack.lengths, pack.blob, pack.ids, pack.headers)
-    lengths: list[int] = []
-    ids: dict[int, str] = {}
-    headers: dict[int, dict[str, str]] = {}
-    for each in group:
-        at = len(lengths)
-        lengths += each.pack.lengths
-        if each.pack.ids:
-            ids.update((at + i, value) for i, value in each.pack.ids.items())
-        if each.pack.headers:
-            headers.update((at + i, value) for i, value in each.pack.headers.items())
-    blob = b"".join([each.pack.blob for each in group])
-    return Row(first.first, origin, first.pack.sent_at, first.pack.codec, lengths, blob, ids, headers)

@@ -1,4 +1,4 @@
-"""The pipeline for threads. What does not wait is in `zmqkit.patterns.pipeline.faces`."""
+"""The pipeline for threads. What does not wait is in `zmqkit.patterns.pipeline.sending` and `taking`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import itertools
 import logging
 import threading
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
@@ -21,35 +20,29 @@ from zmqkit.errors import (
     WaitTimeout,
 )
 from zmqkit.options import Backoff, Durability, OnError, Point
-from zmqkit.patterns.pipeline.faces import (
+from zmqkit.patterns.pipeline.rows import Pack
+from zmqkit.patterns.pipeline.sending import (
     WINDOW,
-    BatchBase,
     Headers,
-    JobBase,
     Outgoing,
     Path,
-    PullerBase,
     PusherBase,
     ReceiptBase,
     Settled,
     check_point,
     chunk_size,
     partly,
-    takes,
     too_late,
 )
-from zmqkit.patterns.pipeline.rows import Pack
-from zmqkit.peer.base import DRAIN, Common
+from zmqkit.patterns.pipeline.taking import LOOK_ROUND, BatchBase, JobBase, PullerBase, takes
+from zmqkit.peer.base import DRAIN, Common, deadline_of, left_of
 from zmqkit.peer.hooks import stop_on_signals
-from zmqkit.peer.sync import Peer, deadline_of, left_of
+from zmqkit.peer.sync import Peer
 from zmqkit.transport.tickets import Ticket, WaitExpired
 
 T = TypeVar("T", default=Any)
 
 log = logging.getLogger("zmqkit.pipeline")
-
-LOOK_ROUND = 5.0
-"""Seconds after which a waiting puller looks whether it waits for itself."""
 
 
 class Receipt(ReceiptBase):
@@ -240,37 +233,20 @@ class Pusher(PusherBase, Peer):
             raise
         return outcome  # type: ignore[no-any-return]
 
-    def _forget(self, ticket: Ticket) -> None:
-        if self._driver is not None and not self._closed:
-            self._driver.post(self._core.forget_wait, ticket)
-
     def _close(self, linger: float | None) -> None:
-        driver = self._driver
-        assert driver is not None
+        assert self._driver is not None
         try:
-            if linger != 0 and self._core.unsettled + self._newest - self._core.stored_up_to > 0:
-                ticket = driver.ticket()
-                driver.submit(self._core.wait, "settled", 0, self._newest, ticket)
+            ticket = self._linger_ticket(linger)
+            if ticket is not None:
                 try:
                     self._wait(ticket, linger)
                 except WaitExpired:
-                    pass  # what is left is named below
+                    log.debug("%s: not all is settled after %s s", self.name, linger)
                 except Exception as error:
                     log.warning("%s: %s", self.name, error)
         finally:
-            driver.close(1.0)
+            self._driver.close(1.0)
         self._tell_left_behind()
-
-    def _tell_left_behind(self) -> None:
-        count, told = self._left_behind()
-        if told is not None:
-            warnings.warn(told, RuntimeWarning, stacklevel=5)
-        elif count:
-            raise Unsettled(
-                f"{self.name} was closed with {count} messages not settled, and no journal keeps them: "
-                f"they are lost, or their settling was not heard. Give journal=PATH to keep them",
-                count=count,
-            )
 
     def __exit__(self, t: type[BaseException] | None, v: BaseException | None, tb: TracebackType | None) -> None:
         try:
@@ -424,7 +400,7 @@ class Puller(PullerBase, Peer, Generic[T]):
             elif self._closed or not self._wait_for_job(None):
                 return
 
-    def batches(self, max: int = 500, wait: float = 0.05) -> Iterator[Batch[T]]:  # noqa: A002 - the face's name
+    def batches(self, max: int = 500, wait: float = 0.05) -> Iterator[Batch[T]]:
         """Batches of jobs as they come, until `stop` or `close`.
 
         Args:
@@ -517,4 +493,3 @@ def run_threads(loop: Callable[[], None], threads: int, *peers: Peer) -> None:
             log.warning("a handler still runs %s s after the stop; its job is given back", DRAIN)
     if errors:
         raise errors[0]
-

@@ -12,7 +12,9 @@ import os
 import random
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, ClassVar, TypedDict, TypeVar
 
 from zmqkit import codec as codecs
@@ -22,8 +24,8 @@ from zmqkit.errors import Closed, DiscoveryError, UsageError
 from zmqkit.events import Event, PeerLost
 from zmqkit.options import Heartbeat, Limits
 from zmqkit.peer import hooks
+from zmqkit.protocol.local import Local
 from zmqkit.protocol.pattern import PatternCore
-from zmqkit.protocol.sessions import Local
 from zmqkit.transport import hosts
 from zmqkit.transport.iothread import IoThread
 from zmqkit.transport.tickets import Ticket
@@ -200,18 +202,19 @@ class PeerBase:
             driver.on(kind, callback)
         for address in self._to_connect:
             if address.looked_up:
-                watch = discovery.watch(
-                    address, on_change=lambda found, at=address: self._found(at, found), roles=self._accepts
-                )
+                watch = discovery.watch(address, on_change=partial(self._found, address), roles=self._accepts)
                 self._watches.append(watch)
             else:
                 driver.connect(str(address))
         if self._announce is not None:
             self._announcements.append(
                 discovery.announce(
-                    self._announce, driver.addresses, role=self._role, instance=self._core.local.instance.hex(),
+                    self._announce,
+                    driver.addresses,
+                    role=self._role,
+                    instance=self._core.local.instance.hex(),
                     peer_name=self.name,
-                )  # fmt: skip
+                )
             )
 
     def _resolved_binds(self) -> list[Address]:
@@ -352,6 +355,15 @@ class PeerBase:
         if level is not None:
             log.log(level, "%s", event)
 
+    def _too_few(self, count: int, timeout: float | None) -> str:
+        return f"{self.name}: fewer than {count} peers within {timeout} s; {len(self._core.sessions)} are there"
+
+    def _close_at_exit(self, seconds: float) -> None:
+        """The interpreter ends, and nobody closed this peer: do what can be done in so many seconds, without a loop."""
+        if self._begin_close():
+            assert self._driver is not None
+            self._driver.close(seconds)
+
     def _begin_close(self) -> bool:
         """True for the caller who closes; False if it is closed already, or was never open."""
         with self._state_lock:
@@ -383,3 +395,13 @@ def _several(value: Addresses | None) -> list[str]:
     if value is None:
         return []
     return [value] if isinstance(value, str) else list(value)
+
+
+def deadline_of(timeout: float | None) -> float | None:
+    """When a wait that begins now must end, on the monotonic clock."""
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def left_of(deadline: float | None) -> float | None:
+    """How many seconds are left until then."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())

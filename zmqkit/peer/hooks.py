@@ -84,7 +84,7 @@ def stop_on_signals(*peers: PeerBase) -> Iterator[None]:
         for peer in peers:
             peer.stop()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (int(signal.SIGINT), int(signal.SIGTERM)):
         before[number] = signal.getsignal(number) or signal.SIG_DFL
         signal.signal(number, stop)
     try:

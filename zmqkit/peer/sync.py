@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from types import TracebackType
 from typing import Any, Self
 
@@ -55,9 +54,6 @@ class Peer(PeerBase):
         except WaitExpired:
             raise WaitTimeout(self._too_few(count, timeout)) from None
 
-    def _too_few(self, count: int, timeout: float | None) -> str:
-        return f"{self.name}: fewer than {count} peers within {timeout} s; {len(self._core.sessions)} are there"
-
     def _wait(self, ticket: Ticket, timeout: float | None) -> Any:
         return wait(ticket, timeout)
 
@@ -65,21 +61,8 @@ class Peer(PeerBase):
         assert self._driver is not None
         self._driver.close(1.0)
 
-    def _close_at_exit(self, seconds: float) -> None:
-        self.close(seconds)
-
     def __enter__(self) -> Self:
         return self.open()
 
     def __exit__(self, t: type[BaseException] | None, v: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
-
-
-def deadline_of(timeout: float | None) -> float | None:
-    """When a wait that begins now must end, on the monotonic clock."""
-    return None if timeout is None else time.monotonic() + timeout
-
-
-def left_of(deadline: float | None) -> float | None:
-    """How many seconds are left until then."""
-    return None if deadline is None else max(0.0, deadline - time.monotonic())

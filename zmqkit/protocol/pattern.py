@@ -11,8 +11,9 @@ from typing import Any
 
 from zmqkit.errors import DecodeError
 from zmqkit.protocol.core import Frames, Link, Outputs, Read, Row
+from zmqkit.protocol.local import Heard, Local, Lost, Opened, Received
 from zmqkit.protocol.session import Session
-from zmqkit.protocol.sessions import Heard, Local, Lost, Opened, Received, Sessions
+from zmqkit.protocol.sessions import Sessions
 
 
 class PatternCore:

@@ -6,16 +6,16 @@ must know into `ups`. The pattern's core hands on the link inputs and timers, th
 
 from __future__ import annotations
 
-import dataclasses
 import random
-from collections.abc import Hashable, Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Hashable, Iterator
+from typing import Any, Final
 
 from zmqkit.errors import DecodeError
 from zmqkit.events import BadFrame, PeerBusy, PeerFound, PeerLost, PeerRefused, PeerResumed
-from zmqkit.options import Backoff, Heartbeat
+from zmqkit.options import Backoff
 from zmqkit.protocol import wire
 from zmqkit.protocol.core import Frames, Link, Outputs, Probe
+from zmqkit.protocol.local import Heard, Local, Lost, Opened, Received, Up
 from zmqkit.protocol.session import Session
 from zmqkit.protocol.timers import Timers
 from zmqkit.protocol.wire import (
@@ -48,55 +48,6 @@ MAX_SESSIONS: Final = 10_000
 
 REDIAL: Final = Backoff(first=0.25, factor=2.0, cap=5.0)
 """How long to wait for a WELCOME before HELLO is said again."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Local:
-    """What a peer object is, as its handshakes tell it. The fields are those of `Hello`."""
-
-    role: str
-    accepts: frozenset[str]
-    instance: bytes
-    heartbeat: Heartbeat = Heartbeat()
-    busy_bound: float = 3600.0
-    frame_bytes: int = 64 * 1024 * 1024
-    credit_messages: int = 0
-    credit_bytes: int = 0
-    name: str = ""
-    host: str = ""
-    pid: int = 0
-    started: str = ""
-    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
-class Opened(NamedTuple):
-    """A session began. Nothing was sent in it yet."""
-
-    session: Session
-
-
-class Received(NamedTuple):
-    """A message came, each exactly once and in order."""
-
-    session: Session
-    frames: Frames
-    messages: int
-
-
-class Heard(NamedTuple):
-    """``session.heard_by_peer`` or the credit moved on."""
-
-    session: Session
-
-
-class Lost(NamedTuple):
-    """A session ended for good. ``session.heard_by_peer`` tells what the other side is known to have heard."""
-
-    session: Session
-    reason: str
-
-
-Up = Opened | Received | Heard | Lost
 
 
 class _Dial:

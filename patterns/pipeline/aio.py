@@ -1,0 +1,479 @@
+"""The pipeline for asyncio and trio. What does not wait is in `zmqkit.patterns.pipeline.sending` and `taking`.
+
+The classes bear the names of the sync face, and their docstrings say what differs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Any, Generic, Literal, Self, overload
+
+import anyio
+from typing_extensions import TypeVar, Unpack
+
+from zmqkit.errors import Closed, Unsettled, WaitTimeout
+from zmqkit.options import Backoff, Durability, OnError, Point
+from zmqkit.patterns.pipeline.rows import Pack
+from zmqkit.patterns.pipeline.sending import (
+    WINDOW,
+    Headers,
+    Outgoing,
+    Path,
+    PusherBase,
+    ReceiptBase,
+    Settled,
+    check_point,
+    chunk_size,
+    partly,
+    too_late,
+)
+from zmqkit.patterns.pipeline.taking import LOOK_ROUND, BatchBase, JobBase, PullerBase, takes
+from zmqkit.peer.aio import Peer, in_thread
+from zmqkit.peer.base import DRAIN, Common, deadline_of, left_of
+from zmqkit.peer.hooks import stop_on_signals
+from zmqkit.transport.tickets import Ticket, WaitExpired
+from zmqkit.transport.waiters import checkpoint
+
+T = TypeVar("T", default=Any)
+
+log = logging.getLogger("zmqkit.pipeline")
+
+YIELD_EVERY = 64
+"""Jobs that are here already are handed out without a pause; after so many the loop gets its turn."""
+
+
+class Receipt(ReceiptBase):
+    """One message on its way. See `zmqkit.Receipt`."""
+
+    __slots__ = ()
+
+    async def wait(self, until: Point = "settled", *, timeout: float | None = None) -> Settled:
+        """Wait until the message has come so far. See `zmqkit.Receipt.wait`."""
+        pusher: Pusher = self._pusher
+        check_point(until)
+        deadline = deadline_of(timeout)
+        try:
+            await pusher._wait(self._ticket, timeout)
+            if until == "received":
+                await pusher._reach("received", self._sequence, self._sequence, left_of(deadline))
+            elif until == "settled" and self.outcome is None:
+                self.outcome = await pusher._watch(self._sequence, left_of(deadline))
+        except WaitExpired:
+            raise WaitTimeout(f"message {self.id} is not {until} within {timeout} s", id=self.id) from None
+        return pusher._settled_now()
+
+
+class Pusher(PusherBase, Peer):
+    """Hands out messages, each to one of the pullers, until it is settled. See `zmqkit.Pusher`."""
+
+    def __init__(
+        self,
+        *addresses: str,
+        journal: Path | None = None,
+        durability: Durability = "power",
+        max_failures: int = 20,
+        backoff: Backoff | None = None,
+        max_waiting: int | None = None,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(addresses, journal, durability, max_failures, backoff, max_waiting, common)
+
+    async def send(self, body: object, /, *, headers: Headers | None = None, timeout: float | None = None) -> Receipt:
+        """Send one message; returns once it is stored. See `zmqkit.Pusher.send`.
+
+        Cancelled, the message is withdrawn if it was not accepted yet; else it is possibly stored, and goes on.
+        """
+        await self._start_async()
+        pack = self._pack_one(body, headers)
+        receipt = self._begin(pack, wait=timeout != 0)
+        try:
+            await self._wait(receipt._ticket, timeout or None)
+        except WaitExpired:
+            raise too_late(receipt, await self._take_back(receipt._ticket), timeout) from None
+        except BaseException:
+            self._withdraw_soon(receipt._ticket)
+            raise
+        return receipt
+
+    def send_nowait(self, body: object, /, *, headers: Headers | None = None) -> Receipt:
+        """Send one message without waiting. See `zmqkit.Pusher.send_nowait`. Opens the pusher if that was not done."""
+        pack = self._pack_one(body, headers)
+        self._check_room(pack)
+        return self._begin(pack, wait=True, lazy=True)
+
+    async def send_many(self, bodies: Iterable[object | Outgoing[Any]], /, *, timeout: float | None = None) -> int:
+        """Send all, journalled in groups. See `zmqkit.Pusher.send_many`."""
+        await self._start_async()
+        deadline = deadline_of(timeout)
+        on_the_way: deque[tuple[Ticket, int]] = deque()
+        confirmed = 0
+        source = iter(bodies)
+        size = WINDOW
+        try:
+            while chunk := list(itertools.islice(source, size)):
+                packs = self._pack_many(chunk)
+                size = chunk_size(size, packs)
+                for pack in packs:
+                    ticket = self._open_driver.ticket()
+                    self._append(pack, ticket, wait=True, lazy=True)
+                    on_the_way.append((ticket, len(pack)))
+                while len(on_the_way) > WINDOW:
+                    await self._wait(on_the_way[0][0], left_of(deadline))
+                    confirmed += on_the_way.popleft()[1]
+                await checkpoint()
+            while on_the_way:
+                await self._wait(on_the_way[0][0], left_of(deadline))
+                confirmed += on_the_way.popleft()[1]
+        except Exception as error:
+            cause, confirmed = await self._stopped_midway(error, on_the_way, confirmed)
+            raise partly(confirmed, cause) from cause
+        except BaseException:
+            for ticket, _ in reversed(on_the_way):
+                self._withdraw_soon(ticket)
+            raise
+        return confirmed
+
+    async def _stopped_midway(
+        self, error: Exception, on_the_way: deque[tuple[Ticket, int]], confirmed: int
+    ) -> tuple[Exception, int]:
+        """Find out how many of what was handed over is stored."""
+        late = isinstance(error, WaitExpired)
+        if late:
+            for ticket, _ in reversed(on_the_way):
+                await self._take_back(ticket)
+        for ticket, count in on_the_way:
+            try:
+                await self._wait(ticket, 0 if late else None)
+            except WaitExpired:
+                break
+            except Exception as other:
+                error = error if not late else other
+                break
+            confirmed += count
+        return (WaitTimeout("out of time") if late else error), confirmed
+
+    async def flush(self, timeout: float | None = None, *, until: Point = "settled") -> Settled:
+        """Wait until all that was sent before has come so far. See `zmqkit.Pusher.flush`."""
+        check_point(until)
+        await self._start_async()
+        try:
+            return await self._reach(until, 0, self._newest, timeout)
+        except WaitExpired:
+            left = self._core.unsettled
+            raise WaitTimeout(f"{left} messages are not settled; not {until} within {timeout} s") from None
+
+    # ---- waiting -------------------------------------------------------------------
+
+    def _begin(self, pack: Pack, *, wait: bool, lazy: bool = False) -> Receipt:
+        ticket = self._open_driver.ticket()
+        first = self._append(pack, ticket, wait=wait, lazy=lazy)
+        return Receipt(self, self._id(first), first, ticket)
+
+    async def _take_back(self, ticket: Ticket) -> bool:
+        return bool(await self._wait(self._ask(self._core.withdraw, ticket), None))
+
+    async def _reach(self, until: Point, first: int, last: int, timeout: float | None) -> Settled:
+        ticket = self._ask(self._core.wait, until, first, last)
+        try:
+            acked, dead = await self._wait(ticket, timeout)
+        except BaseException:
+            self._forget(ticket)
+            raise
+        return Settled(acked, dead)
+
+    async def _watch(self, sequence: int, timeout: float | None) -> Literal["acked", "dead", "expired"]:
+        ticket = self._ask(self._core.watch_for, sequence)
+        try:
+            outcome, _ = await self._wait(ticket, timeout)
+        except BaseException:
+            self._forget(ticket)
+            raise
+        return outcome  # type: ignore[no-any-return]
+
+    async def _close(self, linger: float | None) -> None:
+        try:
+            ticket = self._linger_ticket(linger)
+            if ticket is not None:
+                try:
+                    await self._wait(ticket, linger)
+                except WaitExpired:
+                    log.debug("%s: not all is settled after %s s", self.name, linger)
+                except Exception as error:
+                    log.warning("%s: %s", self.name, error)
+        finally:
+            await self._end_driver()
+        self._tell_left_behind()
+
+    async def __aexit__(self, t: type[BaseException] | None, v: BaseException | None, tb: TracebackType | None) -> None:
+        try:
+            await self.close()
+        except Unsettled:
+            if v is None:
+                raise
+            log.exception("%s", self.name)
+
+
+class Job(JobBase[T]):
+    """One delivered message. Use it as ``async with job:``. See `zmqkit.Job`."""
+
+    __slots__ = ()
+
+    async def ack(self, *, wait: bool = False) -> None:
+        """It is done. See `zmqkit.Job.ack`."""
+        if wait:
+            await self._puller._wait(self._ack_asking(), None)
+        else:
+            self._ack()
+
+    async def nack(self, *, delay: float | None = None, reason: str | None = None) -> None:
+        """It failed; deliver it again. See `zmqkit.Job.nack`."""
+        self._nack(delay, reason)
+
+    async def reject(self, reason: str) -> None:
+        """It can never succeed: make it a dead letter."""
+        self._reject(reason)
+
+    async def release(self) -> None:
+        """Give it back untried."""
+        self._release()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, t: type[BaseException] | None, v: BaseException | None, tb: TracebackType | None) -> bool:
+        return self._leave(v)
+
+
+class Batch(BatchBase[T], Sequence[Job[T]]):
+    """Jobs that are handled together. Use it as ``async with batch:``. See `zmqkit.Batch`."""
+
+    __slots__ = ()
+
+    @overload
+    def __getitem__(self, i: int, /) -> Job[T]: ...
+    @overload
+    def __getitem__(self, i: slice, /) -> Sequence[Job[T]]: ...
+    def __getitem__(self, i: int | slice, /) -> Job[T] | Sequence[Job[T]]:
+        found: Job[T] | Sequence[Job[T]] = self._jobs[i]
+        return found
+
+    async def ack(self) -> None:
+        """All are done, but those that were settled one by one."""
+        self._ack()
+
+    async def nack(self, *, delay: float | None = None) -> None:
+        """It failed. See `zmqkit.Batch.nack`."""
+        self._nack(delay)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, t: type[BaseException] | None, v: BaseException | None, tb: TracebackType | None) -> bool:
+        return self._leave(v)
+
+
+class Puller(PullerBase, Peer, Generic[T]):
+    """Takes jobs from one or many pushers. See `zmqkit.Puller`."""
+
+    _job = Job
+    _batch = Batch
+
+    def __init__(
+        self,
+        *addresses: str,
+        prefetch: int | None = None,
+        on_error: OnError = "nack",
+        max_lease: float = 3600.0,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(addresses, prefetch, on_error, max_lease, common)
+
+    @overload
+    async def receive(self) -> Job[T]: ...
+    @overload
+    async def receive(self, timeout: float | None) -> Job[T] | None: ...
+    async def receive(self, timeout: float | None = None) -> Job[T] | None:
+        """Take the next job. See `zmqkit.Puller.receive`. Cancelled, no job is lost."""
+        if self._driver is None:
+            await self._start_async()
+        job: Job[T] | None = self._take()
+        if job is not None:
+            return job
+        deadline = deadline_of(timeout)
+        while True:
+            if not await self._wait_for_job(left_of(deadline)):
+                raise Closed(f"{self.name} was {'closed' if self._closed else 'stopped'}")
+            job = self._take()
+            if job is not None or (deadline is not None and time.monotonic() >= deadline):
+                return job
+
+    async def _wait_for_job(self, timeout: float | None) -> bool:
+        """Wait until something came, or out of time. False: closed or stopped."""
+        mailbox = self._open_driver.mailbox
+        deadline = deadline_of(timeout)
+        while not (self._stopped or mailbox.closed):
+            left = left_of(deadline)
+            if await mailbox.wait_nonempty_async(LOOK_ROUND if left is None else min(left, LOOK_ROUND)):
+                return True
+            if left is not None and left <= LOOK_ROUND:
+                break
+            self._warn_of_credit()
+        if mailbox.failure is not None:
+            raise mailbox.failure
+        return not (self._stopped or mailbox.closed)
+
+    def __aiter__(self) -> AsyncIterator[Job[T]]:
+        """Jobs as they come, until `stop` or `close`."""
+        return _Jobs(self)
+
+    async def batches(self, max: int = 500, wait: float = 0.05) -> AsyncIterator[Batch[T]]:
+        """Batches of jobs as they come. See `zmqkit.Puller.batches`."""
+        if max < 1 or not wait >= 0:
+            raise ValueError(f"max must be 1 or more and wait 0 or more seconds, got {max!r} and {wait!r}")
+        await self._start_async()
+        while not self._stopped:
+            jobs: list[Job[T]] = []
+            full = self._take_more(jobs, max)
+            if not jobs:
+                if self._closed or not await self._wait_for_job(None):
+                    return
+                continue
+            deadline = time.monotonic() + wait
+            try:
+                while not full and (left := deadline - time.monotonic()) > 0:
+                    if not await self._open_driver.mailbox.wait_nonempty_async(left):
+                        break
+                    full = self._take_more(jobs, max)
+                await checkpoint()
+            except BaseException:
+                self._give_back(jobs)
+                raise
+            yield Batch(self, jobs)
+
+    async def run(
+        self,
+        handler: Callable[..., object],
+        /,
+        *,
+        tasks: int = 1,
+        threads: int = 1,
+        batch: int | None = None,
+        wait: float = 0.05,
+    ) -> None:
+        """Handle jobs until `stop`, SIGINT or SIGTERM; what is being handled is finished first.
+
+        Args:
+            handler: a coroutine function, or a plain one that then runs in a worker thread. It gets the body, or the
+                `Job` if its parameter is annotated so.
+            tasks: how many coroutine handlers run at a time.
+            threads: how many plain handlers run at a time.
+            batch: hand over lists of up to so many bodies (or a `Batch`, by annotation) instead.
+            wait: seconds to wait for a batch to fill.
+        """
+        at_a_time = tasks if inspect.iscoroutinefunction(handler) else threads
+        if at_a_time < 1:
+            raise ValueError("tasks and threads must be 1 or more")
+        whole = takes(handler, BatchBase if batch is not None else JobBase)
+        await self._start_async()
+
+        async def loop() -> None:
+            if batch is not None:
+                batches = self.batches(batch, wait)
+                try:
+                    async for each in batches:
+                        async with each:
+                            await call(handler, each if whole else each.bodies)
+                finally:
+                    await batches.aclose()  # type: ignore[attr-defined]
+            else:
+                async for job in self:
+                    async with job:
+                        await call(handler, job if whole else job.body)
+
+        with stop_on_signals(self):
+            await run_tasks(loop, at_a_time, self)
+
+    async def _close(self, linger: float | None) -> None:
+        assert self._driver is not None
+        self._driver.mailbox.stop()
+        await self._end_driver()
+
+
+class _Jobs(Generic[T]):
+    """The iterator of ``async for job in puller``. Not a generator: nothing is left to be finalized after a break."""
+
+    __slots__ = ("_left", "_puller")
+
+    def __init__(self, puller: Puller[T]) -> None:
+        self._puller = puller
+        self._left = YIELD_EVERY
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Job[T]:
+        puller = self._puller
+        if puller._driver is None:
+            await puller._start_async()
+        self._left -= 1
+        if not self._left:
+            self._left = YIELD_EVERY
+            await checkpoint()
+        while not puller._stopped:
+            job: Job[T] | None = puller._take()
+            if job is not None:
+                return job
+            self._left = YIELD_EVERY
+            if puller._closed or not await puller._wait_for_job(None):
+                break
+        raise StopAsyncIteration
+
+
+async def call(handler: Callable[..., object], argument: object) -> object:
+    """Call a handler, plain ones in a worker thread."""
+    if inspect.iscoroutinefunction(handler):
+        return await handler(argument)
+    result = await in_thread(handler, argument)
+    return await result if inspect.isawaitable(result) else result
+
+
+async def run_tasks(loop: Callable[[], Any], tasks: int, *peers: Peer) -> None:
+    """Run `loop` in so many tasks. The first error stops all and is raised as it is.
+
+    After a stop what runs has `DRAIN` seconds; then it is cancelled, and its jobs are given back.
+    """
+    errors: list[Exception] = []
+    running = tasks
+    ended = anyio.Event()
+
+    async def guarded() -> None:
+        nonlocal running
+        try:
+            await loop()
+        except Exception as error:
+            errors.append(error)
+            for peer in peers:
+                peer.stop()
+        finally:
+            running -= 1
+            ended.set()
+
+    async with anyio.create_task_group() as group:
+        for _ in range(tasks):
+            group.start_soon(guarded)
+        await ended.wait()
+        with anyio.move_on_after(DRAIN):
+            while running:
+                ended = anyio.Event()
+                await ended.wait()
+        if running:
+            log.warning("%d handlers still run %s s after the stop; their jobs are given back", running, DRAIN)
+        group.cancel_scope.cancel()
+    if errors:
+        raise errors[0]

@@ -1,0 +1,222 @@
+"""What both faces of `Worker` share: lineage ids, and who answers for an input until its outputs have settled.
+
+A worker keeps nothing: an input is acked at its source only when every output has settled downstream. If the worker
+dies before, the input comes again elsewhere and its outputs bear the same ids, by which the last sink knows them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from zmqkit.errors import Closed, UsageError
+from zmqkit.events import Event
+from zmqkit.options import OnError
+from zmqkit.patterns.pipeline import wire
+from zmqkit.patterns.pipeline.rows import Pack
+from zmqkit.patterns.pipeline.sending import CHUNK_MESSAGES, PusherBase
+from zmqkit.patterns.pipeline.taking import JobBase, takes
+from zmqkit.peer.base import Addresses, Common
+
+Ev = TypeVar("Ev", bound=Event)
+
+log = logging.getLogger("zmqkit.pipeline")
+
+
+class Custody:
+    """One input, until all its outputs have settled. The pusher resolves it once for each output.
+
+    Args:
+        job: the input.
+        ended: called when the input is settled.
+    """
+
+    __slots__ = ("_ended", "_job", "_left", "_lock", "_trouble")
+
+    def __init__(self, job: JobBase[Any], ended: Callable[[Custody], None]) -> None:
+        self._job = job
+        self._ended = ended
+        self._lock = threading.Lock()
+        self._left = 1  # the handler, until `sent`
+        self._trouble: object = None
+
+    def expect(self, outputs: int) -> None:
+        """So many outputs are about to be sent."""
+        with self._lock:
+            self._left += outputs
+
+    def resolve(self, result: object) -> bool:
+        """An output has settled, as (outcome, reason); or an exception: it could not be sent."""
+        if isinstance(result, BaseException) or (isinstance(result, tuple) and result[0] != "acked"):
+            self._trouble = self._trouble or result
+        self._one_less()
+        return True
+
+    def sent(self) -> None:
+        """The handler is through, and its outputs are handed over."""
+        self._one_less()
+
+    def failed(self, error: BaseException) -> bool:
+        """The handler raised. True contains it."""
+        contained = self._job._leave(error)
+        self._one_less()
+        return contained
+
+    def _one_less(self) -> None:
+        with self._lock:
+            self._left -= 1
+            if self._left:
+                return
+        try:
+            self._settle()
+        except Closed:
+            log.debug("job %s was given back before its outputs had settled", self._job.id)
+        finally:
+            self._ended(self)
+
+    def _settle(self) -> None:
+        job, trouble = self._job, self._trouble
+        if job.outcome is not None:
+            return
+        if trouble is None:
+            job._ack()
+        elif isinstance(trouble, tuple):
+            outcome, reason = trouble
+            job._settle("rejected", wire.REJECT, None, f"an output of this job is {outcome}: {reason}")
+        else:
+            job._settle("nacked", wire.NACK, None, f"an output could not be sent: {trouble}")
+
+
+class WorkerParts:
+    """A worker's settings, and its work without the waiting."""
+
+    _kind = "Worker"
+
+    def __init__(
+        self, handler: Callable[..., object], at_a_time: int, batch: int | None, on_error: OnError, common: Common
+    ) -> None:
+        if not callable(handler):
+            raise UsageError(f"a handler is a function, got {handler!r}")
+        if at_a_time < 1 or (batch is not None and batch < 1):
+            raise ValueError("threads, tasks and batch must be 1 or more")
+        for name in ("bind", "connect", "announce"):
+            if name in common:
+                raise UsageError(
+                    f"a Worker has two sides, so {name}= is not clear: "
+                    f"give source=Puller(..., {name}=...) or sink=Pusher(..., {name}=...)"
+                )
+        self.handler = handler
+        self.at_a_time = at_a_time
+        self.batch = batch
+        self.on_error: OnError = on_error
+        self.whole = takes(handler, JobBase)
+        self.idle = threading.Event()
+        """Set while no input waits for its outputs."""
+        self.idle.set()
+        self.on_idle: Callable[[], None] = lambda: None
+        self._custodies: dict[int, Custody] = {}
+        self._lock = threading.Lock()
+
+    def argument(self, job: JobBase[Any]) -> object:
+        """What the handler gets."""
+        return job if self.whole else job.body
+
+    def take(self, job: JobBase[Any]) -> Custody:
+        """Answer for an input from now on."""
+        custody = Custody(job, self._ended)
+        with self._lock:
+            self._custodies[id(custody)] = custody
+            self.idle.clear()
+        return custody
+
+    def _ended(self, custody: Custody) -> None:
+        with self._lock:
+            del self._custodies[id(custody)]
+            if self._custodies:
+                return
+            self.idle.set()
+        self.on_idle()
+
+    def packs(
+        self, sink: PusherBase | None, job: JobBase[Any], outputs: Iterator[Any], custody: Custody
+    ) -> Iterator[Pack]:
+        """Outputs as packs that bear their lineage ids: the input's id and the path of indexes."""
+        start = 0
+        while chunk := list(itertools.islice(outputs, CHUNK_MESSAGES)):
+            if sink is None:
+                raise UsageError(
+                    f"the handler {getattr(self.handler, '__qualname__', self.handler)!r} returned something, but this "
+                    f"Worker has no sink: give sink=, or return None"
+                )
+            ids = [f"{job.id}/{at}" for at in range(start, start + len(chunk))]
+            start += len(chunk)
+            for pack in sink._pack_many(chunk, ids):
+                custody.expect(len(pack))
+                yield pack
+
+
+class TwoSided:
+    """A peer that is a puller and a pusher in one, as far as nothing waits. Faces derive from it before `Peer`."""
+
+    name: str
+    _source: Any
+    _sink: Any
+
+    @property
+    def _sides(self) -> list[Any]:
+        return [self._source] if self._sink is None else [self._source, self._sink]
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The bound addresses of both sides."""
+        return tuple(address for side in self._sides for address in side.addresses)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return bool(self._source.closed)
+
+    def stop(self) -> None:
+        """Make `run` return after what is just handled. From any thread or signal handler."""
+        self._source.stop()
+
+    def stats(self) -> dict[str, int | float]:
+        """Counters of both sides, as ``source_...`` and ``sink_...``."""
+        found = {f"source_{name}": value for name, value in self._source.stats().items()}
+        if self._sink is not None:
+            found |= {f"sink_{name}": value for name, value in self._sink.stats().items()}
+        return found
+
+    def on(self, event: type[Ev], callback: Callable[[Ev], object], /) -> Callable[[], None]:
+        """Call `callback` with each event of this type at either side."""
+        removes = [side.on(event, callback) for side in self._sides]
+
+        def remove() -> None:
+            for each in removes:
+                each()
+
+        return remove
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__module__}.Worker {self._source!r} -> {self._sink!r}>"
+
+
+def results_of(results: object, jobs: Sequence[Any]) -> list[Any]:
+    """What a handler of batches returned, one result a job. Raises `UsageError` for another number."""
+    if results is None:
+        return [None] * len(jobs)
+    if isinstance(results, Iterator):
+        results = list(results)
+    if not isinstance(results, (list, tuple)) or len(results) != len(jobs):
+        raise UsageError(
+            f"a handler of batches returns None, or one result for each of its {len(jobs)} bodies, got {results!r:.100}"
+        )
+    return list(results)
+
+
+def addresses_of(value: Addresses) -> list[str]:
+    """One address or several."""
+    return [value] if isinstance(value, str) else list(value)

@@ -1,0 +1,353 @@
+"""Sending, as the sync and the async face share it: everything of a pusher that does not wait.
+
+Knows the pusher's core and its verbs, codecs and the journal; no event loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike, fspath
+from typing import Any, ClassVar, Final, Generic, Literal
+
+from typing_extensions import TypeVar
+
+from zmqkit import codec as codecs
+from zmqkit.errors import (
+    EncodeError,
+    Full,
+    PartlySent,
+    Unsettled,
+    WaitTimeout,
+    ZmqkitError,
+)
+from zmqkit.journal import SqliteJournal
+from zmqkit.options import Backoff, Durability, Point
+from zmqkit.patterns.pipeline.hands import PusherSettings
+from zmqkit.patterns.pipeline.pusher import PusherCore
+from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, Pack
+from zmqkit.peer.base import Common, PeerBase
+from zmqkit.transport.tickets import Ticket, WaitExpired, wait
+
+T = TypeVar("T", default=Any)
+
+Headers = Mapping[str, str]
+Path = str | PathLike[str]
+
+log = logging.getLogger("zmqkit.pipeline")
+
+CHUNK_MESSAGES: Final = 256
+CHUNK_BYTES: Final = 1 << 20
+"""Bodies are packed, journalled and sent in runs of at most so many messages or bytes; a larger body goes alone."""
+
+WINDOW: Final = 16
+"""So many chunks of send_many may be on their way to the journal."""
+
+MAX_HEADERS_BYTES: Final = 8192
+RESERVED: Final = "zmqkit-"
+
+_POINTS: Final = ("accepted", "journalled", "received", "settled")
+
+
+# ---- sending -----------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settled:
+    """How many messages have settled since this pusher was opened, those it found in its journal included.
+
+    Attributes:
+        acked: a handler succeeded.
+        dead: they became dead letters.
+        expired: their time to live ran out.
+        not_due: ids of messages whose delay has not run out.
+    """
+
+    acked: int = 0
+    dead: int = 0
+    expired: int = 0
+    not_due: tuple[str, ...] = ()
+
+
+class Outgoing(Generic[T]):
+    """A body with more than a body: for `send_many`, and as a result of a worker's handler.
+
+    Args:
+        body: what is sent.
+        headers: text to text, for the receiver; names beginning with ``zmqkit-`` are reserved.
+    """
+
+    __slots__ = ("body", "headers")
+
+    def __init__(self, body: T, *, headers: Headers | None = None) -> None:
+        self.body = body
+        self.headers = headers
+
+    def __repr__(self) -> str:
+        return f"Outgoing({self.body!r}, headers={self.headers!r})"
+
+
+class ReceiptBase:
+    """One message on its way.
+
+    Attributes:
+        id: of the message; it survives redelivery.
+        outcome: "acked" or "dead", once `wait` has found it settled; None before.
+    """
+
+    __slots__ = ("_pusher", "_sequence", "_ticket", "id", "outcome")
+
+    def __init__(self, pusher: Any, id: str, sequence: int, ticket: Ticket) -> None:
+        self.id = id
+        self.outcome: Literal["acked", "dead", "expired"] | None = None
+        self._pusher = pusher
+        self._sequence = sequence
+        self._ticket = ticket
+
+    def __repr__(self) -> str:
+        return f"<Receipt {self.id} {self.outcome or 'on its way'}>"
+
+
+class PusherBase(PeerBase):
+    """A pusher without the waiting."""
+
+    _role: ClassVar[str] = "push"
+    _accepts: ClassVar[frozenset[str]] = frozenset({"pull"})
+    _binds: ClassVar[bool] = True
+    _core: PusherCore
+
+    def __init__(
+        self, addresses: Sequence[str], journal: Path | None, durability: Durability, max_failures: int,
+        backoff: Backoff | None, max_waiting: int | None, common: Common,
+    ) -> None:  # fmt: skip
+        super().__init__(addresses, common)
+        if durability not in ("power", "process", "memory"):
+            raise ValueError(f'durability must be "power", "process" or "memory", got {durability!r}')
+        for name, value in (("max_failures", max_failures), ("max_waiting", max_waiting)):
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name} must be a whole number of 1 or more, got {value!r}")
+        # Without a journal durability is memory, whatever was asked; "memory" needs no journal.
+        self._journal_path = fspath(journal) if journal is not None and durability != "memory" else None
+        self._durability = durability
+        self._max_failures = max_failures
+        self._backoff = backoff or Backoff()
+        self._max_waiting = max_waiting
+        self._sequence = 1
+        self._handed_bytes = 0
+
+    def _build(self) -> tuple[PusherCore, Any]:
+        journal = None
+        epoch = os.urandom(16)
+        uuid = os.urandom(16).hex()
+        if self._journal_path is not None:
+            journal = SqliteJournal(
+                self._journal_path, durability=self._durability, logs=(MESSAGES, MARKS, DEAD), owner=self.name
+            )
+            uuid, epoch = journal.uuid, bytes.fromhex(journal.epoch)
+        settings = PusherSettings(
+            origin=f"{uuid[:16]}-{epoch.hex()[:8]}",
+            epoch=epoch,
+            durable=journal is not None,
+            wall=time.time() - time.monotonic(),
+            max_failures=self._max_failures,
+            backoff=self._backoff,
+            max_waiting=self._max_waiting,
+            limits=self._limits,
+        )
+        core = PusherCore(self._local(about={"epoch": epoch}), settings, self._random())
+        if journal is not None:
+            messages, marks = journal.totals(MESSAGES), journal.totals(MARKS)
+            core.found(messages.first_key, messages.last_key, messages.weight - marks.weight)
+            # A row's key is its first message's sequence; sequences within rows may be higher than any key.
+            self._sequence = journal.highest(MESSAGES) + _LARGEST_ROW
+        core.opened_at(self._sequence)
+        return core, journal
+
+    # ---- sending -------------------------------------------------------------------
+
+    def _pack_one(self, body: object, headers: Headers | None) -> Pack:
+        data = codecs.encode(body, self._codec, limits=self._limits)
+        kept = {0: check_headers(headers)} if headers else {}
+        return Pack(self._codec, time.time_ns() // 1000, [len(data)], data, {}, kept)
+
+    def _pack_many(self, bodies: list[Any], ids: list[str] | None = None) -> list[Pack]:
+        """Encode bodies, `Outgoing` ones among them, into packs that keep to the limits of a chunk."""
+        headers: dict[int, dict[str, str]] = {}
+        if Outgoing in set(map(type, bodies)):
+            for at, each in enumerate(bodies):
+                if type(each) is Outgoing:
+                    bodies[at] = each.body
+                    if each.headers:
+                        headers[at] = check_headers(each.headers)
+        lengths, blob = codecs.encode_many(bodies, self._codec, limits=self._limits)
+        now = time.time_ns() // 1000
+        if len(blob) <= CHUNK_BYTES and len(lengths) <= CHUNK_MESSAGES:
+            return [Pack(self._codec, now, lengths, blob, dict(enumerate(ids)) if ids else {}, headers)]
+        packs = []
+        start = offset = 0
+        while start < len(lengths):
+            end, size = start, 0
+            while end < len(lengths) and end - start < CHUNK_MESSAGES:
+                if end > start and size + lengths[end] > CHUNK_BYTES:
+                    break
+                size += lengths[end]
+                end += 1
+            packs.append(
+                Pack(
+                    self._codec,
+                    now,
+                    lengths[start:end],
+                    blob[offset : offset + size],
+                    dict(enumerate(ids[start:end])) if ids else {},
+                    {at - start: each for at, each in headers.items() if start <= at < end},
+                )
+            )
+            start, offset = end, offset + size
+        return packs
+
+    def _append(self, pack: Pack, ticket: Ticket | None, *, wait: bool, watcher: Any = None, lazy: bool = False) -> int:
+        """Give the messages their sequences and hand them to the core. Returns the first one."""
+        driver = self._open_driver
+        hand = driver.post if lazy else driver.submit
+        # Under the lock, so that sequences reach the core in their order.
+        with self._state_lock:
+            first = self._sequence
+            self._sequence = first + len(pack)
+            self._handed_bytes += len(pack.blob)
+            hand(self._core.append, pack, first, ticket, wait, watcher)
+        return first
+
+    def _check_room(self, pack: Pack) -> None:
+        """For sends that do not wait: refuse before anything is handed over."""
+        self._start()
+        core, limits = self._core, self._limits
+        on_the_way = self._sequence - 1 - core.stored_up_to
+        waiting = core.unsettled + (self._sequence - 1 - core.accepted_up_to)
+        bound = self._max_waiting
+        if self._journal_path is None:
+            bound = limits.queued_messages if bound is None else min(bound, limits.queued_messages)
+        if (
+            on_the_way >= limits.queued_messages
+            or self._handed_bytes - core.stored_bytes + len(pack.blob) > limits.queued_bytes
+            or (bound is not None and waiting >= bound)
+        ):
+            raise Full(
+                f"{self.name}: {max(on_the_way, waiting)} messages wait already; nothing was stored. "
+                f"Use send(), which waits for room, or raise the limits"
+            )
+
+    def _id(self, sequence: int) -> str:
+        return f"{self._core.settings.origin}-{sequence}"
+
+    def _settled_now(self) -> Settled:
+        return Settled(self._core.acked, self._core.dead)
+
+    @property
+    def _newest(self) -> int:
+        return self._sequence - 1
+
+    def _forget(self, ticket: Ticket) -> None:
+        """Nobody waits on it any more."""
+        if self._driver is not None and not self._closed:
+            self._driver.post(self._core.forget_wait, ticket)
+
+    def _withdraw_soon(self, ticket: Ticket) -> None:
+        """Give up a send that is not accepted yet, without waiting for the answer."""
+        if self._driver is not None and not self._closed:
+            self._driver.post(self._core.withdraw, ticket, None)
+
+    def _linger_ticket(self, linger: float | None) -> Ticket | None:
+        """What a closing pusher waits for; None if there is nothing to wait for."""
+        driver = self._driver
+        assert driver is not None
+        if linger == 0 or not (self._core.unsettled or self._newest > self._core.stored_up_to):
+            return None
+        ticket = driver.ticket()
+        driver.submit(self._core.wait, "settled", 0, self._newest, ticket)
+        return ticket
+
+    def _left_behind(self) -> tuple[int, str | None]:
+        """After closing: how many messages are not settled, and what to tell of it (None: lost with the process)."""
+        count = self._core.unsettled
+        if not count or self._journal_path is None:
+            return count, None
+        where = self.addresses[0] if self.addresses else "ADDRESS"
+        return count, (
+            f"{self.name} was closed with {count} messages not settled. They are safe in {self._journal_path}; "
+            f"open it again, or deliver them with: zmqkit journal serve {self._journal_path} {where}"
+        )
+
+    def _tell_left_behind(self) -> None:
+        count, told = self._left_behind()
+        if told is not None:
+            warnings.warn(told, RuntimeWarning, stacklevel=5)
+        elif count:
+            raise Unsettled(
+                f"{self.name} was closed with {count} messages not settled, and no journal keeps them: "
+                f"they are lost, or their settling was not heard. Give journal=PATH to keep them",
+                count=count,
+            )
+
+    def _close_at_exit(self, seconds: float) -> None:
+        """Sends go on for the little time there is; what is left is named."""
+        driver = self._driver
+        if driver is not None and not self._closed and self._core.unsettled + self._newest - self._core.stored_up_to:
+            with contextlib.suppress(WaitExpired, ZmqkitError):
+                wait(self._ask(self._core.wait, "settled", 0, self._newest), seconds)
+        super()._close_at_exit(seconds)
+        self._tell_left_behind()
+
+
+_LARGEST_ROW: Final = 1 << 12
+"""More than the messages of any row: the first sequence after an opening leaves so much room."""
+
+
+def check_point(until: str) -> Point:
+    """Raises `ValueError` for what is not a `Point`."""
+    if until not in _POINTS:
+        raise ValueError(f"until must be one of {', '.join(_POINTS)}, got {until!r}")
+    return until  # type: ignore[return-value]
+
+
+def check_headers(headers: Headers) -> dict[str, str]:
+    """A copy of the user's headers. Raises `EncodeError` for what cannot travel."""
+    found = dict(headers)
+    size = 0
+    for name, value in found.items():
+        if type(name) is not str or type(value) is not str:
+            raise EncodeError(f"headers go from text to text, got {name!r}: {value!r}")
+        if name.startswith(RESERVED):
+            raise EncodeError(f"header names beginning with {RESERVED!r} are reserved, got {name!r}")
+        try:
+            size += len(name.encode()) + len(value.encode())
+        except UnicodeEncodeError as error:
+            raise EncodeError(f"header {name!r} is not text that can be encoded: {error}") from None
+    if size > MAX_HEADERS_BYTES:
+        raise EncodeError(f"headers of {size} bytes; at most {MAX_HEADERS_BYTES} are allowed: put data into the body")
+    return found
+
+
+def partly(confirmed: int, error: BaseException) -> PartlySent:
+    """`send_many` stopped."""
+    return PartlySent(f"{confirmed} messages were sent, then: {type(error).__name__}: {error}", confirmed=confirmed)
+
+
+def chunk_size(before: int, packs: Iterable[Pack]) -> int:
+    """How many bodies to encode next, so that a chunk has about its bytes."""
+    size = sum(len(pack.blob) for pack in packs)
+    count = sum(len(pack) for pack in packs)
+    return max(1, min(CHUNK_MESSAGES, before * 4, count * CHUNK_BYTES // max(size, 1)))
+
+
+def too_late(receipt: ReceiptBase, withdrawn: bool, timeout: float | None) -> WaitTimeout:
+    """The error of a send that ran out of time."""
+    if withdrawn:
+        return Full(f"no room within {timeout} s; nothing was stored", id=receipt.id)
+    return WaitTimeout(
+        f"not confirmed within {timeout} s; message {receipt.id} is possibly stored, and goes on", id=receipt.id
+    )

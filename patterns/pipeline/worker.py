@@ -1,0 +1,143 @@
+"""The sync face of `Worker`: a stage that takes jobs on one side and sends what comes of them on the other."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Any, Self
+
+from typing_extensions import Unpack
+
+from zmqkit.errors import Full, Unsettled
+from zmqkit.options import OnError
+from zmqkit.patterns.pipeline.custody import Custody, TwoSided, WorkerParts, addresses_of, results_of
+from zmqkit.patterns.pipeline.sync import Puller, Pusher, check_plain, run_threads
+from zmqkit.patterns.pipeline.taking import JobBase, outputs_of
+from zmqkit.peer.base import DRAIN, Addresses, Common
+from zmqkit.peer.hooks import stop_on_signals
+from zmqkit.peer.sync import Peer
+
+log = logging.getLogger("zmqkit.pipeline")
+
+
+class Worker(TwoSided, Peer):
+    """Takes jobs from a source, handles them, and sends what comes of them to a sink.
+
+    An input is acked only when all its outputs have settled downstream, so a worker may die at any moment and
+    nothing is lost. What comes twice by that bears the same id both times.
+
+    Args:
+        handler: gets the body, or the `Job` by annotation. Its result: None sends nothing, an iterator (a generator)
+            sends each, `Outgoing` one with headers, anything else one message. It should yield in a stable order.
+        source: where jobs come from: addresses to connect to, or a `Puller`.
+        sink: where results go: addresses to connect to, or a `Pusher`; None: nothing may be returned.
+        threads: how many handlers run at a time.
+        batch: hand over lists of up to so many bodies; the handler returns None, or one result for each.
+        on_error: as in `Puller`.
+        **common: see `Common`; bind, connect and announce belong to a Puller or Pusher of your own.
+    """
+
+    def __init__(
+        self,
+        handler: Callable[..., object],
+        /,
+        *,
+        source: Addresses | Puller[Any],
+        sink: Addresses | Pusher | None = None,
+        threads: int = 1,
+        batch: int | None = None,
+        on_error: OnError = "nack",
+        **common: Unpack[Common],
+    ) -> None:
+        check_plain(handler)
+        self._parts = WorkerParts(handler, threads, batch, on_error, common)
+        self._source: Puller[Any] = (
+            source if isinstance(source, Puller) else Puller(*addresses_of(source), on_error=on_error, **common)
+        )
+        self._sink: Pusher | None = (
+            sink if sink is None or isinstance(sink, Pusher) else Pusher(**{**common, "connect": addresses_of(sink)})
+        )
+        self.name = common.get("name") or self._source.name
+
+    # ---- a peer of two sides -------------------------------------------------------
+
+    def open(self) -> Self:
+        """Open both sides; the sink first, so that nothing is taken that cannot be passed on."""
+        for side in reversed(self._sides):
+            side.open()
+        return self
+
+    def close(self, timeout: float | None = -1.0) -> None:
+        """Give back what is not settled, and close both sides."""
+        self._source.close(timeout)
+        if self._sink is not None:
+            with contextlib.suppress(Unsettled):  # the inputs were not acked: they come again
+                self._sink.close(0)
+
+    def wait_for_peers(self, count: int = 1, *, timeout: float | None = None) -> None:
+        """Block until each side has so many peers."""
+        for side in self._sides:
+            side.wait_for_peers(count, timeout=timeout)
+
+    # ---- working -------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Work until `stop`, SIGINT or SIGTERM; then finish what runs, wait for outputs to settle, and close."""
+        self.open()
+        try:
+            with stop_on_signals(self):
+                run_threads(self._loop, self._parts.at_a_time, self)
+                if not self._parts.idle.wait(DRAIN):
+                    log.info("%s: some outputs have not settled; their inputs are given back", self.name)
+        finally:
+            self.close()
+
+    def _loop(self) -> None:
+        parts = self._parts
+        if parts.batch is None:
+            for job in self._source:
+                self._handle(job)
+        else:
+            for batch in self._source.batches(parts.batch):
+                self._handle_batch(batch)
+
+    def _handle(self, job: JobBase[Any]) -> None:
+        custody = self._parts.take(job)
+        try:
+            self._pass_on(job, self._parts.handler(self._parts.argument(job)), custody)
+        except BaseException as error:
+            if not custody.failed(error):
+                raise
+        else:
+            custody.sent()
+
+    def _handle_batch(self, batch: Any) -> None:
+        try:
+            results = results_of(self._parts.handler(batch.bodies), batch)
+        except BaseException as error:
+            if not batch._leave(error):
+                raise
+            return
+        for job, result in zip(batch, results, strict=True):
+            custody = self._parts.take(job)
+            try:
+                self._pass_on(job, result, custody)
+            except BaseException as error:
+                if not custody.failed(error):
+                    raise
+            else:
+                custody.sent()
+
+    def _pass_on(self, job: JobBase[Any], result: object, custody: Custody) -> None:
+        sink = self._sink
+        for pack in self._parts.packs(sink, job, outputs_of(result), custody):
+            assert sink is not None
+            try:
+                sink._check_room(pack)
+            except Full:
+                ticket = sink._open_driver.ticket()
+                sink._append(pack, ticket, wait=True, watcher=custody)
+                sink._wait(ticket, None)
+            else:
+                sink._append(pack, None, wait=True, watcher=custody, lazy=True)

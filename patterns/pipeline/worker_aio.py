@@ -1,0 +1,158 @@
+"""The async face of `Worker`. See `zmqkit.Worker`."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any, Self
+
+import anyio
+from typing_extensions import Unpack
+
+from zmqkit.errors import Full, Unsettled
+from zmqkit.options import OnError
+from zmqkit.patterns.pipeline.aio import Puller, Pusher, call, run_tasks
+from zmqkit.patterns.pipeline.custody import Custody, TwoSided, WorkerParts, addresses_of, results_of
+from zmqkit.patterns.pipeline.taking import JobBase, outputs_of
+from zmqkit.peer.aio import Peer
+from zmqkit.peer.base import DRAIN, Addresses, Common
+from zmqkit.peer.hooks import stop_on_signals
+from zmqkit.transport.waiters import async_waiter
+
+log = logging.getLogger("zmqkit.pipeline")
+
+
+class Worker(TwoSided, Peer):
+    """Takes jobs from a source, handles them, and sends what comes of them to a sink. See `zmqkit.Worker`.
+
+    Args:
+        handler: a coroutine function, an async generator function, or a plain function, which runs in a worker thread.
+        tasks: how many coroutine handlers run at a time.
+        threads: how many plain handlers run at a time.
+    """
+
+    def __init__(
+        self,
+        handler: Callable[..., object],
+        /,
+        *,
+        source: Addresses | Puller[Any],
+        sink: Addresses | Pusher | None = None,
+        tasks: int = 1,
+        threads: int = 1,
+        batch: int | None = None,
+        on_error: OnError = "nack",
+        **common: Unpack[Common],
+    ) -> None:
+        plain = not (inspect.iscoroutinefunction(handler) or inspect.isasyncgenfunction(handler))
+        self._parts = WorkerParts(handler, threads if plain else tasks, batch, on_error, common)
+        self._source: Puller[Any] = (
+            source if isinstance(source, Puller) else Puller(*addresses_of(source), on_error=on_error, **common)
+        )
+        self._sink: Pusher | None = (
+            sink if sink is None or isinstance(sink, Pusher) else Pusher(**{**common, "connect": addresses_of(sink)})
+        )
+        self.name = common.get("name") or self._source.name
+
+    # ---- a peer of two sides -------------------------------------------------------
+
+    async def open(self) -> Self:
+        """Open both sides; the sink first, so that nothing is taken that cannot be passed on."""
+        for side in reversed(self._sides):
+            await side.open()
+        return self
+
+    async def close(self, timeout: float | None = -1.0) -> None:
+        """Give back what is not settled, and close both sides."""
+        with anyio.CancelScope(shield=True):
+            await self._source.close(timeout)
+            if self._sink is not None:
+                with contextlib.suppress(Unsettled):  # the inputs were not acked: they come again
+                    await self._sink.close(0)
+
+    async def wait_for_peers(self, count: int = 1, *, timeout: float | None = None) -> None:
+        """Wait until each side has so many peers."""
+        for side in self._sides:
+            await side.wait_for_peers(count, timeout=timeout)
+
+    # ---- working -------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Work until `stop`, SIGINT or SIGTERM; then finish what runs, wait for outputs to settle, and close."""
+        await self.open()
+        try:
+            with stop_on_signals(self):
+                await run_tasks(self._loop, self._parts.at_a_time, self)
+                await self._wait_idle()
+        finally:
+            await self.close()
+
+    async def _wait_idle(self) -> None:
+        waiter = async_waiter()
+
+        def wake() -> None:
+            waiter.wake()
+
+        self._parts.on_idle = wake
+        if not self._parts.idle.is_set() and not await waiter.wait(DRAIN):
+            log.info("%s: some outputs have not settled; their inputs are given back", self.name)
+
+    async def _loop(self) -> None:
+        parts = self._parts
+        if parts.batch is None:
+            async for job in self._source:
+                await self._handle(job)
+        else:
+            batches = self._source.batches(parts.batch)
+            try:
+                async for batch in batches:
+                    await self._handle_batch(batch)
+            finally:
+                await batches.aclose()  # type: ignore[attr-defined]
+
+    async def _handle(self, job: JobBase[Any]) -> None:
+        custody = self._parts.take(job)
+        try:
+            await self._pass_on(job, await self._call(self._parts.argument(job)), custody)
+        except BaseException as error:
+            if not custody.failed(error):
+                raise
+        else:
+            custody.sent()
+
+    async def _call(self, argument: object) -> object:
+        if inspect.isasyncgenfunction(self._parts.handler):
+            return iter([each async for each in self._parts.handler(argument)])
+        return await call(self._parts.handler, argument)
+
+    async def _handle_batch(self, batch: Any) -> None:
+        try:
+            results = results_of(await self._call(batch.bodies), batch)
+        except BaseException as error:
+            if not batch._leave(error):
+                raise
+            return
+        for job, result in zip(batch, results, strict=True):
+            custody = self._parts.take(job)
+            try:
+                await self._pass_on(job, result, custody)
+            except BaseException as error:
+                if not custody.failed(error):
+                    raise
+            else:
+                custody.sent()
+
+    async def _pass_on(self, job: JobBase[Any], result: object, custody: Custody) -> None:
+        sink = self._sink
+        for pack in self._parts.packs(sink, job, outputs_of(result), custody):
+            assert sink is not None
+            try:
+                sink._check_room(pack)
+            except Full:
+                ticket = sink._open_driver.ticket()
+                sink._append(pack, ticket, wait=True, watcher=custody)
+                await sink._wait(ticket, None)
+            else:
+                sink._append(pack, None, wait=True, watcher=custody, lazy=True)

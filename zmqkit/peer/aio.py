@@ -1,0 +1,72 @@
+"""The face of a peer for asyncio and trio: the waiting that all patterns share.
+
+What blocks shortly (binding, opening a journal, joining the I/O thread) runs in a worker thread. No task group or
+nursery is held across ``__aenter__``.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+import anyio.to_thread
+
+from zmqkit.errors import WaitTimeout
+from zmqkit.peer.base import PeerBase
+from zmqkit.peer.hooks import on, stop_on_signals
+from zmqkit.transport.tickets import Ticket, WaitExpired, wait_async
+
+
+class Peer(PeerBase):
+    """What Pusher, Puller and all other peers have in common. See `zmqkit.Peer`."""
+
+    async def open(self) -> Self:
+        """Bind, connect and start. See `zmqkit.Peer.open`."""
+        await self._start_async()
+        return self
+
+    async def close(self, timeout: float | None = -1.0) -> None:
+        """Serve what waits for `linger`, say goodbye, give everything back. See `zmqkit.Peer.close`."""
+        if self._begin_close():
+            await self._close(self._linger if timeout == -1.0 else timeout)
+
+    async def wait_for_peers(self, count: int = 1, *, timeout: float | None = None) -> None:
+        """Wait until so many others are in session with this peer. See `zmqkit.Peer.wait_for_peers`."""
+        await self._start_async()
+        ticket = self._ask(self._core.wait_for_sessions, count)
+        try:
+            await self._wait(ticket, timeout)
+        except WaitExpired:
+            raise WaitTimeout(self._too_few(count, timeout)) from None
+
+    async def _start_async(self) -> None:
+        if self._driver is None or self._closed:
+            await in_thread(self._start)
+
+    async def _wait(self, ticket: Ticket, timeout: float | None) -> Any:
+        return await wait_async(ticket, timeout)
+
+    async def _close(self, linger: float | None) -> None:
+        await self._end_driver()
+
+    async def _end_driver(self) -> None:
+        driver = self._driver
+        assert driver is not None
+        # Not to be cancelled halfway: it is bounded, and whoever cancels expects everything to be given back.
+        with anyio.CancelScope(shield=True):
+            await in_thread(driver.close, 1.0)
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(self, t: type[BaseException] | None, v: BaseException | None, tb: TracebackType | None) -> None:
+        await self.close()
+
+
+async def in_thread(fn: Any, *args: Any) -> Any:
+    """Call what blocks shortly, in a worker thread."""
+    return await anyio.to_thread.run_sync(fn, *args)
+
+
+__all__ = ["Peer", "on", "stop_on_signals"]
