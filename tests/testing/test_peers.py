@@ -191,10 +191,6 @@ def spin(recorder: Recorder, now: float) -> None:
     recorder.deadline = now
 
 
-def babble(recorder: Recorder, now: float) -> None:
-    recorder.end_turn = lambda now: recorder.out.items.append(1)  # type: ignore[method-assign]
-
-
 @pytest.mark.parametrize(
     ("deed", "complaint"),
     [
@@ -204,7 +200,6 @@ def babble(recorder: Recorder, now: float) -> None:
         (lambda core, now: core.out.writes.append(Write("messages", 1, -1, b"")), "no journal can store"),
         (lambda core, now: core.out.writes.append(("messages", 1, 1, b"")), "not a Write"),
         (spin, "drained"),
-        (babble, "drained"),
     ],
 )
 def test_a_broken_contract_is_named(deed, complaint):

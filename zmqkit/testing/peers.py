@@ -29,7 +29,7 @@ Factory = Callable[["SimPeer"], Core]
 MAX_ROUNDS = 1000
 """More drains than this in one turn are a core that spins."""
 
-PURITY_EVERY = 64
+PURITY_EVERY = 200
 """`check_purity` is slow: it is made every so many turns."""
 
 _STAMP = struct.Struct("<dI").pack
@@ -169,7 +169,7 @@ class SimPeer:
     def crash(self, how: Literal["killed", "power cut"] = "killed") -> None:
         """Die at once: the core is gone, what was committed stays."""
         if self._in_turn:
-            raise SimulatedCrash(how)
+            raise SimulatedCrash("in a turn")
         if self.core is not None:
             self._end(how)
 
@@ -342,7 +342,7 @@ class SimPeer:
         if now < self._now:
             now = self._now
         self._now = now
-        world.digest = crc = zlib.crc32(_STAMP(now, self.number), world.digest)
+        world.digest = zlib.crc32(_STAMP(now, self.number), world.digest)
         world.turns += 1
         while self._commands:
             verb, args = self._commands.popleft()
@@ -358,6 +358,7 @@ class SimPeer:
             if notices_first:
                 self._take_notices(core, true, now)
         limit = self.messages_a_turn
+        crc = world.digest
         ways = self.ways
         if len(ways) > 1 and self._shape.random() < 0.3:
             ways = ways[::-1]  # one socket's connections are read in turn: a new one may well come first
@@ -400,7 +401,7 @@ class SimPeer:
             getattr(core, verb)(*args, now)
 
     def _drain(self, core: Core, now: float) -> None:
-        """Carry out what the core wants done, until it wants no more."""
+        """Carry out what the core wants done; once more as long as that gave it inputs."""
         world = self.world
         rounds = 0
         while True:
@@ -418,7 +419,6 @@ class SimPeer:
                     self._now = now = later
             if out.replies:
                 replies, out.replies = out.replies, []
-                again = True
                 for ticket, result in replies:
                     if world.text is not None:
                         world.note(self, f"reply {getattr(ticket, 'about', ticket)!r}: {result!r:.100}")
@@ -426,22 +426,20 @@ class SimPeer:
                         ticket.resolve(result)
             if out.items:
                 items, out.items = out.items, []
-                again = True
                 self.mailbox.extend(items)
                 if self.on_items is not None:
                     self.on_items(self, items)
             if out.events:
                 events, out.events = out.events, []
-                again = True
                 for event in events:
                     world.events[type(event).__name__] += 1
-                    world.note(self, f"{event!r}")
+                    if world.text is not None:
+                        world.note(self, repr(event))
                     if self.on_event is not None:
                         self.on_event(self, event)
             if out.sends:
                 sends, out.sends = out.sends, []
-                again = True
-                self._send(core, sends, now)
+                again |= self._send(core, sends, now)
             if out.disconnects:
                 links, out.disconnects = out.disconnects, []
                 again = True
@@ -471,14 +469,16 @@ class SimPeer:
         self._turns += 1
         if world.checks:
             check_deadline(core, now)
-            if self._turns % PURITY_EVERY == 1:
+            if self._turns % PURITY_EVERY == 20:
                 check_purity(core)
 
-    def _send(self, core: Core, sends: list[tuple[Link, Frames]], now: float) -> None:
+    def _send(self, core: Core, sends: list[tuple[Link, Frames]], now: float) -> bool:
+        """True if somebody was not there, and the core was told."""
         world = self.world
         network_send = world.network.send
         true = world.clock.now + self._lag
         routes = self.routes
+        told = False
         for link, frames in sends:
             if world.checks:
                 check_send(link, frames)
@@ -491,11 +491,13 @@ class SimPeer:
             route = routes.get(link)
             if route is None:
                 self._nowhere(core, link, now)
+                told = True
             elif isinstance(route, Way):
                 network_send(route, frames, true)
             else:
                 world.network.send_unconnected(route, frames)
         world.sent += len(sends)
+        return told
 
     def _nowhere(self, core: Core, link: Link, now: float) -> None:
         """A ROUTER's send that raises EHOSTUNREACH; a DEALER's to an address given up in this turn."""
