@@ -139,7 +139,7 @@ class IoThread:
                 for address in self._connects:
                     self._wires.connect(address, time.monotonic())
             except BaseException:
-                self._wires.abandon()
+                self._close_sockets(0)
                 self.addresses = ()
                 raise
             self._thread = threading.Thread(target=self._run, name=f"zmqkit-{self.name}", daemon=True)
@@ -214,7 +214,6 @@ class IoThread:
             if self._thread is None:
                 if not self.ended.done and not self._forked:
                     self._end(Closed(f"{self.name} is closed"))
-                    self._wires.abandon()
                     self._close_journal()
                     self.ended.resolve(True)
                 return

@@ -123,7 +123,10 @@ def wait(ticket: Ticket, timeout: float | None = None) -> Any:
                 waiter.wait(timeout)
         finally:
             ticket._leave(waiter)
-    return ticket.result()
+    try:
+        return ticket.result()
+    finally:
+        del ticket  # see `result`
 
 
 async def wait_async(ticket: Ticket, timeout: float | None = None) -> Any:
@@ -136,4 +139,7 @@ async def wait_async(ticket: Ticket, timeout: float | None = None) -> Any:
                 await waiter.wait(timeout)
         finally:
             ticket._leave(waiter)
-    return ticket.result()
+    try:
+        return ticket.result()
+    finally:
+        del ticket  # see `result`

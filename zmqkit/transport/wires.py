@@ -153,8 +153,8 @@ class Wires:
             if event == HANDSHAKE_SUCCEEDED:
                 self._up(dialer, now)
             elif event == DISCONNECTED or event & HANDSHAKE_FAILED:
-                if event & HANDSHAKE_FAILED:
-                    self.handshakes_failed += 1
+                # A peer of a wrong kind, or none of ZeroMQ's at all, just hangs up during the handshake.
+                self.handshakes_failed += not dialer.up
                 while dialer.receive(MESSAGES_A_TURN, self._receive, now):
                     pass  # all that came before it broke; no more can come
                 self._down(dialer, now)
@@ -314,3 +314,7 @@ class Wires:
         """Close what is still open, at once."""
         for endpoint in self._endpoints():
             endpoint.close()
+        self._dialers.clear()
+        self._by_link.clear()
+        self._listeners.clear()
+        self._changed()
