@@ -51,9 +51,12 @@ class Worker(TwoSided, Peer):
         self._source: Puller[Any] = (
             source if isinstance(source, Puller) else Puller(*addresses_of(source), on_error=on_error, **common)
         )
-        self._sink: Pusher | None = (
-            sink if sink is None or isinstance(sink, Pusher) else Pusher(**{**common, "connect": addresses_of(sink)})
-        )
+        self._sink: Pusher | None = None
+        if isinstance(sink, Pusher):
+            self._sink = sink
+        elif sink is not None:
+            common["connect"] = addresses_of(sink)
+            self._sink = Pusher(**common)
         self.name = common.get("name") or self._source.name
 
     # ---- a peer of two sides -------------------------------------------------------
