@@ -15,6 +15,7 @@ import secrets
 import tempfile
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -162,6 +163,8 @@ class Run:
         """Do the whole run. Raises `Stalled` or `WorkerDied` if it cannot come to its end."""
         run = f"demo-{secrets.token_hex(4)}"
         with (
+            # Ended early, the pusher warns of what is left in its journal; but that goes with the folder.
+            warnings.catch_warnings(action="ignore", category=RuntimeWarning),
             tempfile.TemporaryDirectory(prefix="zmqkit-demo-", ignore_cleanup_errors=True) as folder,
             Sink(f"{run}-counts") as self.sink,
             zmqkit.Pusher(
@@ -185,7 +188,9 @@ class Run:
             last = self._progress()
             self.on_progress(last)
             # All have settled, so the workers owe nobody anything, and the sink has counted what it acked.
+            self._wait_for_workers()
             self.crew.stop()
+            shares = self._progress().shares
         return Mined(
             totals=self.sink.totals,
             rejected=sorted(rejected),
@@ -193,7 +198,7 @@ class Run:
             dead=settled.dead,
             redelivered=last.redelivered,
             duplicates=self.sink.duplicates,
-            shares=last.shares,
+            shares=shares,
             joined_seconds=joined_seconds,
             seconds=seconds,
         )
@@ -205,19 +210,22 @@ class Run:
         hold_at = -(-len(self.sources) // (2 * self.workers)) if self.kill else 0
         for _ in range(self.workers):
             self.crew.hire(hold_at=hold_at)
-        while True:
-            try:
-                self.pusher.wait_for_peers(self.workers, timeout=TICK_S)
-            except zmqkit.WaitTimeout:
-                self._tick()
-                if time.monotonic() - self.began > JOIN_S:
-                    raise Stalled(f"not all {self.workers} workers found the pusher within {JOIN_S:.0f} s") from None
-            else:
-                break
+        self._wait_for_workers()
         seconds = time.monotonic() - self.began
         for member in self.crew.members:
             self.on_note(f"{member.name} (process {member.pid}) joined")
         return seconds
+
+    def _wait_for_workers(self) -> None:
+        """Wait until all who should be working are in session with the pusher, those that came later too."""
+        since = time.monotonic()
+        while True:
+            try:
+                return self.pusher.wait_for_peers(self.workers, timeout=TICK_S)
+            except zmqkit.WaitTimeout:
+                self._tick()
+            if time.monotonic() - since > JOIN_S:
+                raise Stalled(f"not all {self.workers} workers found the pusher within {JOIN_S:.0f} s")
 
     def _send(self) -> None:
         for at in range(0, len(self.sources), CHUNK):
@@ -248,21 +256,21 @@ class Run:
         if self.sink.failure is not None:
             raise self.sink.failure
         for member in self.crew.lost():
-            self._replace(member, "was killed by somebody else")
+            self.on_note(f"{member.name} (process {member.pid}) was killed by somebody else")
+            self._replace(member)
         if self.kill and (victim := self.crew.holding()):
             self.kill = False
+            self.on_note(f"{victim.name} (process {victim.pid}) has jobs in hand and gets SIGKILL")
             self.crew.kill(victim)
-            self._replace(victim, "was killed with jobs in hand")
+            self._replace(victim)
             self.crew.release()
         progress = self._progress()
         self.on_progress(progress)
         return progress
 
-    def _replace(self, member: Member, why: str) -> None:
+    def _replace(self, member: Member) -> None:
         successor = self.crew.hire(hold_at=1 if self.kill else 0)
-        self.on_note(
-            f"{member.name} (process {member.pid}) {why}; {successor.name} (process {successor.pid}) takes its place"
-        )
+        self.on_note(f"{successor.name} (process {successor.pid}) takes the place of {member.name}")
 
     def _progress(self) -> Progress:
         stats = self.pusher.stats()

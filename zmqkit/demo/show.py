@@ -44,7 +44,7 @@ class RichScreen:
 
     def note(self, text: str) -> None:
         """Write one line above the picture."""
-        self._line(f"  {text}", "bold" if "killed" in text else "dim")
+        self._line(f"  {text}", "bold red" if "kill" in text.lower() else "dim")
 
     def _line(self, text: str, style: str = "") -> None:
         self.console.print(Text(text, style), soft_wrap=True)
