@@ -2,6 +2,9 @@
 
 Knows waiters; no zmq, no core. Locks are not needed: who resolves writes the result and then looks for waiters, who
 waits enters itself and then looks for the result, so one of them sees the other.
+
+Ctrl-C may come after any call. So who waits is entered by a plain store and taken out by one call a ``finally``: a
+helper function for both would be a place where an interrupt leaves the second undone.
 """
 
 from __future__ import annotations
@@ -51,6 +54,10 @@ class Desk:
                 waiter.wake()
 
 
+_NOBODYS = Desk()
+"""Of tickets on their own; it never ends."""
+
+
 class Ticket:
     """One result to come.
 
@@ -61,7 +68,7 @@ class Ticket:
     __slots__ = ("__weakref__", "_desk", "_result", "_waiters")
 
     def __init__(self, desk: Desk | None = None) -> None:
-        self._desk = desk
+        self._desk = _NOBODYS if desk is None else desk
         self._result: Any = _PENDING
         self._waiters: dict[Waiter, None] = {}
 
@@ -81,32 +88,21 @@ class Ticket:
     @property
     def done(self) -> bool:
         """Whether `result` answers at once."""
-        return self._result is not _PENDING or (self._desk is not None and self._desk.ended is not None)
+        return self._result is not _PENDING or self._desk.ended is not None
 
     def result(self) -> Any:
         """The result, or raise it if it is an exception. Raises `WaitExpired` while it is pending."""
         result = self._result
         if result is _PENDING:
-            desk = self._desk
-            if desk is None or desk.ended is None:
+            result = self._desk.ended
+            if result is None:
                 raise WaitExpired("no result yet")
-            result = desk.ended
         if isinstance(result, BaseException):
             try:
                 raise result
             finally:
                 del result, self  # or the exception's traceback would hold itself
         return result
-
-    def _enter(self, waiter: Waiter) -> None:
-        self._waiters[waiter] = None
-        if self._desk is not None:
-            self._desk.waiting[waiter] = None
-
-    def _leave(self, waiter: Waiter) -> None:
-        self._waiters.pop(waiter, None)
-        if self._desk is not None:
-            self._desk.waiting.pop(waiter, None)
 
 
 def wait(ticket: Ticket, timeout: float | None = None) -> Any:
@@ -117,12 +113,17 @@ def wait(ticket: Ticket, timeout: float | None = None) -> Any:
     """
     if not ticket.done:
         waiter = ThreadWaiter()
+        waiters, waiting = ticket._waiters, ticket._desk.waiting
         try:
-            ticket._enter(waiter)
-            if not ticket.done:
-                waiter.wait(timeout)
+            waiting[waiter] = None
+            try:
+                waiters[waiter] = None
+                if not ticket.done:
+                    waiter.wait(timeout)
+            finally:
+                waiters.pop(waiter, None)
         finally:
-            ticket._leave(waiter)
+            waiting.pop(waiter, None)
     try:
         return ticket.result()
     finally:
@@ -133,12 +134,17 @@ async def wait_async(ticket: Ticket, timeout: float | None = None) -> Any:
     """The same for a task of asyncio or trio. Cancelled, the ticket is intact. No checkpoint when it is done."""
     if not ticket.done:
         waiter = async_waiter()
+        waiters, waiting = ticket._waiters, ticket._desk.waiting
         try:
-            ticket._enter(waiter)
-            if not ticket.done:
-                await waiter.wait(timeout)
+            waiting[waiter] = None
+            try:
+                waiters[waiter] = None
+                if not ticket.done:
+                    await waiter.wait(timeout)
+            finally:
+                waiters.pop(waiter, None)
         finally:
-            ticket._leave(waiter)
+            waiting.pop(waiter, None)
     try:
         return ticket.result()
     finally:

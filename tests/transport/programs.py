@@ -1,0 +1,463 @@
+"""Programs that the tests of this folder run as processes of their own: ``python -m tests.transport.programs NAME``.
+
+Each prints one line of JSON at its end; what it says is judged by the test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tests.transport.raw import ANSWER, ASK, PATIENCE_S, MemoryStore, RawCore, driver, raw, take, take_until
+from zmqkit.errors import Forked
+from zmqkit.transport import forks
+from zmqkit.transport.iothread import IoThread
+from zmqkit.transport.mailbox import Mailbox
+from zmqkit.transport.tickets import Ticket, wait, wait_async
+
+INTERRUPTS = 1500
+
+
+def say(**what: object) -> None:
+    print(json.dumps(what), flush=True)
+
+
+KEPT: list[object] = []
+
+
+# ---- Ctrl-C at random moments ------------------------------------------------------
+
+
+class Interrupts:
+    """Raises KeyboardInterrupt in the main thread, again and again, at random moments."""
+
+    def __init__(self, longest_s: float) -> None:
+        self.count = 0
+        self._drawn = random.Random(7)
+        self._longest_s = longest_s
+        # The handler that Ctrl-C has; only the signal differs, because timers send that one.
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+
+    def arm(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, self._drawn.uniform(1e-6, self._longest_s))
+
+    def disarm(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def until(self, done: Callable[[], bool], step: Callable[[], None], recover: Callable[[], None]) -> None:
+        """Repeat ``step`` until done, interrupted all the time; after each interrupt ``recover``."""
+        while not done():
+            try:
+                try:
+                    self.arm()
+                    while not done():
+                        step()
+                finally:
+                    self.disarm()
+            except KeyboardInterrupt:
+                self.count += 1
+                recover()
+
+
+def interrupted_take() -> None:
+    """Take from the mailbox, interrupted, while another thread does too: nothing lost, nothing doubled."""
+    mine: list[int] = []
+    others: list[int] = []
+    fed = 0
+    feeding = True
+    interrupts = Interrupts(0.0004)
+    with driver() as io:
+        mailbox: Mailbox[int] = io.mailbox
+
+        def feed() -> None:
+            nonlocal fed, feeding
+            while interrupts.count < INTERRUPTS:
+                io.post(raw(io).give, list(range(fed, fed + 7)))
+                fed += 7
+                time.sleep(0.0002)
+            feeding = False
+
+        def other() -> None:
+            # Waits without a timeout: a hint that an interrupt swallowed would leave it hanging.
+            while mailbox.wait_nonempty() or not mailbox.closed:
+                item = mailbox.take()
+                if item is not None:
+                    others.append(item)
+
+        def one() -> None:
+            item = mailbox.take()
+            if item is not None:
+                mine.append(item)
+            else:
+                mailbox.wait_nonempty(0.1)
+
+        def many() -> None:
+            mine.extend(mailbox.take_many(3))
+
+        steps = random.Random(3)
+        threads = [threading.Thread(target=feed), threading.Thread(target=other)]
+        for thread in threads:
+            thread.start()
+        # Between the return of `take_many` and `extend` there is no moment for an interrupt.
+        interrupts.until(lambda: not feeding, lambda: steps.choice((one, one, many))(), mailbox.nudge)
+        deadline = time.monotonic() + PATIENCE_S
+        while len(mine) + len(others) < fed and time.monotonic() < deadline:
+            time.sleep(0.01)
+        left = len(mailbox)
+        mailbox.close()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+    say(
+        interrupts=interrupts.count,
+        complete=sorted(mine + others) == list(range(fed)),
+        mine=len(mine),
+        others=len(others),
+        fed=fed,
+        left=left,
+        ordered=others == sorted(others),
+        waiters=len(mailbox._waiters),
+    )
+
+
+def interrupted_hints() -> None:
+    """The main thread waits and is interrupted, and never takes; another thread must get every item."""
+    interrupts = Interrupts(0.0003)
+    mailbox: Mailbox[int] = Mailbox()
+    got: list[int] = []
+    arrived = threading.Semaphore(0)
+
+    def other() -> None:
+        while mailbox.wait_nonempty() or not mailbox.closed:
+            item = mailbox.take()
+            if item is not None:
+                got.append(item)
+                arrived.release()
+
+    stuck = False
+
+    def feed() -> None:
+        nonlocal stuck
+        n = 0
+        while interrupts.count < INTERRUPTS and not stuck:
+            mailbox.put_many([n])
+            n += 1
+            stuck = not arrived.acquire(timeout=PATIENCE_S)
+        interrupts.count = INTERRUPTS
+
+    threads = [threading.Thread(target=feed), threading.Thread(target=other)]
+    for thread in threads:
+        thread.start()
+
+    def step() -> None:
+        mailbox.wait_nonempty(0.1)
+        mailbox.nudge()  # it does not take what it was woken for
+
+    interrupts.until(lambda: interrupts.count >= INTERRUPTS, step, mailbox.nudge)
+    mailbox.close()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    say(interrupts=interrupts.count, stuck=stuck, got=len(got), ordered=got == list(range(len(got))))
+
+
+def interrupted_calls() -> None:
+    """Post, submit and wait for tickets, interrupted: what was handed over is done once, no result is lost."""
+    interrupts = Interrupts(0.0005)
+    store = MemoryStore()
+    confirmed = 0
+    wrong = 0
+    posted: list[int] = []
+    key = 0
+    pending: list[tuple[int, Ticket]] = []
+    with driver(journal=store) as io:
+
+        def step() -> None:
+            nonlocal key, confirmed, wrong
+            if not pending:
+                key += 1
+                ticket = io.ticket()
+                pending.append((key, ticket))
+                (io.submit if key % 2 else io.post)(raw(io).store, key, b"x", ticket)
+                posted.append(key)
+            mine, ticket = pending[0]
+            if mine in store.rows or posted[-1:] == [mine]:
+                wait(ticket, PATIENCE_S)
+                wrong += mine not in store.rows
+                confirmed += 1
+                pending.clear()
+
+        def recover() -> None:
+            # Interrupted in `post` or `submit`, it may have been handed over or not; afterwards all must go on.
+            if pending and posted[-1:] != [pending[0][0]]:
+                pending.clear()
+
+        interrupts.until(lambda: interrupts.count >= INTERRUPTS, step, recover)
+        answer = io.ticket()
+        io.submit(raw(io).answer, answer, "alive")
+        alive = wait(answer, PATIENCE_S)
+        missing = [n for n in posted if n not in store.rows]
+        closed = io.close(5)
+    say(
+        interrupts=interrupts.count,
+        confirmed=confirmed,
+        wrong=wrong,
+        missing=len(missing),
+        alive=alive,
+        closed=closed,
+        waiting=len(io._desk.waiting),
+    )
+
+
+def interrupted_close() -> None:
+    """Close, interrupted, and close again."""
+    interrupts = Interrupts(0.002)
+    closed = 0
+    for _ in range(100):
+        core = RawCore()
+        io = IoThread(core, journal=MemoryStore(), name="raw", binds=["tcp://127.0.0.1:0"])
+        io.start()
+        ended = False
+
+        def step(io: IoThread = io) -> None:
+            nonlocal ended
+            ended = io.close(5)
+
+        interrupts.until(lambda: ended, step, lambda: None)  # noqa: B023 - called at once
+        closed += ended
+        KEPT.append(io)  # Python itself swallows an interrupt that comes while an object is freed
+    left = [thread.name for thread in threading.enumerate() if thread.name.startswith("zmqkit")]
+    say(interrupts=interrupts.count, closed=closed, left=left)
+
+
+# ---- forks -------------------------------------------------------------------------
+
+
+def uses(io: IoThread, ticket: Ticket) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Everything that can be done with an open driver."""
+    yield "post", lambda: io.post(print)
+    yield "submit", lambda: io.submit(print)
+    yield "connect", lambda: io.connect("tcp://127.0.0.1:1")
+    yield "disconnect", lambda: io.disconnect("tcp://127.0.0.1:1")
+    yield "start", io.start
+    yield "wait", lambda: wait(ticket, PATIENCE_S)
+    yield "wait_async", lambda: asyncio.run(wait_async(ticket, PATIENCE_S))
+    yield "new ticket", lambda: wait(io.ticket(), PATIENCE_S)
+    yield "take", io.mailbox.take
+    yield "take_many", lambda: io.mailbox.take_many(1)
+
+
+def refusals(io: IoThread, ticket: Ticket) -> list[str]:
+    """What does not raise `Forked` at once."""
+    wrong = []
+    for name, use in uses(io, ticket):
+        try:
+            use()
+            wrong.append(f"{name} worked")
+        except Forked:
+            continue
+        except BaseException as error:
+            wrong.append(f"{name}: {error!r}")
+    io.mailbox.wait_nonempty()  # at once
+    if not (io.mailbox.closed and isinstance(io.mailbox.failure, Forked)):
+        wrong.append("the mailbox is not closed")
+    if io.close(PATIENCE_S) is not True or io.close() is not True:
+        wrong.append("close is no no-op")
+    io.begin_close(1)
+    io.stats()
+    return wrong
+
+
+def own_peer_works() -> bool:
+    """A child may open drivers of its own."""
+    with driver(binds=["tcp://127.0.0.1:0", "inproc://own"]) as bound:
+        for address in bound.addresses:
+            with driver(connects=[address]) as dialled:
+                link = take(dialled.mailbox).link
+                dialled.submit(raw(dialled).say, link, [ASK], None)
+                if take(dialled.mailbox).frames != [ANSWER]:
+                    return False
+    return True
+
+
+def echoes(bound: IoThread, dialled: IoThread) -> bool:
+    dialled.submit(raw(dialled).say, ("c", bound.addresses[0]), [ASK], None)
+    return bool(take_until(dialled, tuple).frames == [ANSWER])
+
+
+def fork_with(start: Callable[[Callable[[], list[str]]], list[str]]) -> None:
+    """Fork while drivers are open, other threads wait and hold locks; the child is judged, and the parent goes on."""
+    store = MemoryStore()
+    with driver(binds=["tcp://127.0.0.1:0"], journal=store) as bound, driver(connects=bound.addresses) as dialled:
+        take(dialled.mailbox)
+        pending = bound.ticket()
+        bound.submit(raw(bound).give, ["left in the mailbox"])
+        bound.mailbox.wait_nonempty(PATIENCE_S)
+        stop = threading.Event()
+
+        def busy() -> None:
+            with contextlib.suppress(Exception):
+                while not stop.is_set():
+                    dialled.mailbox.wait_nonempty(0.001)
+                    ticket = dialled.ticket()
+                    dialled.submit(raw(dialled).answer, ticket, 1)
+                    wait(ticket, PATIENCE_S)
+
+        threads = [threading.Thread(target=busy) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+
+        def in_child() -> list[str]:
+            wrong = refusals(bound, pending) + refusals(dialled, dialled.ticket())
+            if forks._all_open():
+                wrong.append("drivers are still registered")
+            if not own_peer_works():
+                wrong.append("a driver of its own does not work")
+            if store.closed:
+                wrong.append("the parent's journal was closed")
+            return wrong
+
+        wrong = start(in_child)
+        stop.set()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+        goes_on = echoes(bound, dialled) and not pending.done and bound.mailbox.take() == "left in the mailbox"
+        closed = bound.close(5) and dialled.close(5)
+    say(wrong=wrong, goes_on=goes_on, closed=closed, journal_closed=store.closed)
+
+
+def os_fork() -> None:
+    def start(in_child: Callable[[], list[str]]) -> list[str]:
+        wrong = []
+        for _ in range(5):
+            reader, writer = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                with open(writer, "w") as file:
+                    file.write(json.dumps(in_child()))
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the parent's line is the parent's
+                sys.exit(7)  # through all of the interpreter's exit, unlike os._exit
+            os.close(writer)
+            with open(reader) as file:
+                wrong += json.loads(file.read() or '["the child died"]')
+            status = reap(pid)
+            if status != 7:
+                wrong.append(f"the child ended with {status}")
+        return wrong
+
+    fork_with(start)
+
+
+def reap(pid: int) -> int | str:
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return "hung"
+
+
+def _report(in_child: Callable[[], list[str]], pipe: Any) -> None:
+    pipe.send(in_child())
+
+
+def multiprocessing_fork() -> None:
+    def start(in_child: Callable[[], list[str]]) -> list[str]:
+        fork = multiprocessing.get_context("fork")
+        wrong: list[str] = []
+        for _ in range(3):
+            ours, theirs = fork.Pipe()
+            process = fork.Process(target=_report, args=(in_child, theirs))
+            process.start()
+            theirs.close()
+            wrong += ours.recv() if ours.poll(PATIENCE_S) else ["the child said nothing"]
+            process.join(PATIENCE_S)
+            if process.exitcode != 0:
+                wrong.append(f"the child ended with {process.exitcode}")
+                process.kill()
+        return wrong
+
+    fork_with(start)
+
+
+def fork_unstarted() -> None:
+    """A driver that was made but not started is no open one: the child may start it. One that was closed stays so."""
+    made = IoThread(RawCore(), name="made", binds=["tcp://127.0.0.1:0"])
+    with driver() as closed:
+        closed.close(1)
+    pid = os.fork()
+    if pid == 0:
+        made.start()
+        ticket = made.ticket()
+        made.submit(raw(made).answer, ticket, 1)
+        good = wait(ticket, PATIENCE_S) == 1 and made.close(5) and closed.close(5)
+        os._exit(0 if good else 1)
+    status = reap(pid)
+    made.start()
+    say(child=status, parent=made.close(5))
+
+
+# ---- exit --------------------------------------------------------------------------
+
+
+def open_drivers(count: int, core: Callable[[], RawCore]) -> list[IoThread]:
+    opened = []
+    for _ in range(count):
+        io = IoThread(core(), name="left-open", binds=["tcp://127.0.0.1:0"], journal=MemoryStore())
+        io.start()
+        opened.append(io)
+    return opened
+
+
+def exit_open() -> None:
+    """Leave with open drivers whose cores say goodbye: a peer in another process hears it."""
+    address = sys.argv[2]
+    core = RawCore()
+    io = IoThread(core, name="leaving", connects=[address])
+    io.start()
+    core.goodbyes = [(take(io.mailbox).link, [b"goodbye"])]
+    KEPT.append(io)
+    say(ready=True)
+
+
+def exit_endless() -> None:
+    """Leave with cores that never finish, and one whose disk hangs."""
+
+    class Endless(RawCore):
+        def close(self, now: float) -> None:
+            return
+
+    class Hanging(MemoryStore):
+        def commit(self, writes: object) -> None:
+            begun.set()
+            time.sleep(1000)
+
+    begun = threading.Event()
+    KEPT.extend(open_drivers(5, Endless))
+    hung = IoThread(RawCore(), name="hung", journal=Hanging())
+    hung.start()
+    hung.submit(raw(hung).store, 1, b"x", hung.ticket())
+    begun.wait(PATIENCE_S)
+    KEPT.append(hung)
+    say(ready=True, at=time.monotonic())
+
+
+def exit_by_exception() -> None:
+    KEPT.extend(open_drivers(2, RawCore))
+    say(ready=True)
+    raise SystemExit(3)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]]()

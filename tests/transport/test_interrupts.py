@@ -1,0 +1,61 @@
+"""Ctrl-C at random moments: KeyboardInterrupt loses nothing and leaves everything usable.
+
+Real signals in a process of its own, thousands of them, at random distances.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(name: str, *args: str, code: int = 0) -> dict[str, Any]:
+    command = [sys.executable, "-W", "error::ResourceWarning", "-m", "tests.transport.programs", name, *args]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=55)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert not done.stderr, done.stderr
+    said = json.loads(done.stdout)
+    assert isinstance(said, dict)
+    return said
+
+
+@pytest.mark.slow
+def test_an_interrupt_while_taking_loses_and_doubles_nothing() -> None:
+    said = run("interrupted_take")
+    assert said["complete"], said
+    assert said["ordered"]
+    assert said["waiters"] == said["left"] == 0
+    assert said["interrupts"] >= 1500
+    assert min(said["mine"], said["others"]) > 0
+
+
+@pytest.mark.slow
+def test_an_interrupted_wait_swallows_no_hint_that_another_thread_needs() -> None:
+    said = run("interrupted_hints")
+    assert not said["stuck"], said
+    assert said["ordered"]
+    assert said["got"] > 0
+
+
+@pytest.mark.slow
+def test_interrupted_calls_are_carried_out_once_and_no_result_is_lost() -> None:
+    said = run("interrupted_calls")
+    assert said["alive"] == "alive"
+    assert said["wrong"] == said["missing"] == said["waiting"] == 0
+    assert said["confirmed"] > 0
+    assert said["closed"]
+
+
+@pytest.mark.slow
+def test_an_interrupted_close_can_be_repeated() -> None:
+    said = run("interrupted_close")
+    assert said["closed"] == 100
+    assert said["left"] == []
+    assert said["interrupts"] > 0
