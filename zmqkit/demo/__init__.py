@@ -111,14 +111,20 @@ def _on_loopback() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _logged_to(screen: Screen) -> Iterator[None]:
-    from zmqkit.demo.screen import ErrorsAsNotes
+    """Show zmqkit's log there and nowhere else: who writes to the terminal besides would spoil the picture.
 
-    handler, logger = ErrorsAsNotes(screen), logging.getLogger("zmqkit")
-    logger.addHandler(handler)
+    Somebody who has it log everything is debugging, and keeps what was set up.
+    """
+    from zmqkit.demo.screen import TroubleHandler
+
+    logger = logging.getLogger("zmqkit")
+    before = logger.handlers, logger.propagate
+    if not logger.isEnabledFor(logging.DEBUG):
+        logger.handlers, logger.propagate = [TroubleHandler(screen)], False
     try:
         yield
     finally:
-        logger.removeHandler(handler)
+        logger.handlers, logger.propagate = before
 
 
 class _Terminated(BaseException):

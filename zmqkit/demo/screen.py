@@ -30,6 +30,9 @@ class Screen(Protocol):
     def note(self, text: str) -> None:
         """Something happened that is worth a line."""
 
+    def trouble(self, text: str) -> None:
+        """Something is wrong, though the run goes on. From any thread, too."""
+
     def progress(self, progress: Progress) -> None:
         """How far the pipeline is."""
 
@@ -56,6 +59,10 @@ class Json:
     def note(self, text: str) -> None:
         """See `Screen`."""
 
+    def trouble(self, text: str) -> None:
+        """See `Screen`."""
+        print(f"zmqkit demo: {text}", file=sys.stderr)
+
     def progress(self, progress: Progress) -> None:
         """See `Screen`."""
 
@@ -68,12 +75,12 @@ class Json:
         """See `Screen`."""
         print(json.dumps(verdict.as_json(), indent=2))
         for problem in verdict.problems():
-            print(f"zmqkit demo: {problem}", file=sys.stderr)
+            self.trouble(problem)
 
     def failed(self, reason: str) -> None:
         """See `Screen`."""
         print(json.dumps({"ok": False, "error": reason}, indent=2))
-        print(f"zmqkit demo: {reason}", file=sys.stderr)
+        self.trouble(reason)
 
     def __enter__(self) -> Json:
         return self
@@ -93,14 +100,13 @@ def rich_screen() -> Screen:
     return RichScreen()
 
 
-class ErrorsAsNotes(logging.Handler):
-    """Shows what zmqkit logs as an error. Warnings, such as of each dead letter, the screen counts anyway."""
+class TroubleHandler(logging.Handler):
+    """Shows what is logged as an error. Warnings, such as of each dead letter, the screen counts anyway."""
 
     def __init__(self, screen: Screen) -> None:
-        super().__init__()
+        super().__init__(logging.ERROR)
         self.screen = screen
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show one record."""
-        if record.levelno >= logging.ERROR:
-            self.screen.note(self.format(record))
+        self.screen.trouble(self.format(record))

@@ -46,6 +46,10 @@ class RichScreen:
         """Write one line above the picture."""
         self._line(f"  {text}", "bold red" if "kill" in text.lower() else "dim")
 
+    def trouble(self, text: str) -> None:
+        """Write it to standard error, above the picture."""
+        self.errors.print(Text(text, "red"), soft_wrap=True)
+
     def _line(self, text: str, style: str = "") -> None:
         self.console.print(Text(text, style), soft_wrap=True)
 
@@ -112,7 +116,7 @@ class RichScreen:
     def failed(self, reason: str) -> None:
         """Say why there is no verdict."""
         self.live.stop()
-        self.errors.print(Text(f"zmqkit demo: {reason}", "red"), soft_wrap=True)
+        self.trouble(f"zmqkit demo: {reason}")
 
     def __enter__(self) -> RichScreen:
         if self.console.is_terminal:
