@@ -185,6 +185,25 @@ def test_a_flipped_bit_in_a_row_is_named_when_the_row_is_read(path: Path, journa
             journal.verify()
 
 
+@pytest.mark.parametrize(
+    ("place", "content", "walked_pages"),
+    [(32, b"\0\0\0\3", 100), (36, b"\0\0\0\1", 100), (52, bytes(4), 0), (64, bytes(4), 0)],
+    ids=["free list", "free pages", "auto vacuum", "incremental vacuum"],
+)
+def test_a_header_that_would_lead_to_further_damage_is_noticed(
+    path: Path,
+    journal_bytes: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    place: int,
+    content: bytes,
+    walked_pages: int,
+) -> None:
+    monkeypatch.setattr("zmqkit.journal.layout.WALK_PAGES", walked_pages)
+    path.write_bytes(journal_bytes[:place] + content + journal_bytes[place + 4 :])
+    with pytest.raises(JournalDamaged):
+        SqliteJournal(path)
+
+
 def tamper(path: Path, statement: str) -> None:
     """Change the closed file behind the journal's back."""
     database = sqlite3.connect(path, isolation_level=None)

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
+import apsw
 import pytest
 
 from tests.journal.faults import READ_ERROR, SYNC_ERROR, WRITE_ERROR, Disk, Kind, Outcome, enospc
@@ -83,6 +84,50 @@ def test_a_disk_that_is_gone_is_indeterminate(path: Path, disk: Disk) -> None:
     journal.close()
     with SqliteJournal(path) as journal:
         assert keys(journal) == []
+
+
+def test_a_file_that_was_exchanged_meanwhile_is_not_taken_for_ours(path: Path, disk: Disk) -> None:
+    with SqliteJournal(path) as journal:
+        journal.commit([put(1)])
+    other = path.with_name("other.db")
+    other.write_bytes(path.read_bytes())
+    with SqliteJournal(other) as journal:  # the same journal, so many commits, another owner
+        journal.commit([put(7)])
+    journal = SqliteJournal(path, vfs=disk.name)
+    journal.commit([put(2)])
+    path.unlink()
+    path.with_name("jobs.db-wal").unlink()
+    other.rename(path)
+    disk.fail("sync", SYNC_ERROR, files="-wal")
+    with pytest.raises(CommitIndeterminate):
+        journal.commit([put(3)])
+    journal.close()
+
+
+class InterruptedJournal(SqliteJournal):
+    """Ctrl-C comes at the worst moment: the commit is made, and Python does not know it yet."""
+
+    interrupt = False
+
+    def _note_wal_pages(self, connection: apsw.Connection, database: str, pages: int) -> int:
+        if self.interrupt:
+            self.interrupt = False
+            raise KeyboardInterrupt
+        return super()._note_wal_pages(connection, database, pages)
+
+
+def test_an_interrupt_leaves_the_journal_usable_and_right(path: Path) -> None:
+    with InterruptedJournal(path) as journal:
+        journal.commit([put(1)])
+        journal.interrupt = True
+        with pytest.raises(KeyboardInterrupt):
+            journal.commit([put(2), delete(1)])
+        assert keys(journal) == [2]
+        assert journal.totals("messages") == Totals(1, 1, 2, 2)
+        journal.commit([put(3)])
+    with SqliteJournal(path) as journal:
+        assert keys(journal) == [2, 3]
+        journal.verify()
 
 
 FAULTS: list[tuple[Kind, Error, str]] = [

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,10 +116,28 @@ def test_a_lock_file_that_is_removed_meanwhile_is_no_lock(tmp_path: Path) -> Non
     assert inspect(file)[0] is None
 
 
+def test_a_lock_file_that_is_removed_while_it_is_being_locked_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = str(tmp_path / "a.lock")
+    lock_it = fcntl.fcntl
+
+    def remove_then_lock(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        os.unlink(file)
+        return lock_it(*arguments)
+
+    monkeypatch.setattr(fcntl, "fcntl", remove_then_lock)
+    lock = OwnerLock(file, journal_path="a", owner="first")
+    with pytest.raises(JournalBusy):
+        OwnerLock(file, journal_path="a", owner="second")
+    lock.release()
+
+
 # ---- forks -----------------------------------------------------------------------
 
 FORK = """
-import os, sys
+import os, shutil, sys
 from tests.journal.helpers import *
 from zmqkit.errors import Forked
 from zmqkit.journal import SqliteJournal
@@ -144,6 +164,11 @@ if not child:
     sys.exit(0)  # ends as a program ends: everything is torn down
 assert os.read(to_parent[0], 1) == b"3", "uses in the child"
 journal.commit([put(2)])
+for suffix in ("", "-wal"):  # as after a crash of the parent: the child has taken no file away
+    shutil.copy(path + suffix, path + "-image" + suffix)
+image = SqliteJournal(path + "-image")
+assert keys(image) == [1, 2]
+image.close()
 journal.close()
 again = SqliteJournal(path)  # the child lives on, and holds nothing
 again.commit([put(3)])
@@ -197,6 +222,51 @@ print("done")
 def test_forking_while_another_thread_commits_harms_nobody(path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", FORK_STORM, str(path)], capture_output=True, text=True, timeout=50)
     assert (done.stdout, done.stderr) == ("done\n", "")
+
+
+FORK_IN_A_COMMIT = """
+import os, sys, threading
+order = []
+# Hooks run before a fork in the reverse order of their registration: this one last.
+os.register_at_fork(before=lambda: order.append("forked"))
+from tests.journal.faults import Disk
+from tests.journal.helpers import *
+from zmqkit.journal import SqliteJournal
+inside, go_on = threading.Event(), threading.Event()
+os.register_at_fork(before=go_on.set)
+
+class Slow(Disk):
+    armed = False
+    def strikes(self, kind, file):
+        if self.armed and kind == "sync":
+            inside.set()
+            go_on.wait(30)
+        return None
+
+disk = Slow()
+journal = SqliteJournal(sys.argv[1], vfs=disk.name)
+disk.armed = True
+def work():
+    journal.commit([put(1)])
+    order.append("committed")
+thread = threading.Thread(target=work)
+thread.start()
+inside.wait(30)
+child = os.fork()
+if not child:
+    os._exit(0)
+os.waitpid(child, 0)
+thread.join()
+journal.close()
+print(order)
+"""
+
+
+def test_a_fork_waits_for_the_commit_that_is_under_way(path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORK_IN_A_COMMIT, str(path)], capture_output=True, text=True, timeout=50
+    )
+    assert (done.stdout, done.stderr) == ("['committed', 'forked']\n", "")
 
 
 # ---- looking only ----------------------------------------------------------------

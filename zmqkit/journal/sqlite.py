@@ -24,7 +24,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from struct import error as struct_error
-from typing import NoReturn
+from typing import NoReturn, Self
 
 import apsw
 
@@ -543,7 +543,7 @@ class SqliteJournal:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path + "-shm")
 
-    def __enter__(self) -> SqliteJournal:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
