@@ -7,6 +7,7 @@ socket is told its interface by address, so discovery works on a host where noth
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import functools
 import hashlib
@@ -15,6 +16,8 @@ import os
 import platform
 import re
 import socket
+import struct
+import sys
 import uuid
 
 import ifaddr  # zeroconf depends on it and lists interfaces with it
@@ -22,6 +25,7 @@ import ifaddr  # zeroconf depends on it and lists interfaces with it
 from zmqkit.errors import DiscoveryError
 
 VARIABLE = "ZMQKIT_INTERFACES"
+_SO_ATTACH_FILTER = 26  # Linux, socket(7)
 _GROUP, _PORT = "224.0.0.251", 5353  # RFC 6762, section 3
 
 
@@ -54,9 +58,9 @@ def choose() -> Interfaces:
     unusable = []
     for word in wanted:
         # An address that no interface bears may still be one: all of 127/8 is this host.
-        matches = {ip: bits for ip, (name, bits) in present.items() if word in (ip, name)} or {word: 32}
+        matches = {ip: bits for ip, (name, bits, _) in present.items() if word in (ip, name)} or {word: 32}
         chosen.update(matches)
-    for ip, bits in list((chosen if wanted else {ip: bits for ip, (_, bits) in present.items()}).items()):
+    for ip, bits in list((chosen if wanted else {ip: bits for ip, (_, bits, _) in present.items()}).items()):
         problem = _problem(ip)
         if problem is None:
             chosen[ip] = bits
@@ -75,6 +79,28 @@ def choose() -> Interfaces:
     return Interfaces(loopback, network, subnets, tuple(unusable))
 
 
+def hear_only(listener: socket.socket, *, loopback: bool) -> None:
+    """Make a socket bound to every address hear the loopback interface only, or all but it (on Linux).
+
+    Else each hears what any socket of the host joined, and a question from the network, which may ask for its answer
+    by unicast, would be answered with what is meant for this host. IP_MULTICAST_ALL is not the way: where it leaves
+    one socket to deliver to, Linux (6.18) hands the packet to any other one that shares the port by SO_REUSEPORT. A
+    filter comes after that choice.
+    """
+    index = next((index for ip, (_, _, index) in _present().items() if ipaddress.IPv4Address(ip).is_loopback), None)
+    if sys.platform != "linux" or index is None:
+        return
+    whole, nothing = (6, 0, 0, 0x40000), (6, 0, 0, 0)  # BPF_RET
+    program = [
+        (0x20, 0, 0, 0xFFFFF008),  # BPF_LD | BPF_W | BPF_ABS: the interface's index (SKF_AD_OFF + SKF_AD_IFINDEX)
+        (0x15, 0, 1, index),  # BPF_JMP | BPF_JEQ | BPF_K: the next one if equal, else the one after
+        *((whole, nothing) if loopback else (nothing, whole)),
+    ]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in program))
+    attached = struct.pack("@HP", len(program), ctypes.addressof(code))
+    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, attached)
+
+
 @functools.cache
 def host_id() -> str:
     """32 hex digits for this boot of this host and this network namespace: where 127.0.0.1 means the same."""
@@ -88,8 +114,8 @@ def host_id() -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
-def _present() -> dict[str, tuple[str, int]]:
-    """IPv4 address to (interface's name, length of its prefix)."""
+def _present() -> dict[str, tuple[str, int, int | None]]:
+    """IPv4 address to (interface's name, length of its prefix, interface's index)."""
     try:
         adapters = list(ifaddr.get_adapters())
     except OSError as error:
@@ -100,7 +126,7 @@ def _present() -> dict[str, tuple[str, int]]:
     for adapter in adapters:
         for ip in adapter.ips:
             if isinstance(ip.ip, str):
-                found[ip.ip] = (adapter.name, ip.network_prefix)
+                found[ip.ip] = (adapter.name, ip.network_prefix, adapter.index)
     return found
 
 

@@ -15,12 +15,12 @@ import asyncio
 import atexit
 import contextlib
 import dataclasses
+import ipaddress
 import itertools
 import logging
 import os
 import secrets
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -38,6 +38,7 @@ from zeroconf import (
 )
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo
 
+from zmqkit.discovery import interfaces
 from zmqkit.discovery.records import Record
 from zmqkit.errors import DiscoveryError
 
@@ -53,7 +54,6 @@ _RESOLVE_TIMEOUT_MS = 3000
 _EXIT_TIMEOUT_S = 1.0
 _MOST_RECORDS = 10_000
 _TYPE_PTR = 12
-_IP_MULTICAST_ALL = 49  # Linux, ip(7)
 
 
 @dataclasses.dataclass(slots=True)
@@ -71,8 +71,8 @@ class _Service:
 class Network:
     """See the module. Get one by `acquire`, give it back by `release`."""
 
-    def __init__(self, interfaces: tuple[str, ...]) -> None:
-        self.interfaces = interfaces
+    def __init__(self, addresses: tuple[str, ...]) -> None:
+        self.interfaces = addresses
         self.users = 0
         self._services: dict[str, _Service] = {}
         self._own: set[str] = set()
@@ -81,10 +81,10 @@ class Network:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._heard_at = 0.0
         try:
-            self._zeroconf = Zeroconf(interfaces=list(interfaces), ip_version=IPVersion.V4Only, use_asyncio=False)
+            self._zeroconf = Zeroconf(interfaces=list(addresses), ip_version=IPVersion.V4Only, use_asyncio=False)
         except (OSError, RuntimeError) as error:
             raise DiscoveryError(
-                f"names cannot be looked up or announced on {', '.join(interfaces)}: {error}; is UDP port 5353 held "
+                f"names cannot be looked up or announced on {', '.join(addresses)}: {error}; is UDP port 5353 held "
                 f"by a program that does not share it? static:// and env:// do without"
             ) from error
         assert self._zeroconf.loop is not None
@@ -103,9 +103,8 @@ class Network:
         for reader in self._zeroconf.engine.readers:
             handle: socket.socket = reader.transport.get_extra_info("socket")
             self._descriptors.append(handle.fileno())
-            if sys.platform == "linux":
-                # Else a socket on the loopback interface also hears what others' sockets joined on the network.
-                handle.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
+            if handle.getsockname()[0] == "0.0.0.0":
+                interfaces.hear_only(handle, loopback=ipaddress.IPv4Address(self.interfaces[0]).is_loopback)
         self._zeroconf.async_add_listener(_Ear(self), None)
         self._browser = AsyncServiceBrowser(
             self._zeroconf, SERVICE, handlers=[self._on_service], question_type=DNSQuestionType.QM
@@ -309,16 +308,16 @@ _open: set[Network] = set()
 _abandoned: list[Network] = []
 
 
-def acquire(interfaces: tuple[str, ...]) -> Network:
+def acquire(addresses: tuple[str, ...]) -> Network:
     """The process's network on these interfaces, made if there is none. Blocks for some 10 ms then.
 
     Raises:
         DiscoveryError: multicast cannot be used there.
     """
     with _lock:
-        network = _networks.get(interfaces)
+        network = _networks.get(addresses)
         if network is None:
-            network = _networks[interfaces] = Network(interfaces)
+            network = _networks[addresses] = Network(addresses)
             _open.add(network)
         network.users += 1
         return network
