@@ -71,7 +71,8 @@ class Settling:
     rows: dict[int, tuple[Row, int]] = dataclasses.field(default_factory=dict)
     """Rows that changed, with what was done of them when it was written."""
     letters: dict[int, bytes] = dataclasses.field(default_factory=dict)
-    reports: list[tuple[Any, Outcome, str]] = dataclasses.field(default_factory=list)
+    ended: list[tuple[int, int, Outcome, str]] = dataclasses.field(default_factory=list)
+    """What became of messages: key of the row, bits, outcome, reason."""
     answers: list[tuple[Session, wire.Settled]] = dataclasses.field(default_factory=list)
 
     def __bool__(self) -> bool:
@@ -83,7 +84,7 @@ class Settling:
         self.dead += other.dead
         self.rows = {**other.rows, **self.rows}
         self.letters = {**other.letters, **self.letters}
-        self.reports = other.reports + self.reports
+        self.ended = other.ended + self.ended
         self.answers = other.answers + self.answers
 
 

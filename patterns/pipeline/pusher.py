@@ -106,7 +106,7 @@ class PusherCore(PatternCore):
         arrival = Arrival(pack, first, ticket, wait, watcher)
         if self._broken is not None:
             self._refuse(arrival, self._broken)
-        elif not wait and (self._arrivals or not self._has_room(pack)):
+        elif not wait and not self._has_room(pack, [each.pack for each in self._arrivals]):
             self._refuse(arrival, Full("no room, and timeout=0: nothing was stored"))
         else:
             self._arrivals.append(arrival)
@@ -263,11 +263,7 @@ class PusherCore(PatternCore):
             turn.acked += bits.bit_count()
         else:
             turn.dead += bits.bit_count()
-        if self._watchers:
-            for index, count in runs(bits):
-                for sequence in range(row.key + index, row.key + index + count):
-                    for watcher in self._watchers.pop(sequence, ()):
-                        turn.reports.append((watcher, outcome, reason))
+        turn.ended.append((row.key, bits, outcome, reason))
 
     def _put_back(self, row: Row, bits: int, *, alone: bool = False) -> None:
         self._redelivered(row, bits)
@@ -318,8 +314,13 @@ class PusherCore(PatternCore):
             if done == row.all:
                 self.backlog.forget(row)
                 self._bytes -= len(row.blob)
-        for watcher, outcome, reason in settling.reports:
-            self.out.replies.append((watcher, (outcome, reason)))
+        if self._watchers:
+            # Only now, so that who began to watch while it was being stored is told, too.
+            for key, bits, outcome, reason in settling.ended:
+                for index, count in runs(bits):
+                    for sequence in range(key + index, key + index + count):
+                        for watcher in self._watchers.pop(sequence, ()):
+                            self.out.replies.append((watcher, (outcome, reason)))
         for session, answer in settling.answers:
             if session.id in self._holders:
                 self.sessions.send(session, answer.pack(), 0, now)
@@ -365,15 +366,23 @@ class PusherCore(PatternCore):
         if more is not None:
             self.out.reads.append(more)
 
-    def _has_room(self, pack: Pack) -> bool:
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of bodies in rows that are not settled."""
+        return self._bytes
+
+    def _has_room(self, pack: Pack, ahead: Sequence[Pack] = ()) -> bool:
+        """Whether a pack may be accepted now, after those `ahead` of it."""
         limit = self.settings.max_waiting
+        unsettled = self.unsettled + sum(map(len, ahead))
         if not self.settings.durable:
             limits = self.settings.limits
             limit = limits.queued_messages if limit is None else min(limit, limits.queued_messages)
-            if self._bytes and self._bytes + len(pack.blob) > limits.queued_bytes:
+            size = self._bytes + sum(len(each.blob) for each in ahead)
+            if size and size + len(pack.blob) > limits.queued_bytes:
                 return False
         # One that is larger than the whole limit passes alone.
-        return limit is None or self.unsettled + len(pack) <= limit or not self.unsettled
+        return limit is None or unsettled + len(pack) <= limit or not unsettled
 
     def _refuse(self, arrival: Arrival, error: Exception) -> None:
         self._passed(arrival)
