@@ -131,7 +131,7 @@ class Pusher(PusherBase, Peer):
                 await self._wait(on_the_way[0][0], left_of(deadline))
                 confirmed += on_the_way.popleft()[1]
         except Exception as error:
-            cause, confirmed = await self._stopped_midway(error, on_the_way, confirmed)
+            cause, confirmed = await self._stopped_midway(error, on_the_way, confirmed, deadline)
             raise partly(confirmed, cause) from cause
         except BaseException:
             for ticket, _ in reversed(on_the_way):
@@ -140,23 +140,23 @@ class Pusher(PusherBase, Peer):
         return confirmed
 
     async def _stopped_midway(
-        self, error: Exception, on_the_way: deque[tuple[Ticket, int]], confirmed: int
+        self, error: Exception, on_the_way: deque[tuple[Ticket, int]], confirmed: int, deadline: float | None
     ) -> tuple[Exception, int]:
-        """Find out how many of what was handed over is stored."""
-        late = isinstance(error, WaitExpired)
-        if late:
-            for ticket, _ in reversed(on_the_way):
-                await self._take_back(ticket)
-        for ticket, count in on_the_way:
+        """Find out how many of what was handed over is stored. What has no room by then is taken back."""
+        cause = WaitTimeout("out of time") if isinstance(error, WaitExpired) else error
+        for at, (ticket, count) in enumerate(on_the_way):
             try:
-                await self._wait(ticket, 0 if late else None)
-            except WaitExpired:
-                break
-            except Exception as other:
-                error = error if not late else other
+                try:
+                    await self._wait(ticket, left_of(deadline))
+                except WaitExpired:
+                    for late, _ in itertools.islice(reversed(on_the_way), len(on_the_way) - at):
+                        await self._take_back(late)
+                    deadline = 0.0
+                    await self._wait(ticket, 0)
+            except Exception:
                 break
             confirmed += count
-        return (WaitTimeout("out of time") if late else error), confirmed
+        return cause, confirmed
 
     async def flush(self, timeout: float | None = None, *, until: Point = "settled") -> Settled:
         """Wait until all that was sent before has come so far. See `zmqkit.Pusher.flush`."""

@@ -228,12 +228,14 @@ class PusherBase(PeerBase):
         core, limits = self._core, self._limits
         on_the_way = self._sequence - 1 - core.stored_up_to
         waiting = core.unsettled + (self._sequence - 1 - core.accepted_up_to)
+        size = self._handed_bytes - core.stored_bytes
         bound = self._max_waiting
         if self._journal_path is None:
             bound = limits.queued_messages if bound is None else min(bound, limits.queued_messages)
+            size += core.waiting_bytes
         if (
             on_the_way >= limits.queued_messages
-            or self._handed_bytes - core.stored_bytes + len(pack.blob) > limits.queued_bytes
+            or (size and size + len(pack.blob) > limits.queued_bytes)
             or (bound is not None and waiting >= bound)
         ):
             raise Full(

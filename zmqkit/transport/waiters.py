@@ -177,7 +177,7 @@ class _TrioPort:
             self._scheduled = True
             try:
                 self._token.run_sync_soon(self._run)
-            except trio.RunFinishedError:
+            except (trio.RunFinishedError, OSError):  # OSError: a run that was abandoned, its descriptors are closed
                 self._scheduled = False
                 return False
         return True
