@@ -70,7 +70,35 @@ class Interrupts:
 
 
 def interrupted_take() -> None:
-    """Take from the mailbox, interrupted, while another thread does too: nothing lost, nothing doubled."""
+    """Take from a mailbox that is never empty, interrupted at every distance: nothing lost, nothing doubled."""
+    mailbox: Mailbox[int] = Mailbox()
+    got: list[int] = []
+    fed = 0
+    # One take is a microsecond: so the interrupts fall everywhere into it.
+    interrupts = Interrupts(0.00002)
+
+    def one() -> None:
+        item = mailbox.take()
+        if item is not None:
+            got.append(item)
+
+    def many() -> None:
+        # Between the return of `take_many` and `extend` there is no moment for an interrupt.
+        got.extend(mailbox.take_many(5))
+
+    for step in (one, many):
+        wanted = interrupts.count + INTERRUPTS
+        while interrupts.count < wanted:
+            mailbox.put_many(list(range(fed, fed + 10_000)))
+            fed += 10_000
+            interrupts.until(lambda: not mailbox._items or interrupts.count >= wanted, step, lambda: None)  # noqa: B023
+    while len(mailbox):
+        one()
+    say(interrupts=interrupts.count, complete=sorted(got) == list(range(fed)), ordered=got == sorted(got), fed=fed)
+
+
+def interrupted_waits() -> None:
+    """Wait and take, interrupted, while another thread does too: nothing lost, nothing doubled, nobody left waiting."""
     mine: list[int] = []
     others: list[int] = []
     fed = 0
@@ -94,22 +122,17 @@ def interrupted_take() -> None:
                 if item is not None:
                     others.append(item)
 
-        def one() -> None:
+        def step() -> None:
             item = mailbox.take()
             if item is not None:
                 mine.append(item)
             else:
                 mailbox.wait_nonempty(0.1)
 
-        def many() -> None:
-            mine.extend(mailbox.take_many(3))
-
-        steps = random.Random(3)
         threads = [threading.Thread(target=feed), threading.Thread(target=other)]
         for thread in threads:
             thread.start()
-        # Between the return of `take_many` and `extend` there is no moment for an interrupt.
-        interrupts.until(lambda: not feeding, lambda: steps.choice((one, one, many))(), mailbox.nudge)
+        interrupts.until(lambda: not feeding, step, mailbox.nudge)
         deadline = time.monotonic() + PATIENCE_S
         while len(mine) + len(others) < fed and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -122,7 +145,6 @@ def interrupted_take() -> None:
         complete=sorted(mine + others) == list(range(fed)),
         mine=len(mine),
         others=len(others),
-        fed=fed,
         left=left,
         ordered=others == sorted(others),
         waiters=len(mailbox._waiters),
@@ -130,43 +152,64 @@ def interrupted_take() -> None:
 
 
 def interrupted_hints() -> None:
-    """The main thread waits and is interrupted, and never takes; another thread must get every item."""
-    interrupts = Interrupts(0.0003)
+    """Two threads wait for one item. The main one is woken for it, and interrupted at about that moment."""
+    interrupts = Interrupts(0.00015)
     mailbox: Mailbox[int] = Mailbox()
     got: list[int] = []
-    arrived = threading.Semaphore(0)
+    turn = threading.Semaphore(0)
+    go = threading.Semaphore(0)
+    fed = woken = 0
+    closing = stuck = False
+
+    def wait_for(condition: Callable[[], bool]) -> bool:
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.00002)
+        return True
 
     def other() -> None:
-        while mailbox.wait_nonempty() or not mailbox.closed:
+        while turn.acquire() and not closing:
+            mailbox.wait_nonempty(2 * PATIENCE_S)  # longer than it takes to find that it hangs
             item = mailbox.take()
             if item is not None:
                 got.append(item)
-                arrived.release()
-
-    stuck = False
 
     def feed() -> None:
-        nonlocal stuck
-        n = 0
-        while interrupts.count < INTERRUPTS and not stuck:
-            mailbox.put_many([n])
-            n += 1
-            stuck = not arrived.acquire(timeout=PATIENCE_S)
-        interrupts.count = INTERRUPTS
+        while go.acquire() and not closing:
+            # First the main thread waits, hence it is the one that is woken; then the other.
+            wait_for(lambda: len(mailbox._waiters) == 1)
+            turn.release()
+            wait_for(lambda: len(mailbox._waiters) == 2)
+            interrupts.arm()
+            mailbox.put_many([len(got)])
 
     threads = [threading.Thread(target=feed), threading.Thread(target=other)]
     for thread in threads:
         thread.start()
-
-    def step() -> None:
-        mailbox.wait_nonempty(0.1)
-        mailbox.nudge()  # it does not take what it was woken for
-
-    interrupts.until(lambda: interrupts.count >= INTERRUPTS, step, mailbox.nudge)
+    while interrupts.count < INTERRUPTS and not stuck:
+        returned = False
+        try:
+            try:
+                go.release()
+                returned = mailbox.wait_nonempty(PATIENCE_S)
+            finally:
+                interrupts.disarm()
+        except KeyboardInterrupt:
+            interrupts.count += 1
+        if returned:
+            woken += 1
+            mailbox.nudge()  # it does not take what it was woken for
+        fed += 1
+        stuck = not wait_for(lambda: len(got) == fed)  # noqa: B023 - called at once
+    closing = True
     mailbox.close()
+    go.release()
+    turn.release()
     for thread in threads:
         thread.join(PATIENCE_S)
-    say(interrupts=interrupts.count, stuck=stuck, got=len(got), ordered=got == list(range(len(got))))
+    say(interrupts=interrupts.count, woken=woken, stuck=stuck, ordered=got == list(range(fed)))
 
 
 def interrupted_calls() -> None:

@@ -17,7 +17,7 @@ from zmqkit.events import BadFrame, Event, PeerLost
 from zmqkit.protocol.core import Probe, Read, Row
 from zmqkit.transport import hosts, iothread, pump
 from zmqkit.transport.iothread import IoThread
-from zmqkit.transport.tickets import WaitExpired, wait
+from zmqkit.transport.tickets import Ticket, WaitExpired, wait
 from zmqkit.transport.waiters import ThreadWaiter
 
 WAKERS = ["auto", "eventfd", "pipe"]
@@ -36,21 +36,46 @@ def test_a_call_is_run_and_its_ticket_resolved(waker: str) -> None:
         assert [ask(io, n) for n in range(100)] == list(range(100))
 
 
+@pytest.mark.parametrize("call", ["post", "submit"])
+def test_a_call_between_the_last_look_at_the_queue_and_sleep_is_not_slept_over(
+    call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop asks for the deadline just there; whoever calls at that moment sees it awake, and does not wake it."""
+    monkeypatch.setattr(iothread, "DOZE_SECONDS", 0.0)
+    called: list[Ticket] = []
+
+    class CalledThere(RawCore):
+        def next_deadline(self) -> float | None:
+            if called == [] and asked:
+                called.append(io.ticket())
+                getattr(io, call)(self.answer, called[0], "there")
+            return None
+
+    asked = False
+    with driver(CalledThere()) as io:
+        ask(io, 1)
+        asked = True
+        ask(io, 2)
+        until(lambda: called)
+        assert wait(called[0], PATIENCE_S) == "there"
+
+
+@pytest.mark.parametrize("call", ["post", "submit"])
 @pytest.mark.parametrize("waker", WAKERS)
-def test_no_wake_up_is_lost_at_any_moment_of_falling_asleep(waker: str) -> None:
+def test_no_wake_up_is_lost_at_any_moment_of_falling_asleep(waker: str, call: str) -> None:
     """Calls arrive while the thread is awake, dozes, is about to sleep, or sleeps; a lost one would wait 30 seconds."""
     assert iothread.SLEEP_SECONDS > PATIENCE_S
     pauses = [0.0, 0.0, 0.0003, 0.0011, iothread.DOZE_SECONDS, iothread.DOZE_SECONDS + 0.0011]
     with driver(waker=waker) as io:
 
-        def work(call: str) -> None:
-            for n in range(120):
+        def work() -> None:
+            for n in range(60):
                 ticket = io.ticket()
                 getattr(io, call)(raw(io).answer, ticket, n)
                 assert wait(ticket, PATIENCE_S) == n
                 ThreadWaiter().wait(pauses[n % len(pauses)])
 
-        workers = [threading.Thread(target=work, args=(call,)) for call in ("post", "submit", "post", "submit")]
+        workers = [threading.Thread(target=work) for _ in range(3)]
         for worker in workers:
             worker.start()
         for worker in workers:

@@ -31,6 +31,14 @@ def test_an_interrupt_while_taking_loses_and_doubles_nothing() -> None:
     said = run("interrupted_take")
     assert said["complete"], said
     assert said["ordered"]
+    assert said["interrupts"] >= 3000
+
+
+@pytest.mark.slow
+def test_interrupted_waits_lose_nothing_beside_another_thread() -> None:
+    said = run("interrupted_waits")
+    assert said["complete"], said
+    assert said["ordered"]
     assert said["waiters"] == said["left"] == 0
     assert said["interrupts"] >= 1500
     assert min(said["mine"], said["others"]) > 0
@@ -41,7 +49,8 @@ def test_an_interrupted_wait_swallows_no_hint_that_another_thread_needs() -> Non
     said = run("interrupted_hints")
     assert not said["stuck"], said
     assert said["ordered"]
-    assert said["got"] > 0
+    assert said["interrupts"] >= 1500
+    assert said["woken"] > 0
 
 
 @pytest.mark.slow

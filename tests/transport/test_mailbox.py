@@ -67,6 +67,27 @@ def test_a_wait_ends_with_an_item_or_in_time() -> None:
     assert mailbox.take() == 1
 
 
+class Late(Mailbox[int]):
+    """An item comes just after somebody's first look, hence before that one has entered itself."""
+
+    def _idle(self) -> bool:
+        answer = super()._idle()
+        if not len(self):
+            self.put_many([1])
+        return answer
+
+
+def test_no_item_is_missed_that_comes_while_somebody_begins_to_wait() -> None:
+    assert Late().wait_nonempty()
+
+    async def main() -> None:
+        with anyio.fail_after(PATIENCE_S):
+            assert await Late().wait_nonempty_async()
+
+    for loop in LOOPS:
+        anyio.run(main, backend=loop)
+
+
 def test_as_many_are_woken_as_there_are_items() -> None:
     mailbox: Mailbox[int] = Mailbox()
     got: list[int | None] = []
