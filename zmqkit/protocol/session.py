@@ -19,6 +19,9 @@ STATE_EVERY: Final = 32
 STATE_BYTES: Final = 1 << 20
 """After so many bytes likewise, so that the other side need not keep them for long."""
 
+MAX_PINGS_OUT: Final = 8
+"""So many unanswered pings are remembered: the oldest one judges, the newest ones may be answered."""
+
 
 class Unheard(NamedTuple):
     """A message that was sent and may have to be sent again."""
@@ -34,8 +37,10 @@ class Session:
     Attributes:
         id: 8 bytes, chosen by the connecting side.
         peer: what the other instance said of itself.
-        dialled: True where our side made the connection.
+        home: the link that we made for it; None where the other side made the connection.
         link: the connection that it runs over, None while there is none.
+        attempt: of the newest HELLO that was taken; older ones come from connections that are gone.
+        ended: it is lost for good; nothing is sent in it any more.
         sent: the newest number sent.
         heard: the newest number heard, all before it included.
         heard_by_peer: the newest number that the other side is known to have heard.
@@ -44,6 +49,8 @@ class Session:
     """
 
     __slots__ = (
+        "_resent_at",
+        "_resent_from",
         "_resume_asked",
         "_taken_bytes",
         "_taken_messages",
@@ -52,11 +59,14 @@ class Session:
         "_unheard",
         "_unstated",
         "_unstated_bytes",
+        "attempt",
         "busy",
-        "dialled",
+        "detached_at",
         "down_at",
+        "ended",
         "heard",
         "heard_by_peer",
+        "home",
         "id",
         "limit_bytes",
         "limit_messages",
@@ -76,8 +86,10 @@ class Session:
     def __init__(self, peer: Hello, link: Link, *, dialled: bool) -> None:
         self.id = peer.session
         self.peer = peer
-        self.dialled = dialled
+        self.home = link if dialled else None
         self.link: Link | None = link
+        self.attempt = peer.attempt
+        self.ended = False
         self.sent = 0
         self.heard = 0
         self.heard_by_peer = 0
@@ -85,6 +97,8 @@ class Session:
         self._unstated = 0
         self._unstated_bytes = 0
         self._resume_asked: float | None = None
+        self._resent_at: float | None = None
+        self._resent_from = 0
         # What the other side may send us: absolute limits, what of them it was told, what it has used.
         self.limit_messages = 0
         self.limit_bytes = 0
@@ -100,7 +114,9 @@ class Session:
         # Liveness: the newest ping, and (number, time) of those not answered yet.
         self.ping = 0
         self.pings_out: deque[tuple[int, float]] = deque()
-        self.down_at: float | None = None
+        # Without a connection: since when, and when there was last a sign of one.
+        self.detached_at = 0.0
+        self.down_at = 0.0
         self.probes = 0
         self.busy = False
         self.outstanding = False
@@ -151,6 +167,8 @@ class Session:
 
     def send(self, out: Outputs, frames: Frames, messages: int) -> int:
         """Number one message and send it, or keep it for the next connection. Returns its number."""
+        if self.ended:
+            return self.sent
         self.sent += 1
         self._unheard.append(Unheard(self.sent, messages, frames))
         if messages:
@@ -165,10 +183,18 @@ class Session:
         if self.link is not None:
             out.sends.append((self.link, [self.header(kind, *more)]))
 
-    def resend(self, out: Outputs) -> int:
+    def may_resend(self, now: float, pause: float) -> bool:
+        """Whether to answer another request to send again: only if something was heard since, or after a pause.
+
+        Otherwise a few bytes from a stranger, repeated, would fetch all that is unheard each time.
+        """
+        return self._resent_at is None or self.heard_by_peer > self._resent_from or now >= self._resent_at + pause
+
+    def resend(self, out: Outputs, now: float) -> int:
         """Send again all that is not known to be heard. Returns how many messages those are."""
         if self.link is None:
             return 0
+        self._resent_at, self._resent_from = now, self.heard_by_peer
         for each in self._unheard:
             out.sends.append((self.link, [self.header(DATA, each.number, each.messages), *each.frames]))
         return len(self._unheard)
@@ -233,17 +259,41 @@ class Session:
         self.tell(out, RESUME)
         return True
 
+    # ---- liveness ----------------------------------------------------------------
+
+    def ping_out(self, now: float) -> int:
+        """Number a ping, and remember that it waits for its answer."""
+        self.ping += 1
+        if len(self.pings_out) >= MAX_PINGS_OUT:
+            self.pings_out.pop()
+        self.pings_out.append((self.ping, now))
+        return self.ping
+
+    def answered(self, number: int) -> bool:
+        """A ping was answered, and with it all before it. False: that is old news."""
+        pings = self.pings_out
+        if not pings or pings[0][0] > number:
+            return False
+        while pings and pings[0][0] <= number:
+            pings.popleft()
+        return True
+
     # ---- connections -------------------------------------------------------------
 
     def attach(self, link: Link) -> None:
         """Go on over this connection. Pings that the old one swallowed are no proof of death."""
         self.link = link
-        self.down_at = None
         self.probes = 0
+        self.busy = False
         self.pings_out.clear()
         self._resume_asked = None
 
     def detach(self, now: float) -> None:
         """The connection is gone; the session is not."""
         self.link = None
-        self.down_at = now
+        self.detached_at = self.down_at = now
+
+    def end(self) -> None:
+        """It is lost for good."""
+        self.ended = True
+        self.link = None

@@ -6,7 +6,7 @@ Pure. Whatever a stranger sends, `unpack` returns checked values or raises `Deco
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgpack
@@ -17,7 +17,16 @@ VERSION = 1
 """The version of the protocol that this module speaks."""
 
 MAX_HEADER_BYTES = 1 << 22
-"""A header is small; what is larger is not one of ours."""
+"""The largest head of a pattern's message; what is larger is not one of ours."""
+
+MAX_SESSION_HEADER_BYTES = 1 << 16
+"""The largest header of a session's frame. What HELLO says is kept as long as the session, so it must be small."""
+
+MAX_CONTAINERS = 1 << 16
+"""How many lists and maps a large head may hold: an empty map takes one byte on the wire and 64 in memory."""
+
+MAX_BOUND_SECONDS = 3600.0
+"""Longer silence is death, whatever a peer announced: a stranger must not be immortal."""
 
 MAX_NUMBER = 1 << 63
 
@@ -49,38 +58,61 @@ def unpack(data: bytes) -> Any:
     """A header's value. Raises `DecodeError` for whatever is not msgpack, too large or too deep."""
     if len(data) > MAX_HEADER_BYTES:
         raise DecodeError(f"a header of {len(data)} bytes; at most {MAX_HEADER_BYTES} are allowed")
+    hooks = _counting_hooks() if len(data) > MAX_CONTAINERS else {}
     try:
-        return msgpack.unpackb(data, raw=False, strict_map_key=False, max_ext_len=0)
+        return msgpack.unpackb(data, raw=False, strict_map_key=False, max_ext_len=0, **hooks)
     except Exception as error:  # msgpack raises many kinds; on a stranger's bytes all mean the same
-        raise DecodeError(f"not a header: {type(error).__name__}: {error}") from None
+        raise DecodeError(f"not a header: {type(error).__name__}: {str(error)[:200]}") from None
+
+
+def _counting_hooks() -> dict[str, Callable[[Any], Any]]:
+    left = MAX_CONTAINERS
+
+    def count(container: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise DecodeError(f"more than {MAX_CONTAINERS} lists and maps")
+        return container
+
+    return {"list_hook": count, "object_hook": count}
+
+
+def shown(value: object) -> str:
+    """A stranger's value, short, for a message. Cheap, however large the value is."""
+    if isinstance(value, str | bytes):
+        return repr(value[:40])
+    if value is None or isinstance(value, bool | int | float):
+        return repr(value)
+    return f"a {type(value).__name__}"
 
 
 def number(value: object, what: str) -> int:
     """`value` if it is a whole number from 0 to 2**63; else `DecodeError`."""
     if type(value) is int and 0 <= value < MAX_NUMBER:
         return value
-    raise DecodeError(f"{what} must be a whole number, got {str(value)[:40]!r}")
+    raise DecodeError(f"{what} must be a whole number, got {shown(value)}")
 
 
 def text(value: object, what: str, limit: int = 1000) -> str:
     """`value` if it is text of at most `limit` characters; else `DecodeError`."""
     if type(value) is str and len(value) <= limit:
         return value
-    raise DecodeError(f"{what} must be text of at most {limit} characters, got {str(value)[:40]!r}")
+    raise DecodeError(f"{what} must be text of at most {limit} characters, got {shown(value)}")
 
 
 def octets(value: object, what: str, length: int) -> bytes:
     """`value` if it is exactly `length` bytes; else `DecodeError`."""
     if type(value) is bytes and len(value) == length:
         return value
-    raise DecodeError(f"{what} must be {length} bytes, got {str(value)[:40]!r}")
+    raise DecodeError(f"{what} must be {length} bytes, got {shown(value)}")
 
 
 def seconds(value: object, what: str) -> float:
     """`value` if it is a positive, finite number; else `DecodeError`."""
     if type(value) in (int, float) and 0 < value < 1e9:  # type: ignore[operator]
         return float(value)  # type: ignore[arg-type]
-    raise DecodeError(f"{what} must be a positive number of seconds, got {str(value)[:40]!r}")
+    raise DecodeError(f"{what} must be a positive number of seconds, got {shown(value)}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +123,7 @@ class Hello:
         role: the pattern's side, such as "push" or "pull".
         instance: the fresh random id of the live peer object, 16 bytes.
         session: the id of the session, 8 bytes, chosen by the connecting side.
+        attempt: rises with each HELLO that an instance says; a WELCOME repeats the one that it answers.
         resume: this session was welcomed before; create no new one.
         replaces: a session that the connecting side has given up, or empty.
         heard: the newest number heard in this session.
@@ -112,6 +145,7 @@ class Hello:
     role: str
     instance: bytes
     session: bytes
+    attempt: int = 1
     resume: bool = False
     replaces: bytes = b""
     heard: int = 0
@@ -133,7 +167,7 @@ class Hello:
     @property
     def bound(self) -> float:
         """Seconds of silence that are death."""
-        return self.interval * self.liveness
+        return min(self.interval * self.liveness, MAX_BOUND_SECONDS)
 
     def pack(self, kind: int) -> bytes:
         """The frame."""
@@ -145,6 +179,7 @@ class Hello:
                     "role": self.role,
                     "instance": self.instance,
                     "session": self.session,
+                    "attempt": self.attempt,
                     "resume": self.resume,
                     "replaces": self.replaces,
                     "heard": self.heard,
@@ -197,13 +232,14 @@ def read_hello(fields: object) -> Hello:
         role=text(fields.get("role"), "role", 32),
         instance=octets(fields.get("instance"), "instance", 16),
         session=octets(fields.get("session"), "session", 8),
+        attempt=number(fields.get("attempt"), "attempt"),
         resume=fields.get("resume") is True,
         replaces=octets(replaces, "replaces", 8) if replaces else b"",
         heard=number(fields.get("heard", 0), "heard"),
         sent=number(fields.get("sent", 0), "sent"),
         credit_messages=number(credit[0], "credit"),
         credit_bytes=number(credit[1], "credit"),
-        interval=max(0.01, seconds(heartbeat[0], "interval")),
+        interval=min(max(0.01, seconds(heartbeat[0], "interval")), MAX_BOUND_SECONDS),
         liveness=liveness,
         busy_bound=seconds(fields.get("busy", 3600.0), "busy"),
         frame_bytes=number(fields.get("frame", 1 << 26), "frame"),
