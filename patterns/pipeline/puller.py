@@ -36,11 +36,12 @@ class Parcel:
         bodies: decoded, by the face, when the first of them is taken.
         next: the index of the job that the face hands out next.
         end: how many jobs there are.
+        size: bytes of all its frames: what it took of the credit.
     """
 
-    __slots__ = ("acked", "bodies", "delivery", "end", "lost", "next", "open", "session", "told")
+    __slots__ = ("acked", "bodies", "delivery", "end", "lost", "next", "open", "session", "size", "told")
 
-    def __init__(self, delivery: wire.Deliver, session: Session) -> None:
+    def __init__(self, delivery: wire.Deliver, session: Session, size: int = 0) -> None:
         self.delivery = delivery
         self.session = session
         self.acked: deque[int] = deque()
@@ -50,6 +51,7 @@ class Parcel:
         self.bodies: list[Any] | None = None
         self.next = 0
         self.end = len(delivery.lengths)
+        self.size = size or len(delivery.blob)
 
     @property
     def parcel(self) -> Parcel:
@@ -192,7 +194,7 @@ class PullerCore(PatternCore):
                 raise DecodeError("DELIVER that counts otherwise than its session says")
             if message.lease <= source.highest:
                 raise DecodeError("DELIVER with a lease number that was given before")
-            parcel = Parcel(message, session)
+            parcel = Parcel(message, session, sum(map(len, frames)))
             source.parcels[message.lease] = parcel
             source.highest = message.lease + messages - 1
             self.held += messages
@@ -230,7 +232,7 @@ class PullerCore(PatternCore):
         if not parcel.open:
             # Bytes are given back by the parcel: its bodies are one block in memory.
             del source.parcels[delivery.lease]
-            source.released_bytes += len(delivery.blob)
+            source.released_bytes += parcel.size
         self._changed[source.session.id] = source
         return bits
 
