@@ -81,7 +81,13 @@ def test_no_wake_up_is_lost_at_any_moment_of_falling_asleep(waker: str, call: st
         for worker in workers:
             worker.join(2 * PATIENCE_S)
             assert not worker.is_alive()
-        assert io.stats()["io_wakeups"] > 0
+        before = io.stats()["io_wakeups"]
+        for n in range(3):
+            until(lambda: io._depth == iothread.SLEEPING)
+            ticket = io.ticket()
+            getattr(io, call)(raw(io).answer, ticket, n)
+            assert wait(ticket, PATIENCE_S) == n
+        assert io.stats()["io_wakeups"] >= before + 3
 
 
 def test_calls_of_many_threads_are_run_once_each_in_the_order_of_each_thread() -> None:
