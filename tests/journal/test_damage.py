@@ -204,6 +204,25 @@ def test_a_header_that_would_lead_to_further_damage_is_noticed(
         SqliteJournal(path)
 
 
+def test_rows_that_come_twice_are_noticed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last page of a log is replaced by its first: each row is what was written, and their order is not."""
+    with SqliteJournal(path) as journal:
+        journal.commit(puts(range(1, 500), bytes(100)))
+    database = sqlite3.connect(path)
+    (root,) = database.execute("select rootpage from sqlite_schema where name = 'log_messages'").fetchone()
+    database.close()
+    content = bytearray(path.read_bytes())
+    page = (root - 1) * 4096
+    assert content[page] == 5  # an inner page: its last child at byte 8, its cells' places from byte 12
+    first_cell = page + int.from_bytes(content[page + 12 : page + 14], "big")
+    content[page + 8 : page + 12] = content[first_cell : first_cell + 4]
+    path.write_bytes(content)
+    monkeypatch.setattr("zmqkit.journal.layout.WALK_PAGES", 0)
+    monkeypatch.setattr("zmqkit.journal.sqlite.COUNT_UP_TO", 0)
+    with SqliteJournal(path) as journal, pytest.raises(JournalDamaged, match="of log messages is not what was"):
+        everything(journal)
+
+
 def tamper(path: Path, statement: str) -> None:
     """Change the closed file behind the journal's back."""
     database = sqlite3.connect(path, isolation_level=None)

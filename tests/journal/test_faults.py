@@ -121,12 +121,13 @@ def test_an_interrupt_leaves_the_journal_usable_and_right(path: Path) -> None:
         journal.commit([put(1)])
         journal.interrupt = True
         with pytest.raises(KeyboardInterrupt):
-            journal.commit([put(2), delete(1)])
-        assert keys(journal) == [2]
-        assert journal.totals("messages") == Totals(1, 1, 2, 2)
-        journal.commit([put(3)])
+            journal.commit([*puts([2, 3, 4]), delete(1)])
+        assert keys(journal) == [2, 3, 4]
+        assert journal.totals("messages") == Totals(3, 3, 2, 4)
+        assert journal.highest("messages") == 4
+        journal.commit([put(5)])
     with SqliteJournal(path) as journal:
-        assert keys(journal) == [2, 3]
+        assert keys(journal) == [2, 3, 4, 5]
         journal.verify()
 
 
@@ -299,6 +300,25 @@ def test_on_a_really_full_disk_deletes_go_on_and_storing_resumes_by_itself(tmp_p
             journal.verify()
 
 
+def test_on_a_full_disk_the_room_of_the_log_itself_is_used_again(tmp_path: Path) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    path = folder / "jobs.db"
+    with tmpfs(folder, "32m"):
+        with SqliteJournal(path, reserve_bytes=0) as journal:  # afterwards the database has all the pages it needs
+            journal.commit([put(1, bytes(20_000))])
+            journal.commit([put(1, bytes(20_000))])
+        with SqliteJournal(path, reserve_bytes=0) as journal:
+            for step in range(50):
+                journal.commit([put(1, bytes(20_000), weight=step)])
+            stuff_the_disk(folder)
+            for step in range(50, 1000):
+                journal.commit([put(1, bytes(20_000), weight=step)])
+            with pytest.raises(JournalFull):
+                journal.commit(puts(range(2, 1000), bytes(20_000)))
+            assert journal.totals("messages") == Totals(1, 999, 1, 1)
+
+
 def test_a_journal_on_a_full_disk_opens_and_can_be_emptied(tmp_path: Path) -> None:
     folder = tmp_path / "small"
     folder.mkdir()
@@ -306,10 +326,14 @@ def test_a_journal_on_a_full_disk_opens_and_can_be_emptied(tmp_path: Path) -> No
         path = folder / "jobs.db"
         with SqliteJournal(path) as journal:
             end = fill(journal, 1)
-        stuff_the_disk(folder)
         with SqliteJournal(path) as journal:
-            assert journal.totals("messages").rows == end - 1
-            for key in range(1, end):
+            for key in range(1, end // 2):
+                journal.commit([delete(key)])
+        assert not path.with_name("jobs.db-wal").exists()
+        stuff_the_disk(folder)
+        with SqliteJournal(path) as journal:  # there is no room but the reserve
+            assert journal.totals("messages").first_key == end // 2
+            for key in range(end // 2, end):
                 journal.commit([delete(key)])
         with SqliteJournal(path) as journal:
             assert journal.totals("messages").rows == 0

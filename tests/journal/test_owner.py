@@ -125,6 +125,7 @@ def test_a_lock_file_that_is_removed_while_it_is_being_locked_is_made_anew(
     def remove_then_lock(*arguments: Any) -> Any:
         monkeypatch.undo()
         os.unlink(file)
+        Path(file).touch()
         return lock_it(*arguments)
 
     monkeypatch.setattr(fcntl, "fcntl", remove_then_lock)

@@ -535,13 +535,16 @@ class SqliteJournal:
             with contextlib.suppress(apsw.Error):  # room that cannot be given back now is given back next time
                 connection.execute("PRAGMA incremental_vacuum").fetchall()
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-            if not any(log.rows for log in self._state.logs.values()):
-                self._reserve.give_back()
         finally:
             connection.close(True)
             # Readers leave it behind; we ourselves need none.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path + "-shm")
+            # The next to open needs the reserve if there is something to be deleted.
+            if any(log.rows for log in self._state.logs.values()):
+                self._reserve.fill()
+            else:
+                self._reserve.give_back()
 
     def __enter__(self) -> Self:
         return self
