@@ -1,0 +1,75 @@
+"""The command line of the chaos: real processes, killed and stopped at random.
+
+python -m tests.chaos                        100 kills
+python -m tests.chaos --kills 500 --seed 7   more, by the plan that this seed draws
+python -m tests.chaos --plant hasty-worker   plant a bug; it must be found
+"""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.chaos.fleet import Died, Stuck
+from tests.chaos.run import Outcome, run
+
+PLANTS = ("boastful-pusher", "hasty-worker", "forgetful-sink")
+
+
+def main() -> int:
+    """Returns the exit status: 0 when nothing was lost, doubled or invented."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description="Kill real processes at random.")
+    parser.add_argument("--kills", type=int, default=100, help="how many, evenly over the roles (100)")
+    parser.add_argument("--seed", type=int, help="of the plan; drawn anew if not given")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="write histories and journals here, and keep them")
+    parser.add_argument("--plant", choices=PLANTS, default="", help="plant a bug, which must be found")
+    parser.add_argument("--verbose", action="store_true", help="tell each step")
+    arguments = parser.parse_args()
+    seed = secrets.randbelow(1 << 32) if arguments.seed is None else arguments.seed
+    print(f"{arguments.kills} kills by the plan of seed {seed}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="zmqkit-chaos-") as made:
+        folder = Path(made)
+        if arguments.keep is not None:
+            folder = arguments.keep.resolve()
+            folder.mkdir(parents=True)
+        try:
+            say = print if arguments.verbose else str
+            outcome = run(arguments.kills, seed, folder, plant=arguments.plant, say=say)
+        except (Stuck, Died) as error:
+            print(f"{error}\n\n{type(error).__name__}: {str(error).splitlines()[0]}", file=sys.stderr)
+            print(_replay(arguments, seed), file=sys.stderr)
+            return 1
+    print(outcome.table())
+    failures = outcome.failures + unexercised(outcome, arguments.kills)
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    if failures:
+        print(_replay(arguments, seed), file=sys.stderr)
+    else:
+        print("nothing was lost, doubled or invented")
+    return 1 if failures else 0
+
+
+def unexercised(outcome: Outcome, kills: int) -> list[str]:
+    """A run that met no trouble proves nothing: what a long one must have seen."""
+    if kills < 100:
+        return []
+    seen = {
+        "redelivered": outcome.redelivered,
+        "duplicates filtered": outcome.verdict.duplicates,
+        "stale settles": outcome.stale,
+        "dead letters": outcome.verdict.dead,
+    }
+    return [f"not once: {name}" for name, count in seen.items() if not count]
+
+
+def _replay(arguments: argparse.Namespace, seed: int) -> str:
+    plant = f" --plant {arguments.plant}" if arguments.plant else ""
+    return f"to do the same again: python -m tests.chaos --kills {arguments.kills} --seed {seed}{plant}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

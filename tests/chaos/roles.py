@@ -1,0 +1,256 @@
+"""The processes that are killed: ``python -m tests.chaos.roles ROLE ...``.
+
+::
+
+    pusher: journal, synced --items--> worker: keeps nothing --results--> sink: remembers ids in the ledger
+        zeroconf://RUN-items                                     zeroconf://RUN-results
+
+An *item* is a body ``{"item": name, "outputs": n}``; a worker makes n results of it, ``{"item": name, "index": i}``.
+With n = 0 it is *poison*: workers reject it, and it must end as a dead letter.
+
+Standard input is a leash: ``finish`` ends the work in good order, its end (also when the parent is killed) at once.
+On standard output stands ``open ADDRESS...``, then ``busy`` at the first piece of work, at last ``done``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import zmqkit
+from tests.chaos.history import History, Ledger
+
+HEARTBEAT = zmqkit.Heartbeat(interval=0.2, liveness=3)
+PREFETCH = 16
+"""How many jobs a worker holds: some whenever it is killed, few enough that all workers have some."""
+MAX_WAITING = 300
+"""So many items of one pusher may be on their way: it is never idle, and what is left at the end soon settles."""
+STATS_EVERY_S = 0.2
+WORK_S = 0.004
+"""How long a job takes on average."""
+MAX_OUTPUTS = 3
+
+
+class Process:
+    """What the three roles share: the leash, the history, and what is told to the parent."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.name = f"{arguments.role}-{arguments.index}"
+        self.life = arguments.life
+        self.address: str = arguments.address
+        self.run = arguments.run
+        self.plant = arguments.plant
+        self.folder = Path(arguments.folder)
+        self.history = History(self.folder / f"{self.name}.{self.life}.history")
+        self.rng = random.Random(f"{arguments.seed} {self.name} {self.life}")
+        self.finish = threading.Event()
+        self.on_finish = self.finish.set
+        self._told_busy = False
+
+    def follow_the_leash(self, peer: Any) -> None:
+        """Begin to obey the parent, and to write counters down."""
+        threading.Thread(target=self._leash, daemon=True).start()
+        threading.Thread(target=self._stats, args=(peer,), daemon=True).start()
+
+    def _leash(self) -> None:
+        while order := os.read(0, 1024):
+            if b"finish" in order:
+                self.finish.set()
+                self.on_finish()
+        os._exit(3)
+
+    def _stats(self, peer: Any) -> None:
+        told: dict[str, Any] = {}
+        while True:
+            found = peer.stats()
+            if found != told:
+                told = found
+                self.history.mention(f"stats {json.dumps({name: each for name, each in told.items() if each})}")
+            if peer.closed:
+                return
+            time.sleep(STATS_EVERY_S)
+
+    def tell(self, line: str) -> None:
+        """Say something to the parent."""
+        os.write(1, f"{line}\n".encode())
+
+    def busy(self) -> None:
+        """The first piece of work is done."""
+        if not self._told_busy:
+            self._told_busy = True
+            self.tell("busy")
+
+
+class Push(Process):
+    """Sends items as fast as they settle, in all the ways there are."""
+
+    def __call__(self) -> None:
+        """Work until told to finish, then until all has settled."""
+        pusher = zmqkit.Pusher(
+            bind=self.address,
+            announce=f"{self.run}-items",
+            journal=self.folder / f"{self.name}.journal",
+            max_waiting=MAX_WAITING,
+            heartbeat=HEARTBEAT,
+            name=f"{self.name}.{self.life}",
+        )
+        try:
+            pusher.open()
+        except zmqkit.AddressInUse:
+            # Somebody took the port while nobody held it.
+            self.address = "tcp://127.0.0.1:*"
+            self()
+            return
+        with pusher:
+            self.history.record(f"opened {pusher.addresses[0]}")
+            self.follow_the_leash(pusher)
+            self.tell(f"open {' '.join(pusher.addresses)}")
+            sent = 0
+            while not self.finish.is_set():
+                items = []
+                for _ in range(self._how_many()):
+                    sent += 1
+                    outputs = 0 if self.rng.random() < 0.01 else self.rng.randint(1, MAX_OUTPUTS)
+                    items.append({"item": f"{self.name}.{self.life}.{sent}", "outputs": outputs})
+                self._send(pusher, items)
+                self.busy()
+                self.finish.wait(self.rng.random() * 0.02)
+            settled = pusher.flush()
+            self.history.record(f"drained {settled.acked} {settled.dead}")
+        self.tell("done")
+
+    def _how_many(self) -> int:
+        return 1 if self.rng.random() < 0.6 else self.rng.randint(2, 40)
+
+    def _send(self, pusher: zmqkit.Pusher, items: list[dict[str, Any]]) -> None:
+        names = [item["item"] for item in items]
+        self.history.record(*[f"sending {item['item']} {item['outputs']}" for item in items])
+        if self.plant == "boastful-pusher":
+            self.history.record(*[f"confirmed {name}" for name in names])
+        timeout = 0.05 if self.rng.random() < 0.1 else None
+        try:
+            if len(items) == 1:
+                pusher.send(items[0], timeout=timeout)
+            else:
+                pusher.send_many(items, timeout=timeout)
+            outcome = ["confirmed"] * len(names)
+        except zmqkit.Full:
+            outcome = ["refused"]
+        except zmqkit.WaitTimeout:
+            outcome = ["unsure"]
+        except zmqkit.PartlySent as error:
+            outcome = ["confirmed"] * error.confirmed + ["unsure"] * (len(names) - error.confirmed)
+        lines = [f"{what} {name}" for what, name in zip(outcome, names, strict=True)]
+        now = pusher.stats()
+        self.history.record(*lines, f"settled {now['acked']} {now['dead']}")
+
+
+class Work(Process):
+    """Makes results of items; fails now and then, and rejects what is poison."""
+
+    def __call__(self) -> None:
+        """Work until told to finish."""
+        handler = self._handle_hastily if self.plant == "hasty-worker" else self._handle
+        common = {"heartbeat": HEARTBEAT, "name": f"{self.name}.{self.life}"}
+        worker = zmqkit.Worker(
+            handler,
+            source=zmqkit.Puller(f"zeroconf://{self.run}-items", prefetch=PREFETCH, **common),
+            sink=zmqkit.Pusher(connect=f"zeroconf://{self.run}-results", **common),
+            threads=self.rng.choice([1, 1, 3]),
+        )
+        worker.open()
+        self.on_finish = worker.stop
+        self.follow_the_leash(worker)
+        self.tell("open")
+        worker.run()
+        self.tell("done")
+
+    def _handle(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        self.busy()
+        time.sleep(self.rng.random() * 2 * WORK_S)
+        if not body["outputs"]:
+            raise zmqkit.Reject(f"poison {body['item']}")
+        if self.rng.random() < 0.02:
+            raise zmqkit.Retry(delay=self.rng.random() * 0.1, reason="to see that it comes again")
+        for index in range(body["outputs"]):
+            yield {"item": body["item"], "index": index}
+
+    def _handle_hastily(self, job: zmqkit.Job[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        if job.body["outputs"]:
+            job.ack()
+        return self._handle(job.body)
+
+
+class Sink(Process):
+    """Counts each result once, whoever brings it and how often."""
+
+    def __call__(self) -> None:
+        """Count until told to finish."""
+        puller: zmqkit.Puller[dict[str, Any]] = zmqkit.Puller(
+            bind=self.address,
+            announce=f"{self.run}-results",
+            heartbeat=HEARTBEAT,
+            prefetch=64,
+            name=f"{self.name}.{self.life}",
+        )
+        self.ledger = Ledger(self.folder / "ledger", forgetful=self.plant == "forgetful-sink")
+        try:
+            puller.open()
+        except zmqkit.AddressInUse:
+            self.address = "tcp://127.0.0.1:*"
+            self()
+            return
+        with puller:
+            self.on_finish = puller.stop
+            self.follow_the_leash(puller)
+            self.tell(f"open {' '.join(puller.addresses)}")
+            if self.rng.random() < 0.5:
+                for job in puller:
+                    with job:
+                        self._count([job])
+            else:
+                for batch in puller.batches(max=32, wait=0.01):
+                    with batch:
+                        self._count(list(batch))
+        self.tell("done")
+
+    def _count(self, jobs: list[zmqkit.Job[dict[str, Any]]]) -> None:
+        texts = [f"{job.body['item']} {job.body['index']}" for job in jobs]
+        new = self.ledger.count([(job.id, text) for job, text in zip(jobs, texts, strict=True)])
+        self.history.record(
+            *[
+                f"{'counted' if each else 'duplicate'} {job.id} {text}"
+                for job, text, each in zip(jobs, texts, new, strict=True)
+            ]
+        )
+        self.busy()
+
+
+def main() -> None:
+    """One life of one process."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.roles")
+    parser.add_argument("role", choices=["pusher", "worker", "sink"])
+    parser.add_argument("--index", type=int, required=True)
+    parser.add_argument("--life", type=int, required=True)
+    parser.add_argument("--address", default="tcp://127.0.0.1:*")
+    parser.add_argument("--run", required=True)
+    parser.add_argument("--folder", required=True)
+    parser.add_argument("--seed", required=True)
+    parser.add_argument("--plant", default="")
+    arguments = parser.parse_args()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    roles: dict[str, type[Push | Work | Sink]] = {"pusher": Push, "worker": Work, "sink": Sink}
+    roles[arguments.role](arguments)()
+
+
+if __name__ == "__main__":
+    main()
