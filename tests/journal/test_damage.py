@@ -68,7 +68,7 @@ def test_somebody_elses_database_is_left_as_it_is(path: Path) -> None:
     with pytest.raises(JournalVersion, match="not a zmqkit journal"):
         SqliteJournal(path)
     assert path.read_bytes() == content
-    assert sorted(os.listdir(path.parent)) == ["jobs.db", "jobs.db.lock"]
+    assert os.listdir(path.parent) == ["jobs.db"]
 
 
 def test_another_version_is_left_as_it_is(path: Path, journal_bytes: bytes) -> None:

@@ -137,6 +137,8 @@ class SqliteJournal:
     # ---- opening -----------------------------------------------------------------
 
     def _open(self, kind: str | None, owner: str) -> None:
+        if not os.path.exists(self.path + ".lock") and not layout.is_missing(self.path, was_ours=False):
+            layout.check_header(self.path, was_ours=False)  # beside a stranger's file we leave no lock file
         self._owner_lock = OwnerLock(self.path + ".lock", journal_path=self.path, owner=owner)
         try:
             mark = self._owner_lock.watermark()
