@@ -72,11 +72,12 @@ class Liveness:
             self.timers.sooner(("beat", session.id), now + session.peer.interval)
 
     def _beat(self, session: Session, now: float) -> None:
+        pause = self._interval(session)  # before this ping is out, for itself it owes nothing
         if session.link is not None:
             session.tell(self._out, PING, session.ping_out(now), session.sent)
             if ("dead", session.id) not in self.timers:
                 self.timers.set(("dead", session.id), session.pings_out[0][1] + session.peer.bound)
-        self.timers.set(("beat", session.id), now + self._interval(session))
+        self.timers.set(("beat", session.id), now + pause)
 
     def _alive(self, session: Session, number: int, now: float) -> None:
         """An answer to a ping proves both directions, up to the moment when that ping was sent."""
@@ -146,7 +147,7 @@ class Liveness:
         session.detach(now)
         self._judge(session, now)
         if session.peer.host and session.peer.host == self.local.host and session.peer.pid and not session.ended:
-            self.timers.set(("probe", session.id), now)
+            self._probe(session, now)
 
     def _attach(self, session: Session, link: Link, now: float) -> None:
         """Go on over this connection."""
