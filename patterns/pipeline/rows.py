@@ -144,9 +144,13 @@ class Row:
         if type(head) is not list or len(head) < 6 or head[0] != FORMAT:
             raise DecodeError(f"row {key} of the journal is of a format that this version does not read")
         _, origin, sent_at, codec, lengths, more = head[:6]
-        return cls(
-            key, origin, sent_at, codec, lengths, value[4 + size :], more.get("ids", {}), more.get("headers", {})
-        )
+        blob = value[4 + size :]
+        if (
+            type(lengths) is not list or not all(type(each) is int and each >= 0 for each in lengths)
+            or sum(lengths) != len(blob) or type(more) is not dict
+        ):  # fmt: skip
+            raise DecodeError(f"row {key} of the journal holds other bodies than it says")
+        return cls(key, origin, sent_at, codec, lengths, blob, more.get("ids", {}), more.get("headers", {}))
 
     def pack_marks(self) -> tuple[int, bytes]:
         """The weight and value of a row of ``marks``: how many are settled, which, and the others' failures."""
@@ -154,9 +158,11 @@ class Row:
 
     def unpack_marks(self, value: bytes) -> None:
         """Take in what the journal knows of single messages. Raises `DecodeError`."""
-        done, failures = wire.unpack(value)
-        self.done = self.kept = int.from_bytes(done, "little") & self.all
-        self.failures = failures
+        marks = wire.unpack(value)
+        if type(marks) is not list or len(marks) < 2 or type(marks[0]) is not bytes or type(marks[1]) is not dict:
+            raise DecodeError(f"the marks of row {self.key} of the journal are none")
+        self.done = self.kept = int.from_bytes(marks[0], "little") & self.all
+        self.failures = marks[1]
         self.marked = True
 
 
@@ -194,7 +200,9 @@ class DeadRow:
             found = msgpack.unpackb(value, raw=False, strict_map_key=False)
         except Exception as error:  # msgpack raises many kinds; on damaged bytes all mean the same
             raise DecodeError(f"not a dead letter: {error}") from None
-        if type(found) is not list or len(found) < 2 or found[0] != FORMAT:
+        if type(found) is not list or len(found) < 2 or found[0] != FORMAT or type(found[1]) is not dict:
             raise DecodeError("a dead letter of a format that this version does not read")
-        names = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: each for name, each in found[1].items() if name in names})
+        names = [field.name for field in dataclasses.fields(cls)]
+        if not all(name in found[1] for name in names):
+            raise DecodeError("a dead letter with parts missing")
+        return cls(**{name: found[1][name] for name in names})

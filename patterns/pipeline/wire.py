@@ -116,7 +116,7 @@ def read(frames: Frames) -> Deliver | Settle | Settled | Held:
     kind = head[0]
     reader = _READERS.get(kind) if type(kind) is int else None
     if reader is None:
-        raise DecodeError(f"a pipeline message of kind {str(kind)[:40]!r}")
+        raise DecodeError(f"a pipeline message of kind {wire.shown(kind)}")
     name, fields, frames_wanted, read_it = reader
     if len(head) < fields or len(frames) < frames_wanted:
         raise DecodeError(f"{name} with parts missing")
@@ -172,7 +172,7 @@ def _read_settle(head: list[Any], frames: Frames) -> Settle:
 
 
 def _other(value: Any) -> Unsettled:
-    if type(value) is not list or len(value) < 5 or value[1] not in (NACK, REJECT, RELEASE, ISOLATE):
+    if type(value) is not list or len(value) < 5 or type(value[1]) is not int or not NACK <= value[1] <= ISOLATE:
         raise DecodeError("SETTLE with an outcome that does not exist")
     delay = value[2]
     if delay is not None and not (type(delay) in (int, float) and 0 <= delay < 1e9):
