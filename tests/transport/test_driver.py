@@ -134,6 +134,27 @@ def test_a_core_that_leaves_its_deadline_in_the_past_does_not_take_the_processor
     assert "left its deadline" in caplog.text
 
 
+def test_a_deadline_that_comes_due_while_a_turn_lasts_is_no_fault(caplog: pytest.LogCaptureFixture) -> None:
+    class Slow(RawCore):
+        def handle_timer(self, now: float) -> None:
+            first = not self.fired
+            super().handle_timer(now)
+            if first:
+                self.deadline = now + 0.001
+
+        def end_turn(self, now: float) -> None:
+            super().end_turn(now)
+            while self.fired and self.deadline and time.monotonic() <= self.deadline + 2 * iothread.STUCK_SECONDS:
+                time.sleep(0.001)
+
+    core = Slow()
+    with driver(core) as io:
+        io.submit(core.wake_at, time.monotonic())
+        assert [take(io.mailbox) for _ in range(2)] == ["fired", "fired"]
+        assert ask(io, "alive") == "alive"
+    assert "left its deadline" not in caplog.text
+
+
 def test_an_idle_driver_sleeps() -> None:
     with driver(binds=["tcp://127.0.0.1:0"]) as io:
         ask(io, "awake")
