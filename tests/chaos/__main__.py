@@ -34,6 +34,8 @@ def main() -> int:
         folder = Path(made)
         if arguments.keep is not None:
             folder = arguments.keep.resolve()
+            if folder.exists():
+                parser.error(f"--keep {folder} is there already: name a new folder")
             folder.mkdir(parents=True)
         try:
             say = print if arguments.verbose else str

@@ -15,6 +15,9 @@ EARLY = 0.2
 """The share of kills that do not wait until their victim is at work: it dies while it starts, or recovers."""
 STOPS = 0.25
 """So many stops come with each kill."""
+AWAY_S = ((0.4, 0.58), (1.0, 2.0), (1.0, 2.0))
+"""How long a stopped process may be away: now and then so shortly that its connections break and its sessions do not;
+else longer than the heartbeat bound of 0.6 s, so that it wakes up to leases that are others' by then."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ class Step:
         role, index: to whom.
         kind: "kill" is SIGKILL, and another life after a while; "stop" is SIGSTOP, and SIGCONT after a while.
         early: do not wait until the process is at work.
-        away_s: seconds until it lives again, or goes on. A stop is longer than any silence that passes for life.
+        away_s: seconds until it lives again, or goes on.
         same_address: the next life binds the address of the one before; else any, and others find it by name.
     """
 
@@ -57,7 +60,7 @@ def plan(kills: int, seed: int) -> list[Step]:
             index=rng.randrange(CREW[role]),
             kind=kind,
             early=kind == "kill" and rng.random() < EARLY,
-            away_s=rng.uniform(0.0, 0.4) if kind == "kill" else rng.uniform(1.0, 2.0),
+            away_s=rng.uniform(0.0, 0.4) if kind == "kill" else rng.uniform(*rng.choice(AWAY_S)),
             same_address=rng.random() < 0.5,
         )
         for kind, role in kinds

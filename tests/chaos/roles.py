@@ -136,7 +136,7 @@ class Push(Process):
         self.history.record(*[f"sending {item['item']} {item['outputs']}" for item in items])
         if self.plant == "boastful-pusher":
             self.history.record(*[f"confirmed {name}" for name in names])
-        timeout = 0.05 if self.rng.random() < 0.1 else None
+        timeout = self.rng.random() * 0.05 if self.rng.random() < 0.2 else None
         try:
             if len(items) == 1:
                 pusher.send(items[0], timeout=timeout)
@@ -160,11 +160,11 @@ class Work(Process):
     def __call__(self) -> None:
         """Work until told to finish."""
         handler = self._handle_hastily if self.plant == "hasty-worker" else self._handle
-        common = {"heartbeat": HEARTBEAT, "name": f"{self.name}.{self.life}"}
+        name = f"{self.name}.{self.life}"
         worker = zmqkit.Worker(
             handler,
-            source=zmqkit.Puller(f"zeroconf://{self.run}-items", prefetch=PREFETCH, **common),
-            sink=zmqkit.Pusher(connect=f"zeroconf://{self.run}-results", **common),
+            source=zmqkit.Puller(f"zeroconf://{self.run}-items", prefetch=PREFETCH, heartbeat=HEARTBEAT, name=name),
+            sink=zmqkit.Pusher(connect=f"zeroconf://{self.run}-results", heartbeat=HEARTBEAT, name=name),
             threads=self.rng.choice([1, 1, 3]),
         )
         worker.open()

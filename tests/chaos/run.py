@@ -29,7 +29,7 @@ class Outcome:
     Attributes:
         seed: from which it was drawn.
         verdict: the reader's.
-        complaints: what else was not as it should be: journals with something left, errors in logs.
+        complaints: what else was not as it should be: journals with something left, errors in logs and counters.
         kills, kills_at_work, stops, restarts: by role.
         seconds: the whole run.
         settling_seconds: from the last harm until all had settled.
@@ -71,6 +71,7 @@ class Outcome:
         total = [each.total() for each in (self.kills, self.kills_at_work, self.stops, self.restarts)]
         lines.append("{:<10}{:>10}{:>8}{:>9}{:>7}{:>10}".format("all", sum(CREW.values()), *total))
         verdict = self.verdict
+        stats = verdict.stats
         lines += ["", *_columns([
             ("items confirmed", verdict.confirmed),
             ("items unknown", verdict.unconfirmed),
@@ -80,8 +81,8 @@ class Outcome:
             ("redelivered", self.redelivered),
             ("duplicates filtered", verdict.duplicates),
             ("stale settles", self.stale),
-            ("sessions lost", sum(each for name, each in verdict.stats.items() if name.endswith("sessions_lost"))),
-            ("sessions resumed", sum(each for name, each in verdict.stats.items() if name.endswith("sessions_resumed"))),
+            ("sessions lost", sum(each for name, each in stats.items() if name.endswith("sessions_lost"))),
+            ("sessions resumed", sum(each for name, each in stats.items() if name.endswith("sessions_resumed"))),
             ("seconds", round(self.seconds, 1)),
             ("of them settling", round(self.settling_seconds, 1)),
         ])]  # fmt: skip
@@ -122,7 +123,11 @@ def run(kills: int, seed: int, folder: Path, *, plant: str = "", say: Callable[[
     return Outcome(
         seed=seed,
         verdict=verdict,
-        complaints=complaints + _left_in_journals(folder, verdict.dead),
+        complaints=[
+            *complaints,
+            *[f"{count} x {name}" for name, count in verdict.stats.items() if name.endswith("io_core_errors")],
+            *_left_in_journals(folder, verdict.dead),
+        ],
         kills=fleet.kills,
         kills_at_work=fleet.kills_at_work,
         stops=fleet.stops,
