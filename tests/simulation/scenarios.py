@@ -17,6 +17,7 @@ class Entry(NamedTuple):
 
 SCENARIOS = {
     "ping": Entry("tests.simulation.ping:PingScenario", 400),
+    "sessions": Entry("tests.simulation.sessions:SessionScenario", 800),
 }
 
 

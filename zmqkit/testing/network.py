@@ -268,13 +268,7 @@ class SimulatedNetwork:
         if dial.closed or dial.connection is not None:
             return
         listener = self._listeners.get(dial.address)
-        if (
-            listener is None
-            or listener.stopped
-            or peer.stopped
-            or (peer.host, listener.host) in self._parts
-            or (listener.host, peer.host) in self._parts
-        ):
+        if listener is None or listener.stopped or peer.stopped or self.is_cut(peer.host, listener.host):
             self._counts["connect failed"] += 1
             self._attempt_later(dial)
             return
@@ -474,6 +468,10 @@ class SimulatedNetwork:
     def _blocked(self, way: Way, blocks: int) -> None:
         if way.part is not None and way.blocks == blocks:
             self._give_up(way.connection, "b" if way is way.connection.up else "c")
+
+    def is_cut(self, one: str, two: str) -> bool:
+        """Is there a partition between two hosts, in either direction?"""
+        return (one, two) in self._parts or (two, one) in self._parts
 
     def silence(self, peer: SimPeer) -> None:
         """A stopped process answers no heartbeat: if it stays so, the others give its connections up."""
