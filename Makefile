@@ -51,8 +51,8 @@ bench: $(READY) ## the claims about speed, as ratios, with the peers in the same
 simulate: $(READY) ## more of the simulated network: make simulate SEEDS=20000
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
-chaos: $(READY) ## kill real processes at random, at length: make chaos KILLS=500
-	$(BIN)/python -m tests.chaos --kills $(KILLS)
+chaos: $(READY) ## kill real processes at random, at length: make chaos KILLS=500 SEED=7
+	$(BIN)/python -m tests.chaos --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 mutants: $(READY) ## plant known bugs and see that the simulator catches each
 	$(BIN)/python -m tests.simulation --mutants --seeds $(SEEDS)
