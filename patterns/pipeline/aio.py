@@ -19,6 +19,7 @@ from typing_extensions import TypeVar, Unpack
 
 from zmqkit.errors import Closed, Unsettled, WaitTimeout
 from zmqkit.options import Backoff, Durability, OnError, Point
+from zmqkit.patterns.pipeline.jobs import BatchBase, JobBase, Run
 from zmqkit.patterns.pipeline.rows import Pack
 from zmqkit.patterns.pipeline.sending import (
     WINDOW,
@@ -33,7 +34,7 @@ from zmqkit.patterns.pipeline.sending import (
     partly,
     too_late,
 )
-from zmqkit.patterns.pipeline.taking import LOOK_ROUND, BatchBase, JobBase, PullerBase, takes
+from zmqkit.patterns.pipeline.taking import LOOK_ROUND, PullerBase, takes
 from zmqkit.peer.aio import Peer, in_thread
 from zmqkit.peer.base import DRAIN, Common, deadline_of, left_of
 from zmqkit.peer.hooks import stop_on_signals
@@ -247,6 +248,9 @@ class Job(JobBase[T]):
         return self
 
     async def __aexit__(self, t: type[BaseException] | None, v: BaseException | None, tb: TracebackType | None) -> bool:
+        if v is None and self.outcome is None:
+            self._ack()
+            return False
         return self._leave(v)
 
 
@@ -338,9 +342,9 @@ class Puller(PullerBase, Peer, Generic[T]):
             raise ValueError(f"max must be 1 or more and wait 0 or more seconds, got {max!r} and {wait!r}")
         await self._start_async()
         while not self._stopped:
-            jobs: list[Job[T]] = []
-            full = self._take_more(jobs, max)
-            if not jobs:
+            taken: list[Run] = []
+            full = self._take_more(taken, max)
+            if not taken:
                 if self._closed or not await self._wait_for_job(None):
                     return
                 continue
@@ -349,12 +353,12 @@ class Puller(PullerBase, Peer, Generic[T]):
                 while not full and (left := deadline - time.monotonic()) > 0:
                     if not await self._open_driver.mailbox.wait_nonempty_async(left):
                         break
-                    full = self._take_more(jobs, max)
+                    full = self._take_more(taken, max)
                 await checkpoint()
             except BaseException:
-                self._give_back(jobs)
+                self._give_back(taken)
                 raise
-            yield Batch(self, jobs)
+            yield Batch(self, taken)
 
     async def run(
         self,
@@ -408,10 +412,11 @@ class Puller(PullerBase, Peer, Generic[T]):
 class _Jobs(Generic[T]):
     """The iterator of ``async for job in puller``. Not a generator: nothing is left to be finalized after a break."""
 
-    __slots__ = ("_left", "_puller")
+    __slots__ = ("_item", "_left", "_puller")
 
     def __init__(self, puller: Puller[T]) -> None:
         self._puller = puller
+        self._item: Any = None
         self._left = YIELD_EVERY
 
     def __aiter__(self) -> Self:
@@ -419,15 +424,27 @@ class _Jobs(Generic[T]):
 
     async def __anext__(self) -> Job[T]:
         puller = self._puller
+        self._left -= 1
+        item = self._item
+        if item is not None and self._left and not puller._stopped:
+            # The usual way, short: this is once for every job. See `PullerBase` for why nothing can get lost here.
+            parcel = item.parcel
+            if not (parcel.lost or parcel.spoiled):
+                for index in item.claims:
+                    return puller._job(puller, parcel, index, parcel.bodies[index])
+        return await self._next()
+
+    async def _next(self) -> Job[T]:
+        puller = self._puller
         if puller._driver is None:
             await puller._start_async()
-        self._left -= 1
-        if not self._left:
+        if self._left <= 0:
             self._left = YIELD_EVERY
             await checkpoint()
         while not puller._stopped:
             job: Job[T] | None = puller._take()
             if job is not None:
+                self._item = job._parcel
                 return job
             self._left = YIELD_EVERY
             if puller._closed or not await puller._wait_for_job(None):

@@ -16,9 +16,10 @@ from zmqkit.errors import Closed, UsageError
 from zmqkit.events import Event
 from zmqkit.options import OnError
 from zmqkit.patterns.pipeline import wire
+from zmqkit.patterns.pipeline.jobs import JobBase
 from zmqkit.patterns.pipeline.rows import Pack
 from zmqkit.patterns.pipeline.sending import CHUNK_MESSAGES, PusherBase
-from zmqkit.patterns.pipeline.taking import JobBase, takes
+from zmqkit.patterns.pipeline.taking import takes
 from zmqkit.peer.base import Addresses, Common
 
 Ev = TypeVar("Ev", bound=Event)

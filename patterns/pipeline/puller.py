@@ -34,12 +34,12 @@ class Parcel:
         lost: the session is gone; whoever holds these jobs now, it is not us.
         open: bits of the jobs that are not settled, as far as the core knows.
         bodies: decoded, by the face, when the first of them is taken.
-        next: the index of the job that the face hands out next.
-        end: how many jobs there are.
+        spoiled: some body could not be decoded; a `DecodeError` stands in its place.
+        claims: gives out the indexes, each once.
         size: bytes of all its frames: what it took of the credit.
     """
 
-    __slots__ = ("acked", "bodies", "delivery", "end", "lost", "next", "open", "session", "size", "told")
+    __slots__ = ("acked", "bodies", "claims", "delivery", "lost", "open", "session", "size", "spoiled", "told")
 
     def __init__(self, delivery: wire.Deliver, session: Session, size: int = 0) -> None:
         self.delivery = delivery
@@ -49,8 +49,8 @@ class Parcel:
         self.lost = False
         self.open = (1 << len(delivery.lengths)) - 1
         self.bodies: list[Any] | None = None
-        self.next = 0
-        self.end = len(delivery.lengths)
+        self.spoiled = False
+        self.claims = iter(range(len(delivery.lengths)))
         self.size = size or len(delivery.blob)
 
     @property
@@ -59,7 +59,7 @@ class Parcel:
         return self
 
     def __len__(self) -> int:
-        return self.end
+        return len(self.delivery.lengths)
 
 
 class _Source:

@@ -156,7 +156,8 @@ class PusherCore(PatternCore):
         if not holder.held:
             return
         if holder.held == 1 and reason in ("process gone", "silent"):
-            # It died over this one job: that counts, or a job that kills its workers would go round for ever.
+            # It died over this one job: that counts, or a job that kills its workers would go round for ever. (Also
+            # where it never said that it had it: it may be dead a millisecond after it came.)
             (lot,) = holder.lots.values()
             index = lot.row_bits.bit_length() - 1
             self._redelivered(lot.row, lot.row_bits)
@@ -435,7 +436,7 @@ class PusherCore(PatternCore):
         self.out.written += 1
         return self.out.written
 
-    def _write_settled(self) -> None:
+    def _write_settled(self, now: float) -> None:
         turn, self._turn = self._turn, Settling()
         for sequence, letter in turn.letters.items():
             self._write(DEAD, sequence, 1, letter)
@@ -449,8 +450,9 @@ class PusherCore(PatternCore):
             else:
                 row.marked = True
                 self._write(MARKS, key, *row.pack_marks())
-        if not turn.rows:
-            self.out.written += 1  # answers alone wait for what was written before them
+        if not turn.rows and not self._storing and not self._settling:
+            self._settled(turn, now)  # nothing changed, and nothing is being written that an answer must wait for
+            return
         turn.number = self.out.written
         self._settling.append(turn)
 
@@ -459,7 +461,7 @@ class PusherCore(PatternCore):
     def end_turn(self, now: float) -> None:
         """Store what arrived and what settled; lend what may be lent; tell those who wait."""
         self.backlog.fall_due(now)
-        self._store()
+        self._store(now)
         if not self.settings.durable and (self._storing or self._settling):
             self.stored(self.out.written, now)
         self._lend(now)
@@ -470,20 +472,20 @@ class PusherCore(PatternCore):
             self._check_waits()
         super().end_turn(now)
 
-    def _store(self) -> None:
+    def _store(self, now: float) -> None:
         """Put out what is to be stored. While the journal refuses, settles come first and senders are told."""
         if self._broken is not None:
             return
         if self._ailing is None:
             if self._turn:
-                self._write_settled()
+                self._write_settled(now)
             self._admit()
         elif "store" in self._timers:
             for arrival in self._arrivals:
                 self._refuse(arrival, self._ailing)
             self._arrivals.clear()
         elif self._turn:
-            self._write_settled()
+            self._write_settled(now)
         else:
             self._admit()
 
@@ -492,7 +494,12 @@ class PusherCore(PatternCore):
         backlog = self.backlog
         if not backlog.ready:
             return
-        open_holders = [each for each in self._holders.values() if each.session.room_messages > 0]
+        # Who is away or silent gets nothing more: what is lent to it would wait for its return, or its end.
+        open_holders = [
+            each
+            for each in self._holders.values()
+            if each.session.room_messages > 0 and each.session.link is not None and not each.session.busy
+        ]
         while open_holders and backlog.ready:
             holder = open_holders[0] if len(open_holders) == 1 else min(open_holders, key=_held)
             session = holder.session

@@ -20,6 +20,7 @@ from zmqkit.errors import (
     WaitTimeout,
 )
 from zmqkit.options import Backoff, Durability, OnError, Point
+from zmqkit.patterns.pipeline.jobs import BatchBase, JobBase, Run
 from zmqkit.patterns.pipeline.rows import Pack
 from zmqkit.patterns.pipeline.sending import (
     WINDOW,
@@ -34,7 +35,7 @@ from zmqkit.patterns.pipeline.sending import (
     partly,
     too_late,
 )
-from zmqkit.patterns.pipeline.taking import LOOK_ROUND, BatchBase, JobBase, PullerBase, takes
+from zmqkit.patterns.pipeline.taking import LOOK_ROUND, PullerBase, takes
 from zmqkit.peer.base import DRAIN, Common, deadline_of, left_of
 from zmqkit.peer.hooks import stop_on_signals
 from zmqkit.peer.sync import Peer
@@ -294,6 +295,9 @@ class Job(JobBase[T]):
         return self
 
     def __exit__(self, t: type[BaseException] | None, v: BaseException | None, tb: TracebackType | None) -> bool:
+        if v is None and self.outcome is None:  # the usual way, short: this is once for every job
+            self._ack()
+            return False
         return self._leave(v)
 
 
@@ -393,12 +397,36 @@ class Puller(PullerBase, Peer, Generic[T]):
 
     def __iter__(self) -> Iterator[Job[T]]:
         """Jobs as they come, until `stop` or `close`."""
+        make = self._job
+        mailbox = self._open_driver.mailbox
         while not self._stopped:
-            job = self._take()
-            if job is not None:
-                yield job
-            elif self._closed or not self._wait_for_job(None):
-                return
+            item = self._first_item()
+            if item is None:
+                if self._closed or not self._wait_for_job(None):
+                    return
+                continue
+            parcel = item.parcel
+            claimed = -1
+            try:
+                # See `PullerBase` for why no interrupt can lose a claimed index.
+                for index in item.claims:
+                    claimed = index
+                    job = make(self, parcel, index, parcel.bodies[index])
+                    if parcel.spoiled or parcel.lost:
+                        made = self._make(parcel, index)
+                        if made is None:
+                            claimed = -1
+                            continue
+                        job = made
+                    if mailbox.waiters:
+                        mailbox.nudge()
+                    claimed = -1
+                    yield job
+                    if self._stopped:
+                        return
+            finally:
+                if claimed >= 0:
+                    self._put_aside(parcel, [claimed])
 
     def batches(self, max: int = 500, wait: float = 0.05) -> Iterator[Batch[T]]:
         """Batches of jobs as they come, until `stop` or `close`.
@@ -410,9 +438,9 @@ class Puller(PullerBase, Peer, Generic[T]):
         if max < 1 or not wait >= 0:
             raise ValueError(f"max must be 1 or more and wait 0 or more seconds, got {max!r} and {wait!r}")
         while not self._stopped:
-            jobs: list[Job[T]] = []
-            full = self._take_more(jobs, max)
-            if not jobs:
+            taken: list[Run] = []
+            full = self._take_more(taken, max)
+            if not taken:
                 if self._closed or not self._wait_for_job(None):
                     return
                 continue
@@ -420,8 +448,8 @@ class Puller(PullerBase, Peer, Generic[T]):
             while not full and (left := deadline - time.monotonic()) > 0:
                 if not self._open_driver.mailbox.wait_nonempty(left):
                     break
-                full = self._take_more(jobs, max)
-            yield Batch(self, jobs)
+                full = self._take_more(taken, max)
+            yield Batch(self, taken)
 
     def run(
         self, handler: Callable[..., object], /, *, threads: int = 1, batch: int | None = None, wait: float = 0.05

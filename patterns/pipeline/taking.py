@@ -1,4 +1,4 @@
-"""Taking and settling, as the sync and the async face share it: everything of a puller that does not wait.
+"""Taking jobs, as the sync and the async face share it: everything of a puller that does not wait.
 
 Knows the puller's core and its verbs, and codecs; no event loop.
 """
@@ -7,32 +7,26 @@ from __future__ import annotations
 
 import inspect
 import logging
-import traceback as tracebacks
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any, ClassVar, Final, Generic, Literal, get_type_hints
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Final, get_type_hints
 
 from typing_extensions import TypeVar
 
 from zmqkit import codec as codecs
 from zmqkit.errors import (
-    AlreadySettled,
     Closed,
     DecodeError,
-    Reject,
-    Retry,
     UsageError,
 )
 from zmqkit.options import OnError
 from zmqkit.patterns.pipeline import wire
+from zmqkit.patterns.pipeline.jobs import Run
 from zmqkit.patterns.pipeline.puller import Parcel, PullerCore
 from zmqkit.peer.base import Common, PeerBase
-from zmqkit.transport.tickets import Ticket
 
 T = TypeVar("T", default=Any)
 
 Headers = Mapping[str, str]
-Outcome = Literal["acked", "nacked", "rejected", "released"]
 
 log = logging.getLogger("zmqkit.pipeline")
 
@@ -43,210 +37,14 @@ LOOK_ROUND: Final = 5.0
 """Seconds after which a waiting puller looks whether it waits for itself."""
 
 
-class JobBase(Generic[T]):
-    """One delivered message.
-
-    Attributes:
-        body: what was sent.
-        outcome: how it was settled here; None while it is not.
-    """
-
-    __slots__ = ("_index", "_parcel", "_puller", "body", "outcome")
-
-    def __init__(self, puller: Any, parcel: Parcel, index: int, body: T) -> None:
-        self._puller = puller
-        self._parcel = parcel
-        self._index = index
-        self.body = body
-        self.outcome: Outcome | None = None
-
-    @property
-    def id(self) -> str:
-        """The message's id: the same at each delivery."""
-        delivery = self._parcel.delivery
-        return delivery.ids.get(self._index) or f"{delivery.origin}-{delivery.sequence + self._index}"
-
-    @property
-    def headers(self) -> Headers:
-        """What the sender attached."""
-        return self._parcel.delivery.headers.get(self._index, {})
-
-    @property
-    def failures(self) -> int:
-        """How often a handler failed on it before."""
-        return self._parcel.delivery.failures.get(self._index, 0)
-
-    @property
-    def deliveries(self) -> int:
-        """How often it was delivered, as far as the pusher remembers; this time included."""
-        return self._parcel.delivery.deliveries.get(self._index, 0) + 1
-
-    @property
-    def sent_at(self) -> datetime:
-        """When it was sent, by the sender's clock; UTC."""
-        return datetime.fromtimestamp(self._parcel.delivery.sent_at / 1e6, UTC)
-
-    def __repr__(self) -> str:
-        return f"<Job {self.id} {self.outcome or 'not settled'}>"
-
-    # ---- settling ------------------------------------------------------------------
-
-    def _check(self) -> None:
-        if self.outcome is not None:
-            raise AlreadySettled(f"job {self.id} was {self.outcome} before: the first outcome counts")
-
-    def _ack(self) -> None:
-        self._check()
-        parcel = self._parcel
-        parcel.acked.append(self._index)
-        self.outcome = "acked"
-        if not parcel.told:
-            parcel.told = True
-            self._puller._collect(parcel)
-
-    def _ack_asking(self) -> Ticket:
-        self._check()
-        ticket: Ticket = self._puller._ask(_with_ticket, self._puller._core, self._parcel, self._index)
-        self.outcome = "acked"
-        return ticket
-
-    def _settle(self, outcome: Outcome, kind: int, delay: float | None, reason: str, traceback: str = "") -> None:
-        self._check()
-        if delay is not None and not 0 <= delay < 1e9:
-            raise ValueError(f"delay must be 0 or more seconds, got {delay!r}")
-        self._puller._settle(self._parcel, self._index, kind, delay, reason, traceback)
-        self.outcome = outcome
-
-    def _nack(self, delay: float | None, reason: str | None) -> None:
-        self._settle("nacked", wire.NACK, delay, reason or "")
-
-    def _reject(self, reason: str) -> None:
-        self._settle("rejected", wire.REJECT, None, reason)
-
-    def _release(self) -> None:
-        self._settle("released", wire.RELEASE, None, "")
-
-    def _isolate(self) -> None:
-        self._settle("released", wire.ISOLATE, None, "")
-
-    def _leave(self, error: BaseException | None) -> bool:
-        """The end of a with-block. True contains the exception."""
-        if error is None:
-            if self.outcome is None:
-                self._ack()
-            return False
-        if not isinstance(error, Exception):
-            # Cancelled, interrupted, exiting: nobody's failure.
-            if self.outcome is None:
-                self._release()
-            return False
-        return self._failed(error)
-
-    def _failed(self, error: Exception) -> bool:
-        """A handler raised. True contains it."""
-        policy: OnError = self._puller._on_error
-        shown = "".join(tracebacks.format_exception(error))
-        reason = str(error) if isinstance(error, Retry | Reject) else f"{type(error).__name__}: {error}"
-        if self.outcome is not None:
-            log.error("job %s was %s, then its handler raised:\n%s", self.id, self.outcome, shown)
-        elif isinstance(error, Reject) or (policy == "reject" and not isinstance(error, Retry)):
-            log.warning("job %s is rejected: %s", self.id, reason if isinstance(error, Reject) else shown)
-            self._settle("rejected", wire.REJECT, None, reason, shown)
-        else:
-            delay = error.delay if isinstance(error, Retry) else None
-            log.warning("job %s failed and is tried again: %s", self.id, reason if isinstance(error, Retry) else shown)
-            self._settle("nacked", wire.NACK, delay, reason, shown)
-        return policy != "raise" or isinstance(error, Retry | Reject)
-
-
-def _with_ticket(core: PullerCore, parcel: Parcel, index: int, ticket: Ticket, now: float) -> None:
-    core.ack_asking(parcel, index, ticket, now)
-
-
-class BatchBase(Generic[T]):
-    """Jobs that are handled together.
-
-    Attributes:
-        bodies: theirs.
-        outcome: how the batch was settled; None while it is not.
-    """
-
-    __slots__ = ("_jobs", "_puller", "bodies", "outcome")
-
-    def __init__(self, puller: Any, jobs: list[Any]) -> None:
-        self._puller = puller
-        self._jobs = jobs
-        self.bodies: list[T] = [job.body for job in jobs]
-        self.outcome: Outcome | None = None
-
-    def __len__(self) -> int:
-        return len(self._jobs)
-
-    def __repr__(self) -> str:
-        return f"<Batch of {len(self)} jobs {self.outcome or 'not settled'}>"
-
-    def _check(self) -> None:
-        if self.outcome is not None:
-            raise AlreadySettled(f"this batch was {self.outcome} before: the first outcome counts")
-
-    def _ack(self) -> None:
-        self._check()
-        for job in self._jobs:
-            if job.outcome is None:
-                job._ack()
-        self.outcome = "acked"
-
-    def _nack(self, delay: float | None, reason: str = "", traceback: str = "") -> None:
-        """One job alone is to blame; of several, each is delivered again alone, and blamed only then."""
-        self._check()
-        if delay is not None and not 0 <= delay < 1e9:
-            raise ValueError(f"delay must be 0 or more seconds, got {delay!r}")
-        left = [job for job in self._jobs if job.outcome is None]
-        for job in left:
-            if len(left) == 1:
-                job._settle("nacked", wire.NACK, delay, reason, traceback)
-            else:
-                job._isolate()
-        self.outcome = "nacked"
-
-    def _leave(self, error: BaseException | None) -> bool:
-        if error is None:
-            if self.outcome is None:
-                self._ack()
-            return False
-        if not isinstance(error, Exception):
-            for job in self._jobs:
-                if job.outcome is None:
-                    job._release()
-            self.outcome = self.outcome or "released"
-            return False
-        return self._failed(error)
-
-    def _failed(self, error: Exception) -> bool:
-        left = [job for job in self._jobs if job.outcome is None]
-        if len(left) == 1:
-            self.outcome = self.outcome or "nacked"
-            contained: bool = left[0]._failed(error)
-            return contained
-        shown = "".join(tracebacks.format_exception(error))
-        if not left:
-            log.error("a batch was %s, then its handler raised:\n%s", self.outcome, shown)
-        else:
-            log.warning("a batch of %d jobs failed; each is delivered again alone:\n%s", len(left), shown)
-            delay = error.delay if isinstance(error, Retry) else None
-            self._nack(delay)
-        return bool(self._puller._on_error != "raise") or isinstance(error, Retry | Reject)
-
-
 class Aside:
-    """One job of a parcel that was taken and given back: interrupted, or not for this batch."""
+    """Jobs of a parcel that were taken and given back: interrupted, or not for this batch."""
 
-    __slots__ = ("end", "next", "parcel")
+    __slots__ = ("claims", "parcel")
 
-    def __init__(self, parcel: Parcel, index: int) -> None:
+    def __init__(self, parcel: Parcel, indexes: Iterable[int]) -> None:
         self.parcel = parcel
-        self.next = index
-        self.end = index + 1
+        self.claims = iter(list(indexes))
 
 
 class PullerBase(PeerBase):
@@ -282,69 +80,115 @@ class PullerBase(PeerBase):
 
     # ---- taking --------------------------------------------------------------------
 
+    # Jobs are taken from the mailbox's first parcel, which stays there until all of it is taken. `claims` is an
+    # iterator that all takers share: CPython gives each index to exactly one of them. In a ``for`` over it no interrupt
+    # can come between the claim and the next statement, so a claimed index is always known to the code that must
+    # put it back.
+
+    def _first_item(self) -> Any | None:
+        """The first parcel of which something is left, decoded; None if there is none."""
+        mailbox = self._open_driver.mailbox
+        with mailbox.lock:
+            while (item := mailbox.peek()) is not None:
+                if not item.parcel.lost and item.claims.__length_hint__():
+                    break
+                mailbox.pop()
+        if item is not None and item.parcel.bodies is None:
+            self._decode(item.parcel)
+        return item
+
     def _take(self) -> Any | None:
         """The next job that is here, None if none is. Whatever interrupts it, no job is lost or handed out twice."""
-        mailbox = self._open_driver.mailbox
-        taken = False
-        parcel: Any = None
-        index = 0
-        try:
-            with mailbox.lock:
-                while True:
-                    item = mailbox.peek()
-                    if item is None:
-                        return None
-                    parcel, index = item.parcel, item.next
-                    if parcel.lost or index >= item.end:
-                        mailbox.pop()
-                        continue
-                    if parcel.bodies is None:
-                        self._decode(parcel)
-                    body = parcel.bodies[index]
-                    job = self._job(self, parcel, index, body)
-                    # No call between these two, so no interrupt: the job is still there, or it is `taken`.
-                    item.next = index + 1
-                    taken = True
-                    if item.next >= item.end:
-                        mailbox.pop()
-                    if type(body) is not DecodeError:
+        while (item := self._first_item()) is not None:
+            parcel: Parcel = item.parcel
+            claimed = -1
+            try:
+                for index in item.claims:
+                    claimed = index
+                    job = self._make(parcel, index)
+                    if self._open_driver.mailbox.waiters:
+                        self._open_driver.mailbox.nudge()
+                    if job is not None:
+                        return job
+                    claimed = -1
+            except BaseException:
+                if claimed >= 0:
+                    self._put_aside(parcel, [claimed])
+                raise
+        return None
+
+    def _make(self, parcel: Parcel, index: int) -> Any | None:
+        """The job of this index; None if it is nobody's: lost, or its body cannot be decoded (then it is rejected)."""
+        if parcel.lost:
+            return None
+        assert parcel.bodies is not None
+        body = parcel.bodies[index]
+        job = self._job(self, parcel, index, body)
+        if type(body) is DecodeError:
+            job._settle("rejected", wire.REJECT, None, f"DecodeError: {body}")
+            return None
+        return job
+
+    def _take_run(self, most: int) -> Run | None:
+        """The next jobs of one parcel that are here, at most so many; None if none is."""
+        while (item := self._first_item()) is not None:
+            parcel: Parcel = item.parcel
+            indexes: list[int] = []
+            index = -1
+            try:
+                if parcel.delivery.alone:
+                    most = 1
+                for index in item.claims:
+                    indexes.append(index)
+                    if len(indexes) >= most:
                         break
-                    taken = False
-                    job._settle("rejected", wire.REJECT, None, f"DecodeError: {body}")
-            return job
-        except BaseException:
-            if taken:
-                mailbox.put_back([Aside(parcel, index)])
-            raise
+                if parcel.lost:
+                    continue
+                if parcel.spoiled:
+                    indexes = [at for at in indexes if self._make(parcel, at) is not None]
+                if indexes:
+                    return Run(parcel, indexes)
+            except BaseException:
+                if index >= 0:
+                    self._put_aside(parcel, sorted({*indexes, index}))
+                raise
+        return None
 
     def _decode(self, parcel: Parcel) -> None:
         delivery = parcel.delivery
         try:
-            parcel.bodies = codecs.decode_many(delivery.lengths, delivery.blob, delivery.codec, limits=self._limits)
+            bodies = codecs.decode_many(delivery.lengths, delivery.blob, delivery.codec, limits=self._limits)
         except DecodeError as error:
-            parcel.bodies = [error] * len(parcel)
+            bodies = [error] * len(parcel)
         except UsageError as error:
-            parcel.bodies = [DecodeError(str(error))] * len(parcel)
+            bodies = [DecodeError(str(error))] * len(parcel)
+        parcel.spoiled = DecodeError in set(map(type, bodies))
+        parcel.bodies = bodies
 
-    def _take_more(self, jobs: list[Any], most: int) -> bool:
-        """Add jobs that are here, up to `most`. True when the batch must not grow further."""
-        while len(jobs) < most:
-            job = self._take()
-            if job is None:
+    def _take_more(self, taken: list[Run], most: int) -> bool:
+        """Add jobs that are here, up to `most` in all. True when the batch must not grow further."""
+        count = sum(len(run.indexes) for run in taken)
+        while count < most:
+            run = self._take_run(most - count)
+            if run is None:
                 # All credit is in our own hands: more can only come after these are settled.
-                return self._core.held <= len(jobs) and len(jobs) >= self._prefetch
-            if job._parcel.delivery.alone:
-                if jobs:
-                    self._give_back([job])
-                else:
-                    jobs.append(job)
+                return self._core.held <= count and count >= self._prefetch
+            if run.parcel.delivery.alone and taken:
+                self._put_aside(*run)
                 return True
-            jobs.append(job)
+            taken.append(run)
+            count += len(run.indexes)
+            if run.parcel.delivery.alone:
+                return True
         return True
 
-    def _give_back(self, jobs: list[Any]) -> None:
+    def _give_back(self, taken: list[Run]) -> None:
         """Jobs that were taken and reached nobody."""
-        self._open_driver.mailbox.put_back([Aside(job._parcel, job._index) for job in jobs])
+        for run in reversed(taken):
+            self._put_aside(*run)
+
+    def _put_aside(self, parcel: Parcel, indexes: list[int]) -> None:
+        self._open_driver.mailbox.put_back([Aside(parcel, indexes)])
 
     def _warn_of_credit(self) -> None:
         """Nothing comes, and all that may come was handed out and not settled: say so, once."""

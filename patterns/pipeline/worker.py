@@ -12,8 +12,9 @@ from typing_extensions import Unpack
 from zmqkit.errors import Full, Unsettled
 from zmqkit.options import OnError
 from zmqkit.patterns.pipeline.custody import Custody, TwoSided, WorkerParts, addresses_of, results_of
+from zmqkit.patterns.pipeline.jobs import JobBase
 from zmqkit.patterns.pipeline.sync import Puller, Pusher, check_plain, run_threads
-from zmqkit.patterns.pipeline.taking import JobBase, outputs_of
+from zmqkit.patterns.pipeline.taking import outputs_of
 from zmqkit.peer.base import DRAIN, Addresses, Common
 from zmqkit.peer.hooks import stop_on_signals
 from zmqkit.peer.sync import Peer

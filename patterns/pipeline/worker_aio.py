@@ -15,7 +15,8 @@ from zmqkit.errors import Full, Unsettled
 from zmqkit.options import OnError
 from zmqkit.patterns.pipeline.aio import Puller, Pusher, call, run_tasks
 from zmqkit.patterns.pipeline.custody import Custody, TwoSided, WorkerParts, addresses_of, results_of
-from zmqkit.patterns.pipeline.taking import JobBase, outputs_of
+from zmqkit.patterns.pipeline.jobs import JobBase
+from zmqkit.patterns.pipeline.taking import outputs_of
 from zmqkit.peer.aio import Peer
 from zmqkit.peer.base import DRAIN, Addresses, Common
 from zmqkit.peer.hooks import stop_on_signals

@@ -47,6 +47,11 @@ class Mailbox(Generic[T]):
     def __len__(self) -> int:
         return len(self._items) + len(self._returned)
 
+    @property
+    def waiters(self) -> int:
+        """How many wait now."""
+        return len(self._waiters)
+
     # ---- in ------------------------------------------------------------------------
 
     def put_many(self, items: list[T]) -> None:

@@ -1,0 +1,263 @@
+"""Jobs and batches, as the sync and the async face share them: all of settling that does not wait.
+
+Knows the puller's core and its verbs, and codecs; no event loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback as tracebacks
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Generic, Literal, NamedTuple
+
+from typing_extensions import TypeVar
+
+from zmqkit.errors import (
+    AlreadySettled,
+    Reject,
+    Retry,
+)
+from zmqkit.options import OnError
+from zmqkit.patterns.pipeline import wire
+from zmqkit.patterns.pipeline.puller import Parcel, PullerCore
+from zmqkit.transport.tickets import Ticket
+
+T = TypeVar("T", default=Any)
+
+Headers = Mapping[str, str]
+Outcome = Literal["acked", "nacked", "rejected", "released"]
+
+log = logging.getLogger("zmqkit.pipeline")
+
+
+class JobBase(Generic[T]):
+    """One delivered message.
+
+    Attributes:
+        body: what was sent.
+        outcome: how it was settled here; None while it is not.
+    """
+
+    __slots__ = ("_index", "_parcel", "_puller", "body", "outcome")
+
+    def __init__(self, puller: Any, parcel: Parcel, index: int, body: T) -> None:
+        self._puller = puller
+        self._parcel = parcel
+        self._index = index
+        self.body = body
+        self.outcome: Outcome | None = None
+
+    @property
+    def id(self) -> str:
+        """The message's id: the same at each delivery."""
+        delivery = self._parcel.delivery
+        return delivery.ids.get(self._index) or f"{delivery.origin}-{delivery.sequence + self._index}"
+
+    @property
+    def headers(self) -> Headers:
+        """What the sender attached."""
+        return self._parcel.delivery.headers.get(self._index, {})
+
+    @property
+    def failures(self) -> int:
+        """How often a handler failed on it before."""
+        return self._parcel.delivery.failures.get(self._index, 0)
+
+    @property
+    def deliveries(self) -> int:
+        """How often it was delivered, as far as the pusher remembers; this time included."""
+        return self._parcel.delivery.deliveries.get(self._index, 0) + 1
+
+    @property
+    def sent_at(self) -> datetime:
+        """When it was sent, by the sender's clock; UTC."""
+        return datetime.fromtimestamp(self._parcel.delivery.sent_at / 1e6, UTC)
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id} {self.outcome or 'not settled'}>"
+
+    # ---- settling ------------------------------------------------------------------
+
+    def _check(self) -> None:
+        if self.outcome is not None:
+            raise AlreadySettled(f"job {self.id} was {self.outcome} before: the first outcome counts")
+
+    def _ack(self) -> None:
+        if self.outcome is not None:
+            self._check()
+        parcel = self._parcel
+        parcel.acked.append(self._index)
+        self.outcome = "acked"
+        if not parcel.told:
+            parcel.told = True
+            self._puller._collect(parcel)
+
+    def _ack_asking(self) -> Ticket:
+        self._check()
+        ticket: Ticket = self._puller._ask(_with_ticket, self._puller._core, self._parcel, self._index)
+        self.outcome = "acked"
+        return ticket
+
+    def _settle(self, outcome: Outcome, kind: int, delay: float | None, reason: str, traceback: str = "") -> None:
+        self._check()
+        if delay is not None and not 0 <= delay < 1e9:
+            raise ValueError(f"delay must be 0 or more seconds, got {delay!r}")
+        self._puller._settle(self._parcel, self._index, kind, delay, reason, traceback)
+        self.outcome = outcome
+
+    def _nack(self, delay: float | None, reason: str | None) -> None:
+        self._settle("nacked", wire.NACK, delay, reason or "")
+
+    def _reject(self, reason: str) -> None:
+        self._settle("rejected", wire.REJECT, None, reason)
+
+    def _release(self) -> None:
+        self._settle("released", wire.RELEASE, None, "")
+
+    def _isolate(self) -> None:
+        self._settle("released", wire.ISOLATE, None, "")
+
+    def _leave(self, error: BaseException | None) -> bool:
+        """The end of a with-block. True contains the exception."""
+        if error is None:
+            if self.outcome is None:
+                self._ack()
+            return False
+        if not isinstance(error, Exception):
+            # Cancelled, interrupted, exiting: nobody's failure.
+            if self.outcome is None:
+                self._release()
+            return False
+        return self._failed(error)
+
+    def _failed(self, error: Exception) -> bool:
+        """A handler raised. True contains it."""
+        policy: OnError = self._puller._on_error
+        shown = "".join(tracebacks.format_exception(error))
+        reason = str(error) if isinstance(error, Retry | Reject) else f"{type(error).__name__}: {error}"
+        if self.outcome is not None:
+            log.error("job %s was %s, then its handler raised:\n%s", self.id, self.outcome, shown)
+        elif isinstance(error, Reject) or (policy == "reject" and not isinstance(error, Retry)):
+            log.warning("job %s is rejected: %s", self.id, reason if isinstance(error, Reject) else shown)
+            self._settle("rejected", wire.REJECT, None, reason, shown)
+        else:
+            delay = error.delay if isinstance(error, Retry) else None
+            log.warning("job %s failed and is tried again: %s", self.id, reason if isinstance(error, Retry) else shown)
+            self._settle("nacked", wire.NACK, delay, reason, shown)
+        return policy != "raise" or isinstance(error, Retry | Reject)
+
+
+def _with_ticket(core: PullerCore, parcel: Parcel, index: int, ticket: Ticket, now: float) -> None:
+    core.ack_asking(parcel, index, ticket, now)
+
+
+class Run(NamedTuple):
+    """Jobs of one parcel that were taken together."""
+
+    parcel: Parcel
+    indexes: list[int]
+
+
+class BatchBase(Generic[T]):
+    """Jobs that are handled together.
+
+    Attributes:
+        bodies: theirs.
+        outcome: how the batch was settled; None while it is not.
+    """
+
+    __slots__ = ("_made", "_puller", "_runs", "bodies", "outcome")
+
+    def __init__(self, puller: Any, taken: list[Run]) -> None:
+        self._puller = puller
+        self._runs = taken
+        self._made: list[Any] | None = None
+        self.bodies: list[T] = []
+        for parcel, indexes in taken:
+            bodies = parcel.bodies
+            assert bodies is not None
+            first, last = indexes[0], indexes[-1]
+            if last - first + 1 == len(indexes):
+                self.bodies += bodies[first : last + 1]
+            else:
+                self.bodies += [bodies[index] for index in indexes]
+        self.outcome: Outcome | None = None
+
+    @property
+    def _jobs(self) -> list[Any]:
+        """The jobs one by one, made when somebody asks for them."""
+        if self._made is None:
+            make = self._puller._job
+            self._made = [
+                make(self._puller, parcel, index, parcel.bodies[index])
+                for parcel, indexes in self._runs
+                for index in indexes
+                if parcel.bodies is not None
+            ]
+        return self._made
+
+    def __len__(self) -> int:
+        return len(self.bodies)
+
+    def __repr__(self) -> str:
+        return f"<Batch of {len(self)} jobs {self.outcome or 'not settled'}>"
+
+    def _check(self) -> None:
+        if self.outcome is not None:
+            raise AlreadySettled(f"this batch was {self.outcome} before: the first outcome counts")
+
+    def _ack(self) -> None:
+        self._check()
+        if self._made is None:
+            for parcel, indexes in self._runs:
+                parcel.acked.extend(indexes)
+                if not parcel.told:
+                    parcel.told = True
+                    self._puller._collect(parcel)
+        else:
+            for job in self._made:
+                if job.outcome is None:
+                    job._ack()
+        self.outcome = "acked"
+
+    def _nack(self, delay: float | None, reason: str = "", traceback: str = "") -> None:
+        """One job alone is to blame; of several, each is delivered again alone, and blamed only then."""
+        self._check()
+        if delay is not None and not 0 <= delay < 1e9:
+            raise ValueError(f"delay must be 0 or more seconds, got {delay!r}")
+        left = [job for job in self._jobs if job.outcome is None]
+        for job in left:
+            if len(left) == 1:
+                job._settle("nacked", wire.NACK, delay, reason, traceback)
+            else:
+                job._isolate()
+        self.outcome = "nacked"
+
+    def _leave(self, error: BaseException | None) -> bool:
+        if error is None:
+            if self.outcome is None:
+                self._ack()
+            return False
+        if not isinstance(error, Exception):
+            for job in self._jobs:
+                if job.outcome is None:
+                    job._release()
+            self.outcome = self.outcome or "released"
+            return False
+        return self._failed(error)
+
+    def _failed(self, error: Exception) -> bool:
+        left = [job for job in self._jobs if job.outcome is None]
+        if len(left) == 1:
+            self.outcome = self.outcome or "nacked"
+            contained: bool = left[0]._failed(error)
+            return contained
+        shown = "".join(tracebacks.format_exception(error))
+        if not left:
+            log.error("a batch was %s, then its handler raised:\n%s", self.outcome, shown)
+        else:
+            log.warning("a batch of %d jobs failed; each is delivered again alone:\n%s", len(left), shown)
+            delay = error.delay if isinstance(error, Retry) else None
+            self._nack(delay)
+        return bool(self._puller._on_error != "raise") or isinstance(error, Retry | Reject)
