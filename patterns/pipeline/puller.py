@@ -104,6 +104,8 @@ class PullerCore(PatternCore):
         self._dirty: dict[int, Parcel] = {}
         self._changed: dict[bytes, _Source] = {}
         self._acks: dict[bytes, wire.Ranges] = {}
+        self._tell: dict[bytes, _Source] = {}
+        """Who must be told, at the turn's end, what is held."""
         self._asks = 0
         self._timers = Timers()
         self.held = 0
@@ -140,6 +142,7 @@ class PullerCore(PatternCore):
         parcel.acked.append(index)
         self._dirty[id(parcel)] = parcel
         source.asked.append((parcel.delivery.lease + index, ticket))
+        self._changed[source.session.id] = source
 
     def release_all(self, now: float) -> None:
         """Give back every job that is not settled."""
@@ -269,6 +272,12 @@ class PullerCore(PatternCore):
         changed, self._changed = self._changed, {}
         for name, source in changed.items():
             self._report(source, acks.get(name, []), now)
+        if self._tell:
+            # After the settles: what is not listed as held and was not settled is taken back.
+            tell, self._tell = self._tell, {}
+            for name, source in tell.items():
+                if name in self._sources:
+                    self._tell_held(source, now)
         super().end_turn(now)
 
     def _report(self, source: _Source, acks: wire.Ranges, now: float) -> None:
@@ -297,7 +306,7 @@ class PullerCore(PatternCore):
             assert isinstance(key, tuple)
             source = self._sources.get(key[1])
             if source is not None and source.parcels:
-                self._tell_held(source, now)
+                self._tell[source.session.id] = source
                 self._timers.set(key, now + HELD_EVERY * self.local.heartbeat.interval)
         super().handle_timer(now)
 
