@@ -52,9 +52,16 @@ class Backlog:
 
     Args:
         durable: False keeps everything in memory, for there is nowhere else.
+
+    Attributes:
+        window_messages, window_bytes: how much is kept in memory when more waits on disk.
+        read_bytes: how much is loaded at a time.
     """
 
     def __init__(self, *, durable: bool) -> None:
+        self.window_messages = WINDOW_MESSAGES
+        self.window_bytes = WINDOW_BYTES
+        self.read_bytes = READ_BYTES
         self._durable = durable
         self._rows: dict[int, Row] = {}
         self._keys: list[int] = []
@@ -200,13 +207,13 @@ class Backlog:
 
     @property
     def _full(self) -> bool:
-        return self._messages >= WINDOW_MESSAGES or self._bytes >= WINDOW_BYTES
+        return self._messages >= self.window_messages or self._bytes >= self.window_bytes
 
     def wanted(self) -> core.Read | None:
         """What to load from the journal now, if anything. Asked for once."""
-        if self._reading is not None or not self._behind or self._full or self.ready > WINDOW_MESSAGES // 2:
+        if self._reading is not None or not self._behind or self._full or self.ready > self.window_messages // 2:
             return None
-        self._reading = core.Read(MESSAGES, self._unloaded, self._newest, READ_BYTES)
+        self._reading = core.Read(MESSAGES, self._unloaded, self._newest, self.read_bytes)
         return self._reading
 
     def loaded(self, read: core.Read, rows: Sequence[core.Row]) -> core.Read | None:
