@@ -15,7 +15,7 @@ from zmqkit.cli.outcome import EPILOG, Code, speak_in_lines
 app = typer.Typer(
     name="zmqkit",
     no_args_is_help=True,
-    add_completion=True,
+    rich_markup_mode="markdown",  # a paragraph of a docstring is one paragraph
     # A bug is shown as Python shows it: to be read, and sent to us.
     pretty_exceptions_enable=False,
     help="Durable, multi-host messaging with no broker to run.",

@@ -60,9 +60,9 @@ class Delivery:
         problem: BaseException | None = None
         with _dead_letters(self.pusher), raise_on_signals():
             self.pusher.open()
-            for address in self.pusher.addresses:
-                say(f"bound {address}")
             try:
+                for address in self.pusher.addresses:
+                    say(f"bound {address}")
                 with self._progress():
                     self._work()
             except (ZmqkitError, OSError, Stopped) as error:
@@ -82,14 +82,15 @@ class Delivery:
                 self.pusher.flush(self.timeout_s)
             except WaitTimeout as error:
                 late = Failed(f"out of time after {self.timeout_s:g} s", Code.TIMEOUT)
-                raise trouble or late from error
+                if self.left:  # with --timeout 0 nobody had the time to see that nothing is
+                    raise trouble or late from error
         if trouble is not None:
             raise trouble
 
     def _close(self, problem: BaseException | None) -> None:
         stopped = isinstance(problem, Stopped)
         linger_s = self.linger_s if self.linger_s is not None else LINGER_S if stopped else 0.0
-        if stopped and linger_s and self.left:
+        if stopped and linger_s:
             say(f"stopping; what waits is served for {linger_s:g} s more, unless another signal comes")
         # What was left behind is told in the words of this command line.
         with warnings.catch_warnings(), contextlib.suppress(Unsettled):
@@ -156,7 +157,7 @@ def _dead_letters(pusher: Pusher) -> Iterator[None]:
             told += 1
             if told > DEAD_TOLD:
                 return
-        say(f"dead letter {event.id}: {' '.join(event.reason.split())}")
+        say(f"dead letter {event.id}: {event.reason}")
 
     remove = pusher.on(JobDead, note)
     try:

@@ -9,6 +9,7 @@ import typer
 
 from zmqkit.cli import options
 from zmqkit.cli.outcome import command
+from zmqkit.demo import DEFAULT_WORKERS, MAX_WORKERS, run
 
 
 @command
@@ -20,11 +21,10 @@ def demo(
             help="Count the .py files in this folder; default: those of the running Python's standard library.",
         ),
     ] = None,
-    workers: Annotated[int, typer.Option(metavar="N", min=1, help="How many worker processes.")] = 4,
+    workers: Annotated[int, typer.Option(metavar="N", min=1, max=MAX_WORKERS, help="How many worker processes.")
+    ] = DEFAULT_WORKERS,
     kill: Annotated[bool, typer.Option("--kill/--no-kill", help="Kill one worker midway, with SIGKILL.")] = True,
     as_json: options.AsJson = False,
 ) -> int:  # fmt: skip
     """Count the words of Python's own source with workers that crash, and check the count."""
-    from zmqkit.demo import run  # only this command needs what it brings along
-
     return run(files=files, workers=workers, kill=kill, json=as_json)

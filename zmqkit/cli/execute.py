@@ -59,6 +59,11 @@ class Command:
         self._process: subprocess.Popen[bytes] | None = None
         self._over = False
 
+    @property
+    def runs(self) -> bool:
+        """Whether it runs now."""
+        return self._process is not None
+
     def run(self, body: bytes, variables: Mapping[str, str]) -> Ended:
         """Run it once, to its end.
 

@@ -16,11 +16,15 @@ from zmqkit.cli.serve import serve_until_settled
 TABLE_ROWS = 500
 """Longer tables come in pieces: memory stays flat, and the first rows come at once."""
 
-app = typer.Typer(no_args_is_help=True, help="Look into journals, and deliver what closed programs left behind.")
-dead_app = typer.Typer(no_args_is_help=True, help="Look at dead letters: messages that failed for good.")
-app.add_typer(dead_app, name="dead")
-
-app.command("serve", epilog=EPILOG)(serve_until_settled)
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Look into journals, and deliver what closed programs left behind.",
+)
+dead_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="markdown", help="Look at dead letters: messages that failed for good."
+)
+app.add_typer(dead_app, name="dead", epilog=EPILOG)
 
 
 @app.command("ls", epilog=EPILOG)
@@ -149,3 +153,6 @@ def _conclude(total: int, limit: int) -> int:
     elif limit and total > limit:
         say(f"{limit} of {total} shown; --limit 0 shows all")
     return Code.OK
+
+
+app.command("serve", epilog=EPILOG)(serve_until_settled)

@@ -87,11 +87,25 @@ def code_of(error: BaseException) -> int:
     return Code.FAILED
 
 
+def one_line(text: str) -> str:
+    """Text on one line, without what would steer a terminal: others may have written it."""
+    words = " ".join(text.split())
+    return (
+        words if words.isprintable() else "".join([each if each.isprintable() else ascii(each)[1:-1] for each in words])
+    )
+
+
 def say(line: str) -> None:
     """One line on stderr: what is not the command's result."""
     # Nobody has to listen: a closed stderr must not end a command that is doing its work.
     with contextlib.suppress(OSError):
-        print(f"zmqkit: {line}", file=sys.stderr, flush=True)
+        print(f"zmqkit: {one_line(line)}", file=sys.stderr, flush=True)
+
+
+def say_at_once(line: str) -> None:
+    """The same from a signal handler, which may have interrupted a `say`."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"zmqkit: {line}\n".encode())
 
 
 class _Lines(logging.Handler):
@@ -100,7 +114,8 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         # Commands tell of dead letters themselves, and of each only once.
         if not any(isinstance(each, JobDead) for each in record.args or ()):
-            say(self.format(record))
+            for line in self.format(record).splitlines():
+                say(line)
 
 
 def speak_in_lines() -> None:
@@ -122,7 +137,7 @@ def tell(error: BaseException) -> None:
     """An error as one line on stderr."""
     if debugging():
         traceback.print_exception(error, file=sys.stderr)
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = str(error) or type(error).__name__
     say(f"{text} (allow it with --insecure)" if isinstance(error, InsecureAddress) else text)
 
 

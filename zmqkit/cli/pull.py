@@ -10,7 +10,7 @@ import typer
 from zmqkit import Job, Puller
 from zmqkit.cli import options, show
 from zmqkit.cli.execute import Command
-from zmqkit.cli.outcome import Code, Failed, Signals, command, on_signals, say
+from zmqkit.cli.outcome import Code, Failed, Signals, command, on_signals, say, say_at_once
 from zmqkit.errors import Closed
 
 DRAIN_S = 8.0
@@ -88,6 +88,8 @@ def pull(
     def stop() -> None:
         puller.stop()
         running.end_within(drain)
+        if running.runs:
+            say_at_once(f"stopping; the command has {drain:g} s to finish, unless another signal comes")
 
     return _take(puller, _runner(running, reject_status, as_json), count, timeout, stop)
 

@@ -20,7 +20,7 @@ def push(
     files: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[FILE]...", show_default=False, exists=True, dir_okay=False, readable=True, allow_dash=True,
+            metavar="FILE", show_default=False,
             help="What to send, a message a line; -, or no file: stdin.",
         ),
     ] = None,
@@ -50,6 +50,9 @@ def push(
     """
     if not wait and journal is None:
         raise Failed("--no-wait needs --journal PATH: without one, what waits would be lost", Code.USAGE)
+    for path in files or []:
+        if path != feed.STDIN and (path.is_dir() or not path.exists()):
+            raise Failed(f"{path} is {'a folder' if path.is_dir() else 'not there'}: name files to send", Code.USAGE)
     found = 0
     if journal is not None and journal.exists():
         with closed.opened(journal) as opened:

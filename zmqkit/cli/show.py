@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from zmqkit.cli.outcome import one_line
+
 LONGEST_CELL = 200
 """Characters of a body, reason... in a table on a terminal; JSON has the whole of it."""
 
@@ -89,8 +91,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, hea
 def _cell(value: object, terminal: bool) -> str:
     if value is None:
         return "-"
-    text = value if isinstance(value, str) else to_json(value)
-    text = "".join([each if each.isprintable() else f"\\x{ord(each):02x}" for each in " ".join(text.split())])
+    text = one_line(value if isinstance(value, str) else to_json(value))
     return text if not terminal or len(text) <= LONGEST_CELL else f"{text[:LONGEST_CELL]}…"
 
 

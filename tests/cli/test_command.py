@@ -1,0 +1,167 @@
+"""The command itself: help, versions, errors, what it says where typer is missing."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+import zmqkit as library
+from tests.cli.conftest import Start
+from tests.cli.terminal import ANYWHERE
+from zmqkit import errors
+from zmqkit.cli import outcome
+
+COMMANDS = [
+    ("demo",),
+    ("push",),
+    ("pull",),
+    ("journal", "ls"),
+    ("journal", "show"),
+    ("journal", "serve"),
+    ("journal", "dead", "ls"),
+    ("peers",),
+]
+
+BLOCKED = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+from zmqkit.cli import main
+sys.exit(main({arguments!r}))
+"""
+
+
+@pytest.mark.parametrize(
+    "blocked", [("typer",), ("rich",), ("typer", "rich"), ("shellingham", "click", "typing_inspection")]
+)
+@pytest.mark.parametrize("arguments", [["push", ANYWHERE], ["--help"], []])
+def test_without_the_extra_it_says_what_to_install(blocked: tuple[str, ...], arguments: list[str]) -> None:
+    if blocked[0] == "shellingham" and not _needs(blocked):
+        pytest.skip("this typer brings all of it along")
+    program = BLOCKED.format(blocked=blocked, arguments=arguments)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert 'pip install "zmqkit[cli]"' in line
+
+
+def _needs(names: tuple[str, ...]) -> bool:
+    program = "import sys, typer; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60).stdout.split()
+    return bool({name.partition(".")[0] for name in loaded} & set(names))
+
+
+def test_the_commands_are_listed_and_explained(zmqkit: Start) -> None:
+    shown = zmqkit("--help").finish()
+    for command in COMMANDS:
+        assert command[0] in shown
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_each_command_explains_itself_and_its_exit_codes(zmqkit: Start, command: tuple[str, ...]) -> None:
+    text = " ".join(zmqkit(*command, "--help").finish().split())
+    assert "Exit codes: 0 done; 1 failed" in text
+    assert "--json" in text
+
+
+def test_the_version_is_the_packages(zmqkit: Start) -> None:
+    assert zmqkit("--version").finish() == f"zmqkit {library.version()}\n"
+
+
+def test_it_runs_as_a_module_too(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "zmqkit.cli", "--version"], capture_output=True, text=True, timeout=60, cwd=tmp_path
+    )
+    assert (done.returncode, done.stdout) == (0, f"zmqkit {library.version()}\n")
+
+
+def test_a_traceback_is_shown_only_on_demand(zmqkit: Start) -> None:
+    refused = ("pull", "tcp://192.0.2.1:5557")
+    plain = zmqkit(*refused)
+    plain.finish(2)
+    assert len(plain.err.text.splitlines()) == 1
+    debugged = zmqkit(*refused, environment={"ZMQKIT_DEBUG": "1"})
+    assert debugged.process.wait(60) == 2
+    debugged.said("Traceback")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.JournalBusy("x"), 3),
+        (errors.JournalDamaged("x"), 5),
+        (errors.JournalFull("x"), 5),
+        (errors.CommitIndeterminate("x"), 5),
+        (errors.WaitTimeout("x"), 4),
+        (errors.Full("x"), 4),
+        (errors.AddressError("x"), 2),
+        (errors.InsecureAddress("x"), 2),
+        (errors.AddressInUse("x"), 1),
+        (errors.EncodeError("x"), 1),
+        (errors.DiscoveryError("x"), 1),
+        (outcome.Failed("x", 7), 7),
+        (outcome.Stopped(15), 143),
+        (KeyboardInterrupt(), 130),
+        (BrokenPipeError(), 141),
+        (FileNotFoundError("x"), 1),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
+)
+def test_each_error_has_its_exit_code(error: BaseException, code: int) -> None:
+    assert outcome.code_of(error) == code
+
+    def fail() -> int:
+        raise error
+
+    if not isinstance(error, BrokenPipeError):  # that one gives stdout away
+        assert outcome.run_to_code(fail) == code
+
+
+def test_importing_the_command_loads_nothing_of_it() -> None:
+    program = "import sys, zmqkit.cli; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60).stdout.split()
+    assert not {"typer", "rich", "zmq", "apsw"} & set(loaded)
+
+
+# ---- peers and demo --------------------------------------------------------------
+
+
+def test_peers_lists_who_announces_a_name(zmqkit: Start) -> None:
+    name = f"cli-{uuid.uuid4().hex[:8]}"
+    push = zmqkit("push", ANYWHERE, "--announce", name, stdin=None)
+    address = push.address
+    (peer,) = zmqkit("peers", "--name", name, "--timeout", "2", "--json").finish_json()
+    assert (peer["name"], peer["role"], peer["address"], peer["pid"]) == (name, "push", address, push.process.pid)
+    table = zmqkit("peers", "--timeout", "2").finish()
+    assert name in table
+    assert address in table
+    push.finish()
+
+
+def test_peers_exits_with_1_when_nobody_is_there(zmqkit: Start) -> None:
+    peers = zmqkit("peers", "--name", f"nobody-{uuid.uuid4().hex[:8]}", "--timeout", "0.1", "--json")
+    assert peers.finish_json(1) == []
+    assert "nobody announces" in peers.err.text
+
+
+def test_demo_counts_a_folder(zmqkit: Start, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    for name in ("json", "argparse", "enum"):
+        module = importlib.import_module(name)
+        assert module.__file__ is not None
+        (tmp_path / "source" / f"{name}.py").write_bytes(Path(module.__file__).read_bytes())
+    demo = zmqkit("demo", "--files", "source", "--workers", "2", "--no-kill", "--json", environment=dict(os.environ))
+    report = demo.finish_json()
+    assert report["files"] == 3

@@ -1,0 +1,228 @@
+"""``zmqkit push`` and ``zmqkit pull``, as scripts use them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import uuid
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Start
+from tests.cli.terminal import ANYWHERE
+
+
+def test_lines_go_through_and_both_ends_exit_with_0(zmqkit: Start) -> None:
+    push = zmqkit("push", ANYWHERE, "--json", stdin="one\ntwo\r\n\nfour")
+    jobs = zmqkit("pull", push.address, "--count", "4").finish_lines()
+    assert [job["body"] for job in jobs] == ["one", "two", "", "four"]
+    assert [job["deliveries"] for job in jobs] == [1, 1, 1, 1]
+    assert len({job["id"] for job in jobs}) == 4
+    expected = {"found": 0, "sent": 4, "acked": 4, "dead": 0, "waiting": 0, "journal": None}
+    assert push.finish_json() == expected
+
+
+def test_json_lines_come_from_files_and_stdin(zmqkit: Start, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"n": 1}\n\n[2, "ü"]\n')
+    (tmp_path / "b.jsonl").write_text("null")
+    push = zmqkit("push", ANYWHERE, "a.jsonl", "-", "b.jsonl", "--json-lines", stdin="3.5\n")
+    jobs = zmqkit("pull", push.address, "--count", "4").finish_lines()
+    assert [job["body"] for job in jobs] == [{"n": 1}, [2, "ü"], 3.5, None]
+    push.finish()
+
+
+def test_raw_prints_bodies_as_they_are(zmqkit: Start) -> None:
+    push = zmqkit("push", ANYWHERE, "--json-lines", stdin='"a \\"b\\""\n{"n": [1, null]}\n')
+    assert zmqkit("pull", push.address, "--count", "2", "--raw").finish() == 'a "b"\n{"n": [1, null]}\n'
+    push.finish()
+
+
+def test_a_slow_source_is_sent_as_it_comes(zmqkit: Start) -> None:
+    push = zmqkit("push", ANYWHERE, stdin=None)
+    pull = zmqkit("pull", push.address, "--raw")
+    for word in ("one", "two"):
+        push.type(f"{word}\n")
+        assert pull.printed(word) == word
+    push.finish()
+
+
+def test_the_puller_may_bind(zmqkit: Start) -> None:
+    pull = zmqkit("pull", ANYWHERE, "--bind", "--count", "2", "--raw")
+    zmqkit("push", pull.address, "--connect", stdin="one\ntwo\n").finish()
+    assert pull.finish() == "one\ntwo\n"
+
+
+def test_they_find_each_other_by_name(zmqkit: Start) -> None:
+    name = f"cli-{uuid.uuid4().hex[:8]}"
+    pull = zmqkit("pull", f"zeroconf://{name}", "--count", "1", "--raw")
+    push = zmqkit("push", ANYWHERE, "--announce", name, stdin="found\n")
+    assert pull.finish() == "found\n"
+    push.finish()
+
+
+def test_one_puller_takes_from_several_addresses(zmqkit: Start) -> None:
+    pushes = [zmqkit("push", ANYWHERE, stdin=f"{word}\n") for word in ("one", "two")]
+    pull = zmqkit("pull", *[push.address for push in pushes], "--count", "2", "--raw")
+    assert sorted(pull.finish().split()) == ["one", "two"]
+    for push in pushes:
+        push.finish()
+
+
+def test_counted_pullers_leave_the_rest_to_others(zmqkit: Start) -> None:
+    push = zmqkit("push", ANYWHERE, stdin="".join(f"{n}\n" for n in range(10)))
+    first = zmqkit("pull", push.address, "--count", "3", "--raw").finish().split()
+    second = zmqkit("pull", push.address, "--count", "7").finish_lines()
+    assert first + [job["body"] for job in second] == [str(n) for n in range(10)]
+    assert all(job["failures"] == 0 for job in second)
+    push.finish()
+
+
+# ---- bad input -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ('{"n": }', "not JSON (Expecting value at column 7)"),
+        (str(2**70), "an int of more than 64 bits"),
+        ('"' + "\\ud800" + '"', ""),
+    ],
+)
+def test_a_bad_line_is_named_and_what_stood_before_it_settles(
+    zmqkit: Start, tmp_path: Path, line: str, why: str
+) -> None:
+    (tmp_path / "jobs.jsonl").write_text(f"1\n\n2\n{line}\n4\n")
+    push = zmqkit("push", ANYWHERE, "jobs.jsonl", "--json-lines", "--json")
+    assert zmqkit("pull", push.address, "--count", "2", "--raw").finish() == "1\n2\n"
+    assert push.finish_json(1) == {"found": 0, "sent": 2, "acked": 2, "dead": 0, "waiting": 0, "journal": None}
+    assert why in push.said("jobs.jsonl:4: ")
+
+
+def test_a_line_that_is_not_text_is_named(zmqkit: Start, tmp_path: Path) -> None:
+    (tmp_path / "lines").write_bytes(b"\xff\n")
+    push = zmqkit("push", ANYWHERE, "lines")
+    push.finish(1)
+    assert "lines:1: not UTF-8 text" in push.err.text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("push",),
+        ("push", "127.0.0.1:5557"),
+        ("push", "tcp://0.0.0.0:*"),
+        ("push", ANYWHERE, "no-such-file"),
+        ("push", ANYWHERE, "--no-wait"),
+        ("push", ANYWHERE, "--max-failures", "0"),
+        ("pull", "tcp://192.0.2.1:5557"),
+        ("pull", "tcp://127.0.0.1:5557", "--reject-status", "3"),
+        ("pull", "tcp://127.0.0.1:5557", "--raw", "--exec", "true"),
+        ("pull", "tcp://127.0.0.1:5557", "--raw", "--json"),
+        ("nonsense",),
+    ],
+)
+def test_a_wrong_command_line_exits_with_2(zmqkit: Start, arguments: tuple[str, ...]) -> None:
+    command = zmqkit(*arguments)
+    command.finish(2)
+    assert command.err.text
+
+
+def test_an_address_beyond_this_host_names_the_option_that_allows_it(zmqkit: Start) -> None:
+    push = zmqkit("push", "tcp://0.0.0.0:*", stdin="x\n")
+    push.finish(2)
+    assert "--insecure" in push.err.text
+    allowed = zmqkit("push", "tcp://0.0.0.0:*", "--insecure", "--timeout", "0", stdin="")
+    allowed.finish()
+
+
+def test_a_taken_address_is_one_line_and_1(zmqkit: Start) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        push = zmqkit("push", f"tcp://127.0.0.1:{taken.getsockname()[1]}", stdin="x\n")
+        push.finish(1)
+    assert len(push.err.text.splitlines()) == 1
+    assert "in use" in push.err.text
+
+
+# ---- out of time, signals, broken pipes ------------------------------------------
+
+
+def test_push_that_runs_out_of_time_exits_with_4_and_says_what_is_lost(zmqkit: Start) -> None:
+    push = zmqkit("push", ANYWHERE, "--timeout", "0.1", "--json", stdin="one\ntwo\n")
+    assert push.finish_json(4)["waiting"] == 2
+    assert "the 2 that wait are lost" in push.err.text
+
+
+def test_pull_without_jobs_exits_with_4(zmqkit: Start) -> None:
+    push = zmqkit("push", ANYWHERE, stdin=None)
+    zmqkit("pull", push.address, "--timeout", "0.1").finish(4)
+    push.finish()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_how_an_endless_pull_ends(zmqkit: Start, number: signal.Signals) -> None:
+    push = zmqkit("push", ANYWHERE, stdin="one\n")
+    pull = zmqkit("pull", push.address)
+    pull.printed("one")
+    push.finish()
+    pull.signal(number)
+    pull.finish(0)
+
+
+def test_a_signal_interrupts_a_counted_pull(zmqkit: Start) -> None:
+    push = zmqkit("push", ANYWHERE, stdin="one\n")
+    pull = zmqkit("pull", push.address, "--count", "2")
+    pull.printed("one")
+    pull.signal(signal.SIGTERM)
+    pull.finish(128 + signal.SIGTERM)
+    push.finish()
+
+
+def test_an_interrupted_push_drains_what_can_be_drained(zmqkit: Start) -> None:
+    push = zmqkit("push", ANYWHERE, "--linger", "20", "--json", stdin=None)
+    address = push.address
+    push.type("one\n")
+    pull = zmqkit("pull", address, "--count", "1", "--raw", "--exec", "true", stdin="")
+    pull.finish(2)  # a slip; nothing was taken
+    push.signal(signal.SIGINT)
+    push.said("stopping; what waits is served for 20 s more")
+    zmqkit("pull", address, "--count", "1").finish()
+    assert push.finish_json(128 + signal.SIGINT)["acked"] == 1
+
+
+def test_a_second_signal_ends_a_push_at_once(zmqkit: Start) -> None:
+    push = zmqkit("push", ANYWHERE, "--linger", "600", stdin="one\n")
+    assert push.address
+    push.signal(signal.SIGTERM)
+    push.said("stopping")
+    push.signal(signal.SIGTERM)
+    push.finish(128 + signal.SIGTERM)
+
+
+def test_a_broken_pipe_gives_the_job_back(zmqkit: Start) -> None:
+    push = zmqkit("push", ANYWHERE, "--json", stdin=None)
+    address = push.address
+    ours, theirs = os.pipe()
+    pull = zmqkit("pull", address, "--raw", stdout=theirs)
+    os.close(theirs)
+    push.type("one\n")
+    assert os.read(ours, 100) == b"one\n"
+    os.close(ours)
+    push.type("two\n")
+    pull.finish(128 + signal.SIGPIPE)
+    assert pull.err.text == ""
+    (job,) = zmqkit("pull", address, "--count", "1").finish_lines()
+    assert (job["body"], job["failures"]) == ("two", 0)
+    assert push.finish_json()["acked"] == 2
+
+
+def test_output_for_programs_has_no_bytes_that_json_lacks(zmqkit: Start) -> None:
+    push = zmqkit("push", ANYWHERE, "--json-lines", stdin='{"text": "tab\\tnul\\u0000esc\\u001b", "big": 1e300}\n')
+    text = zmqkit("pull", push.address, "--count", "1").finish()
+    assert "\x1b" not in text
+    assert json.loads(text)["body"] == {"text": "tab\tnul\0esc\x1b", "big": 1e300}
+    push.finish()
