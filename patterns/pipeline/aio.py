@@ -34,7 +34,7 @@ from zmqkit.patterns.pipeline.sending import (
     partly,
     too_late,
 )
-from zmqkit.patterns.pipeline.taking import LOOK_ROUND, PullerBase, takes
+from zmqkit.patterns.pipeline.taking import LOOK_ROUND, PullerBase, check_batches, takes
 from zmqkit.peer.aio import Peer, in_thread
 from zmqkit.peer.base import DRAIN, Common, deadline_of, left_of
 from zmqkit.peer.hooks import stop_on_signals
@@ -45,8 +45,9 @@ T = TypeVar("T", default=Any)
 
 log = logging.getLogger("zmqkit.pipeline")
 
-YIELD_EVERY = 64
-"""Jobs that are here already are handed out without a pause; after so many the loop gets its turn."""
+YIELD_SECONDS = 0.001
+LOOK_EVERY = 8
+"""Jobs that are here already are handed out without a pause for so long; every so many jobs the clock is looked at."""
 
 
 class Receipt(ReceiptBase):
@@ -181,21 +182,23 @@ class Pusher(PusherBase, Peer):
 
     async def _reach(self, until: Point, first: int, last: int, timeout: float | None) -> Settled:
         ticket = self._ask(self._core.wait, until, first, last)
-        try:
-            acked, dead = await self._wait(ticket, timeout)
-        except BaseException:
-            self._forget(ticket)
-            raise
+        acked, dead = await self._wait_or_forget(ticket, timeout)
         return Settled(acked, dead)
 
     async def _watch(self, sequence: int, timeout: float | None) -> Literal["acked", "dead", "expired"]:
-        ticket = self._ask(self._core.watch_for, sequence)
+        outcome, _ = await self._wait_or_forget(self._ask(self._core.watch_for, sequence), timeout)
+        return outcome  # type: ignore[no-any-return]
+
+    async def _wait_or_forget(self, ticket: Ticket, timeout: float | None) -> Any:
+        """Out of time, the I/O thread has the last word: timeout=0 tells how it is."""
         try:
-            outcome, _ = await self._wait(ticket, timeout)
+            return await self._wait(ticket, timeout)
+        except WaitExpired:
+            await self._wait(self._ask(self._core.forget_wait, ticket), None)
+            return await self._wait(ticket, 0)
         except BaseException:
             self._forget(ticket)
             raise
-        return outcome  # type: ignore[no-any-return]
 
     async def _close(self, linger: float | None) -> None:
         try:
@@ -336,29 +339,32 @@ class Puller(PullerBase, Peer, Generic[T]):
         """Jobs as they come, until `stop` or `close`."""
         return _Jobs(self)
 
-    async def batches(self, max: int = 500, wait: float = 0.05) -> AsyncIterator[Batch[T]]:
-        """Batches of jobs as they come. See `zmqkit.Puller.batches`."""
-        if max < 1 or not wait >= 0:
-            raise ValueError(f"max must be 1 or more and wait 0 or more seconds, got {max!r} and {wait!r}")
-        await self._start_async()
+    def batches(self, max: int = 500, wait: float = 0.05) -> AsyncIterator[Batch[T]]:
+        """Batches of jobs as they come. See `zmqkit.Puller.batches`. Cancelled, no job is lost."""
+        check_batches(max, wait)
+        return _Batches(self, max, wait)
+
+    async def _next_batch(self, most: int, wait: float) -> Batch[T] | None:
+        """None: closed or stopped."""
         while not self._stopped:
             taken: list[Run] = []
-            full = self._take_more(taken, max)
+            full = self._take_more(taken, most)
             if not taken:
                 if self._closed or not await self._wait_for_job(None):
-                    return
+                    return None
                 continue
             deadline = time.monotonic() + wait
             try:
                 while not full and (left := deadline - time.monotonic()) > 0:
                     if not await self._open_driver.mailbox.wait_nonempty_async(left):
                         break
-                    full = self._take_more(taken, max)
+                    full = self._take_more(taken, most)
                 await checkpoint()
             except BaseException:
                 self._give_back(taken)
                 raise
-            yield Batch(self, taken)
+            return Batch(self, taken)
+        return None
 
     async def run(
         self,
@@ -388,13 +394,9 @@ class Puller(PullerBase, Peer, Generic[T]):
 
         async def loop() -> None:
             if batch is not None:
-                batches = self.batches(batch, wait)
-                try:
-                    async for each in batches:
-                        async with each:
-                            await call(handler, each if whole else each.bodies)
-                finally:
-                    await batches.aclose()  # type: ignore[attr-defined]
+                async for each in self.batches(batch, wait):
+                    async with each:
+                        await call(handler, each if whole else each.bodies)
             else:
                 async for job in self:
                     async with job:
@@ -412,12 +414,13 @@ class Puller(PullerBase, Peer, Generic[T]):
 class _Jobs(Generic[T]):
     """The iterator of ``async for job in puller``. Not a generator: nothing is left to be finalized after a break."""
 
-    __slots__ = ("_item", "_left", "_puller")
+    __slots__ = ("_item", "_left", "_puller", "_since")
 
     def __init__(self, puller: Puller[T]) -> None:
         self._puller = puller
         self._item: Any = None
-        self._left = YIELD_EVERY
+        self._left = LOOK_EVERY
+        self._since = 0.0
 
     def __aiter__(self) -> Self:
         return self
@@ -439,17 +442,41 @@ class _Jobs(Generic[T]):
         if puller._driver is None:
             await puller._start_async()
         if self._left <= 0:
-            self._left = YIELD_EVERY
-            await checkpoint()
+            self._left = LOOK_EVERY
+            if time.monotonic() - self._since > YIELD_SECONDS:
+                await checkpoint()
+                self._since = time.monotonic()
         while not puller._stopped:
             job: Job[T] | None = puller._take()
             if job is not None:
                 self._item = job._parcel
                 return job
-            self._left = YIELD_EVERY
             if puller._closed or not await puller._wait_for_job(None):
                 break
+            self._since = time.monotonic()
         raise StopAsyncIteration
+
+
+class _Batches(Generic[T]):
+    """The same for ``async for batch in puller.batches()``."""
+
+    __slots__ = ("_max", "_puller", "_wait")
+
+    def __init__(self, puller: Puller[T], max: int, wait: float) -> None:
+        self._puller = puller
+        self._max = max
+        self._wait = wait
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Batch[T]:
+        if self._puller._driver is None:
+            await self._puller._start_async()
+        batch = await self._puller._next_batch(self._max, self._wait)
+        if batch is None:
+            raise StopAsyncIteration
+        return batch
 
 
 async def call(handler: Callable[..., object], argument: object) -> object:
