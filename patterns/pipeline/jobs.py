@@ -17,6 +17,7 @@ from zmqkit.errors import (
     AlreadySettled,
     Reject,
     Retry,
+    UsageError,
 )
 from zmqkit.options import OnError
 from zmqkit.patterns.pipeline import wire
@@ -91,7 +92,12 @@ class JobBase(Generic[T]):
         self.outcome = "acked"
         if not parcel.told:
             parcel.told = True
-            self._puller._collect(parcel)
+            try:
+                self._puller._collect(parcel)
+            except UsageError:  # closed, or forked: nothing happened, and the next one shall hear of it too
+                parcel.told = False
+                self.outcome = None
+                raise
 
     def _ack_asking(self) -> Ticket:
         self._check()

@@ -246,16 +246,17 @@ class PullerCore(PatternCore):
             parcel.told = False
             acked = parcel.acked
             bits = 0
+            source = self._sources.get(parcel.session.id)
+            if parcel.lost or source is None:
+                self.counters["settles_stale"] += len(acked)
+                acked.clear()
+                continue
             if len(acked) == len(parcel):
                 acked.clear()
                 bits = parcel.open
             else:
                 while acked:
                     bits |= 1 << acked.popleft()
-            source = self._sources.get(parcel.session.id)
-            if parcel.lost or source is None:
-                self.counters["settles_stale"] += bits.bit_count()
-                continue
             ended = self._end(source, parcel, bits)
             self.counters["acked"] += ended.bit_count()
             first = parcel.delivery.lease

@@ -137,12 +137,18 @@ class PusherCore(PatternCore):
             reason = self._dead_reasons.get(sequence)
             self.out.replies.append((watcher, ("acked", "") if reason is None else ("dead", reason)))
 
-    def forget_wait(self, ticket: Any, now: float) -> None:
-        """Nobody waits on this ticket any more."""
+    def forget_wait(self, ticket: Any, answer: Any, now: float) -> None:
+        """Nobody waits on this ticket any more; `answer` gets None, after the ticket has got what there is to say."""
+        self._check_waits()
         self._waits = [each for each in self._waits if each.ticket is not ticket]
         for watchers in self._watchers.values():
             if ticket in watchers:
                 watchers.remove(ticket)
+        for watchers in self._lookups.values():
+            if ticket in watchers:
+                watchers.append(answer)  # told together
+                return
+        self.out.replies.append((answer, None))
 
     # ---- sessions ------------------------------------------------------------------
 

@@ -256,7 +256,7 @@ class PusherBase(PeerBase):
     def _forget(self, ticket: Ticket) -> None:
         """Nobody waits on it any more."""
         if self._driver is not None and not self._closed:
-            self._driver.post(self._core.forget_wait, ticket)
+            self._driver.post(self._core.forget_wait, ticket, None)
 
     def _withdraw_soon(self, ticket: Ticket) -> None:
         """Give up a send that is not accepted yet, without waiting for the answer."""

@@ -35,7 +35,7 @@ from zmqkit.patterns.pipeline.sending import (
     partly,
     too_late,
 )
-from zmqkit.patterns.pipeline.taking import LOOK_ROUND, PullerBase, takes
+from zmqkit.patterns.pipeline.taking import LOOK_ROUND, PullerBase, check_batches, takes
 from zmqkit.peer.base import DRAIN, Common, deadline_of, left_of
 from zmqkit.peer.hooks import stop_on_signals
 from zmqkit.peer.sync import Peer
@@ -218,21 +218,23 @@ class Pusher(PusherBase, Peer):
 
     def _reach(self, until: Point, first: int, last: int, timeout: float | None) -> Settled:
         ticket = self._ask(self._core.wait, until, first, last)
-        try:
-            acked, dead = self._wait(ticket, timeout)
-        except BaseException:
-            self._forget(ticket)
-            raise
+        acked, dead = self._wait_or_forget(ticket, timeout)
         return Settled(acked, dead)
 
     def _watch(self, sequence: int, timeout: float | None) -> Literal["acked", "dead", "expired"]:
-        ticket = self._ask(self._core.watch_for, sequence)
+        outcome, _ = self._wait_or_forget(self._ask(self._core.watch_for, sequence), timeout)
+        return outcome  # type: ignore[no-any-return]
+
+    def _wait_or_forget(self, ticket: Ticket, timeout: float | None) -> Any:
+        """Out of time, the I/O thread has the last word: timeout=0 tells how it is."""
         try:
-            outcome, _ = self._wait(ticket, timeout)
+            return self._wait(ticket, timeout)
+        except WaitExpired:
+            self._wait(self._ask(self._core.forget_wait, ticket), None)
+            return self._wait(ticket, 0)
         except BaseException:
             self._forget(ticket)
             raise
-        return outcome  # type: ignore[no-any-return]
 
     def _close(self, linger: float | None) -> None:
         assert self._driver is not None
@@ -435,21 +437,26 @@ class Puller(PullerBase, Peer, Generic[T]):
             max: jobs in a batch at most.
             wait: seconds to wait for more, once there is one.
         """
-        if max < 1 or not wait >= 0:
-            raise ValueError(f"max must be 1 or more and wait 0 or more seconds, got {max!r} and {wait!r}")
+        check_batches(max, wait)
+        return self._batches(max, wait)
+
+    def _batches(self, most: int, wait: float) -> Iterator[Batch[T]]:
         while not self._stopped:
             taken: list[Run] = []
-            full = self._take_more(taken, max)
-            if not taken:
-                if self._closed or not self._wait_for_job(None):
-                    return
-                continue
-            deadline = time.monotonic() + wait
-            while not full and (left := deadline - time.monotonic()) > 0:
-                if not self._open_driver.mailbox.wait_nonempty(left):
-                    break
-                full = self._take_more(taken, max)
-            yield Batch(self, taken)
+            try:
+                full = self._take_more(taken, most)
+                deadline = time.monotonic() + wait
+                while taken and not full and (left := deadline - time.monotonic()) > 0:
+                    if not self._open_driver.mailbox.wait_nonempty(left):
+                        break
+                    full = self._take_more(taken, most)
+            except BaseException:
+                self._give_back(taken)
+                raise
+            if taken:
+                yield Batch(self, taken)
+            elif self._closed or not self._wait_for_job(None):
+                return
 
     def run(
         self, handler: Callable[..., object], /, *, threads: int = 1, batch: int | None = None, wait: float = 0.05

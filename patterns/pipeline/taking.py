@@ -216,6 +216,12 @@ class PullerBase(PeerBase):
         return driver
 
 
+def check_batches(most: int, wait: float) -> None:
+    """Raises `ValueError` for what `Puller.batches` does not take."""
+    if most < 1 or not wait >= 0:
+        raise ValueError(f"max must be 1 or more and wait 0 or more seconds, got {most!r} and {wait!r}")
+
+
 def takes(handler: Callable[..., object], kind: type[Any]) -> bool:
     """Whether a handler's first parameter is annotated as this class (or a generic of it)."""
     try:

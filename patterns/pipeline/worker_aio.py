@@ -109,12 +109,8 @@ class Worker(TwoSided, Peer):
             async for job in self._source:
                 await self._handle(job)
         else:
-            batches = self._source.batches(parts.batch)
-            try:
-                async for batch in batches:
-                    await self._handle_batch(batch)
-            finally:
-                await batches.aclose()  # type: ignore[attr-defined]
+            async for batch in self._source.batches(parts.batch):
+                await self._handle_batch(batch)
 
     async def _handle(self, job: JobBase[Any]) -> None:
         custody = self._parts.take(job)

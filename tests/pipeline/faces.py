@@ -18,6 +18,9 @@ import anyio
 import zmqkit
 from zmqkit import aio
 from zmqkit.events import Event
+from zmqkit.journal import SqliteJournal
+from zmqkit.patterns.pipeline.rows import DeadRow
+from zmqkit.protocol.core import Read
 from zmqkit.transport.mailbox import Mailbox
 
 T = TypeVar("T")
@@ -259,3 +262,12 @@ async def handle(pull: Any, count: int) -> list[Any]:
         async with await take(pull) as job:
             bodies.append(job.body)
     return bodies
+
+
+def dead_letters(path: Any) -> list[DeadRow]:
+    """What stands in the log ``dead`` of a closed journal."""
+    journal = SqliteJournal(path, logs=("messages", "marks", "dead"), read_only=True)
+    try:
+        return [DeadRow.unpack(row.value) for row in journal.read(Read("dead", 0, 1 << 62, 1 << 30))]
+    finally:
+        journal.close()
