@@ -9,6 +9,7 @@ import contextlib
 import heapq
 import itertools
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -26,6 +27,8 @@ ROOT = Path(__file__).parents[2]
 BUSY_S = 30.0
 """How long a process may take until it is at work, while others are killed. It takes about a second."""
 LOG_LINES = 60
+WRONG = re.compile(r" (ERROR|CRITICAL) |^Exception |^Fatal ", re.MULTILINE)
+"""What stands in a log when something went wrong: logged as such, or in a thread or finalizer that nobody watches."""
 STACKS_S = 1.0
 """How long a process that is stuck may take to write down where."""
 
@@ -210,8 +213,11 @@ class Fleet:
     # ---- telling -------------------------------------------------------------------
 
     def complaints(self) -> list[str]:
-        """Logs in which something raised that should not have."""
-        return [self._logged(each) for each in self.members if "Traceback" in self._logged(each)]
+        """Logs in which something raised that should not have. That a handler raises is planned, and a warning."""
+        return [f"{each.name} logged:\n{self._logged(each)}" for each in self.members if self._complains(each)]
+
+    def _complains(self, member: Member) -> bool:
+        return WRONG.search(self._log(member).read_text(errors="replace")) is not None
 
     def describe(self) -> str:
         """Where every process is just now: its last log lines and counters, its stacks."""

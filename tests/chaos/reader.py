@@ -34,6 +34,8 @@ class Verdict:
         counted: results in the ledger.
         dead: dead letters in all journals.
         duplicates: results that came to a sink that knew them already.
+        watched: items that a pusher saw settle, each by itself.
+        late: acks that a sink was told to have come too late.
         stats: the last counters of every process, summed: ``pusher.redelivered``, ``worker.source_received``...
     """
 
@@ -44,6 +46,8 @@ class Verdict:
     counted: int = 0
     dead: int = 0
     duplicates: int = 0
+    watched: int = 0
+    late: int = 0
     stats: Counter[str] = dataclasses.field(default_factory=Counter)
 
 
@@ -74,6 +78,10 @@ class _Reader:
         self._kinds: Counter[str] = Counter()
         self._sent_by: Counter[str] = Counter()
         self._settled_by: Counter[str] = Counter()
+        self._acked: dict[str, int] = {}
+        """Items that pushers saw settle, and the size of the ledger then."""
+        self._where: dict[tuple[str, int], int] = {}
+        """Where in the ledger the record of each result ends."""
         for path in _lives(folder, "pusher"):
             self._read_pusher(path)
         for name, settled in self._settled_by.items():
@@ -85,6 +93,7 @@ class _Reader:
             for path in _lives(folder, role):
                 self._read_stats(role, path)
         self._compare(counted)
+        self.verdict.watched = len(self._acked)
         self._read_journals()
         for kind, count in self._kinds.items():
             if count > SHOWN:
@@ -117,6 +126,13 @@ class _Reader:
                 if now[0] < before[0] or now[1] < before[1]:
                     self._violated("settled", f"{path.name}: counts fell from {before} to {now}")
                 before = now
+            elif kind in ("acked", "dead"):
+                if rest[0] not in mine:
+                    self._violated("history", f"{path.name}: {kind} {rest[0]}, which it never sent")
+                elif (kind == "dead") != (sent.outputs[rest[0]] == 0):
+                    self._violated("settled", f"{path.name} was told that {rest[0]} is {kind}")
+                elif kind == "acked":
+                    self._acked[rest[0]] = int(rest[1])
             elif kind not in ("opened", "stats"):
                 self._violated("history", f"{path.name} has a line of kind {kind!r}")
         name = path.name.split(".")[0]
@@ -142,8 +158,11 @@ class _Reader:
         """What was counted: item and index of each result, and the id under which it was."""
         found: dict[tuple[str, int], str] = {}
         ids: set[str] = set()
+        size = 0
         for name, item, index in _lines(self.folder / "ledger"):
             result = (item, int(index))
+            size += len(f"{name} {item} {index}\n")
+            self._where.setdefault(result, size)
             if item not in self.sent.outputs:
                 self._violated("invented", f"{item} was counted and never sent")
             elif not 0 <= result[1] < self.sent.outputs[item]:
@@ -163,12 +182,14 @@ class _Reader:
         claimed: dict[str, str] = {}
         for path in _lives(self.folder, "sink"):
             for kind, *rest in _lines(path):
-                if kind == "stats":
+                if kind in ("counts", "stats"):
                     continue
                 name, item, index = rest
                 if counted.get((item, int(index))) != name:
                     self._violated("lost", f"{path.name} {kind} result {index} of {item}; the ledger has it not")
-                if kind == "duplicate":
+                if kind == "late":
+                    self.verdict.late += 1
+                elif kind == "duplicate":
                     self.verdict.duplicates += 1
                 elif name in claimed:
                     self._violated("doubled", f"id {name} was counted by {claimed[name]} and by {path.name}")
@@ -184,6 +205,9 @@ class _Reader:
                 self._violated("lost", f"{name} was confirmed; of its {outputs} results only {there} were counted")
             elif there:
                 self._violated("lost", f"{name} was stored, as was seen; of its {outputs} results only {there} came")
+        for name, size in self._acked.items():
+            if any(self._where.get((name, index), size + 1) > size for index in range(self.sent.outputs[name])):
+                self._violated("settled", f"{name} was said to have settled before all its results were counted")
         if not self.verdict.confirmed or not counted:
             self._violated("history", "nothing was confirmed, or nothing was counted")
 

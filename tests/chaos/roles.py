@@ -6,7 +6,8 @@
         zeroconf://RUN-items                                     zeroconf://RUN-results
 
 An *item* is a body ``{"item": name, "outputs": n}``; a worker makes n results of it, ``{"item": name, "index": i}``.
-With n = 0 it is *poison*: workers reject it, and it must end as a dead letter.
+With n = 0 it is *poison*: workers reject it, and it must end as a dead letter. Each life of a process draws how it
+works: a job at a time or in batches, in threads or on an event loop, with and without waiting for the other side.
 
 Standard input is a leash: ``finish`` ends the work in good order, its end (also when the parent is killed) at once.
 On standard output stands ``open ADDRESS...``, then ``busy`` at the first piece of work, at last ``done``.
@@ -15,8 +16,10 @@ On standard output stands ``open ADDRESS...``, then ``busy`` at the first piece 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import faulthandler
 import json
+import logging
 import os
 import random
 import signal
@@ -26,7 +29,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
+
 import zmqkit
+import zmqkit.aio
 from tests.chaos.history import History, Ledger
 
 HEARTBEAT = zmqkit.Heartbeat(interval=0.2, liveness=3)
@@ -38,6 +44,8 @@ STATS_EVERY_S = 0.2
 WORK_S = 0.004
 """How long a job takes on average."""
 MAX_OUTPUTS = 3
+SETTLE_WAIT_S = 1.0
+"""How long a pusher that watches one item settle does so."""
 
 
 class Process:
@@ -136,10 +144,11 @@ class Push(Process):
         self.history.record(*[f"sending {item['item']} {item['outputs']}" for item in items])
         if self.plant == "boastful-pusher":
             self.history.record(*[f"confirmed {name}" for name in names])
+        receipt = None
         timeout = self.rng.random() * 0.05 if self.rng.random() < 0.2 else None
         try:
             if len(items) == 1:
-                pusher.send(items[0], timeout=timeout)
+                receipt = pusher.send(items[0], timeout=timeout)
             else:
                 pusher.send_many(items, timeout=timeout)
             outcome = ["confirmed"] * len(names)
@@ -152,6 +161,14 @@ class Push(Process):
         lines = [f"{what} {name}" for what, name in zip(outcome, names, strict=True)]
         now = pusher.stats()
         self.history.record(*lines, f"settled {now['acked']} {now['dead']}")
+        if receipt is not None and self.rng.random() < 0.1:
+            self._watch(receipt, names[0])
+
+    def _watch(self, receipt: zmqkit.Receipt, name: str) -> None:
+        """See one item settle, and write down how much had been counted by then."""
+        with contextlib.suppress(zmqkit.WaitTimeout):
+            receipt.wait(timeout=SETTLE_WAIT_S)
+            self.history.record(f"{receipt.outcome} {name} {os.stat(self.folder / 'ledger').st_size}")
 
 
 class Work(Process):
@@ -159,35 +176,74 @@ class Work(Process):
 
     def __call__(self) -> None:
         """Work until told to finish."""
+        loop = self.rng.choice([None, "asyncio", "trio"])
+        self.history.mention(f"works {loop or 'in threads'}")
+        if self.plant == "hasty-worker" or loop is None:
+            self._in_threads()
+        else:
+            anyio.run(self._on_loop, backend=loop)
+        self.tell("done")
+
+    def _side(self, what: str) -> zmqkit.Common:
+        return {"connect": f"zeroconf://{self.run}-{what}", "heartbeat": HEARTBEAT, "name": f"{self.name}.{self.life}"}
+
+    def _in_threads(self) -> None:
+        batch = self.rng.choice([None, None, 5])
         handler = self._handle_hastily if self.plant == "hasty-worker" else self._handle
-        name = f"{self.name}.{self.life}"
         worker = zmqkit.Worker(
-            handler,
-            source=zmqkit.Puller(f"zeroconf://{self.run}-items", prefetch=PREFETCH, heartbeat=HEARTBEAT, name=name),
-            sink=zmqkit.Pusher(connect=f"zeroconf://{self.run}-results", heartbeat=HEARTBEAT, name=name),
-            threads=self.rng.choice([1, 1, 3]),
+            handler if batch is None else self._handle_batch,
+            source=zmqkit.Puller(prefetch=PREFETCH, **self._side("items")),
+            sink=zmqkit.Pusher(**self._side("results")),
+            threads=self.rng.choice([1, 3]),
+            batch=batch,
         )
         worker.open()
+        self._opened(worker)
+        worker.run()
+
+    async def _on_loop(self) -> None:
+        worker = zmqkit.aio.Worker(
+            self._handle_async,
+            source=zmqkit.aio.Puller(prefetch=PREFETCH, **self._side("items")),
+            sink=zmqkit.aio.Pusher(**self._side("results")),
+            tasks=self.rng.choice([1, 8]),
+        )
+        await worker.open()
+        self._opened(worker)
+        await worker.run()
+
+    def _opened(self, worker: zmqkit.Worker | zmqkit.aio.Worker) -> None:
         self.on_finish = worker.stop
         self.follow_the_leash(worker)
         self.tell("open")
-        worker.run()
-        self.tell("done")
 
     def _handle(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        self.busy()
         time.sleep(self.rng.random() * 2 * WORK_S)
+        return self._results(body)
+
+    async def _handle_async(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        await anyio.sleep(self.rng.random() * 2 * WORK_S)
+        return self._results(body)
+
+    def _handle_batch(self, bodies: list[dict[str, Any]]) -> list[Iterator[dict[str, Any]]]:
+        time.sleep(self.rng.random() * 2 * WORK_S)
+        if self.rng.random() < 0.02:
+            raise zmqkit.Retry(delay=0.0, reason="to see that each comes again alone")
+        return [self._results(body) for body in bodies]
+
+    def _handle_hastily(self, job: zmqkit.Job[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        if job.body["outputs"]:
+            job.ack()
+        return self._handle(job.body)
+
+    def _results(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        self.busy()
         if not body["outputs"]:
             raise zmqkit.Reject(f"poison {body['item']}")
         if self.rng.random() < 0.02 and not self.plant:
             raise zmqkit.Retry(delay=self.rng.random() * 0.1, reason="to see that it comes again")
         for index in range(body["outputs"]):
             yield {"item": body["item"], "index": index}
-
-    def _handle_hastily(self, job: zmqkit.Job[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        if job.body["outputs"]:
-            job.ack()
-        return self._handle(job.body)
 
 
 class Sink(Process):
@@ -213,15 +269,25 @@ class Sink(Process):
             self.on_finish = puller.stop
             self.follow_the_leash(puller)
             self.tell(f"open {' '.join(puller.addresses)}")
-            if self.rng.random() < 0.5:
-                for job in puller:
-                    with job:
-                        self._count([job])
-            else:
+            way = self.rng.choice(["alone", "alone, waiting", "in batches"])
+            self.history.mention(f"counts {way}")
+            if way == "in batches":
                 for batch in puller.batches(max=32, wait=0.01):
                     with batch:
                         self._count(list(batch))
+            else:
+                for job in puller:
+                    with job:
+                        self._count([job])
+                        if way == "alone, waiting":
+                            self._ack_waiting(job)
         self.tell("done")
+
+    def _ack_waiting(self, job: zmqkit.Job[dict[str, Any]]) -> None:
+        try:
+            job.ack(wait=True)
+        except zmqkit.LeaseLost:
+            self.history.mention(f"late {job.id} {job.body['item']} {job.body['index']}")
 
     def _count(self, jobs: list[zmqkit.Job[dict[str, Any]]]) -> None:
         texts = [f"{job.body['item']} {job.body['index']}" for job in jobs]
@@ -247,6 +313,7 @@ def main() -> None:
     parser.add_argument("--seed", required=True)
     parser.add_argument("--plant", default="")
     arguments = parser.parse_args()
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     roles: dict[str, type[Push | Work | Sink]] = {"pusher": Push, "worker": Work, "sink": Sink}
     roles[arguments.role](arguments)()

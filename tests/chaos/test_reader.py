@@ -25,6 +25,7 @@ def sound(folder: Path) -> Path:
         "opened tcp://127.0.0.1:1",
         "sending a 2",
         "confirmed a",
+        "acked a 22",
         "settled 0 0",
         "sending b 1",
         "sending poison 0",
@@ -46,8 +47,16 @@ def sound(folder: Path) -> Path:
         "drained 2 1",
     )
     write(folder / "ledger", "id-a/0 a 0", "id-a/1 a 1", "id-b/0 b 0", "id-u/0 unknown 0")
-    write(folder / "sink-0.1.history", "counted id-a/0 a 0", "counted id-a/1 a 1", "counted id-b", end="")
-    write(folder / "sink-0.2.history", "duplicate id-a/1 a 1", "duplicate id-b/0 b 0", "counted id-u/0 unknown 0")
+    write(
+        folder / "sink-0.1.history", "counts alone", "counted id-a/0 a 0", "counted id-a/1 a 1", "counted id-b", end=""
+    )
+    write(
+        folder / "sink-0.2.history",
+        "duplicate id-a/1 a 1",
+        "duplicate id-b/0 b 0",
+        "late id-b/0 b 0",
+        "counted id-u/0 unknown 0",
+    )
     journal(folder, dead=["poison"])
     return folder
 
@@ -70,11 +79,11 @@ def journal(folder: Path, *, dead: list[str], waiting: int = 0) -> None:
     connection.close()
 
 
-def drop(name: str, line: str) -> Callable[[Path], None]:
+def drop(name: str, line: str, instead: str = "") -> Callable[[Path], None]:
     def doctor(folder: Path) -> None:
-        lines = (folder / name).read_text().splitlines(keepends=True)
-        lines.remove(f"{line}\n")
-        (folder / name).write_text("".join(lines))
+        before, there, after = (folder / name).read_text().partition(f"{line}\n")
+        assert there
+        (folder / name).write_text(f"{before}{instead}\n{after}" if instead else before + after)
 
     return doctor
 
@@ -100,6 +109,7 @@ def test_a_sound_run_passes_and_is_counted(tmp_path: Path) -> None:
     assert verdict.violations == []
     assert (verdict.confirmed, verdict.unconfirmed, verdict.refused) == (3, 2, 1)
     assert (verdict.counted, verdict.duplicates, verdict.dead) == (4, 2, 1)
+    assert (verdict.watched, verdict.late) == (1, 1)
     assert verdict.stats == {"pusher.redelivered": 4, "pusher.acked": 2}
 
 
@@ -126,6 +136,9 @@ def test_a_sound_run_passes_and_is_counted(tmp_path: Path) -> None:
             both(drop("pusher-0.2.history", "drained 2 1"), add("pusher-0.2.history", "drained 9 1")),
             "settled: pusher-0",
         ),
+        (drop("pusher-0.1.history", "acked a 22", "acked a 21"), "settled: a was said to have settled before"),
+        (drop("pusher-0.1.history", "acked a 22", "dead a 22"), "settled: pusher-0.1.history was told that a is dead"),
+        (drop("pusher-0.1.history", "acked a 22", "acked z 0"), "history: pusher-0.1.history: acked z, which it never"),
         (add("pusher-0.2.history", "what 1"), "history: pusher-0.2.history has a line of kind 'what'"),
         (lambda folder: journal(folder, dead=["poison"], waiting=2), "journal: pusher-0.journal: 2 rows (2 messages)"),
         (lambda folder: journal(folder, dead=[]), "lost: poison was confirmed; it is poison"),
