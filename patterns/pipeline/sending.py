@@ -249,6 +249,14 @@ class PusherBase(PeerBase):
     def _settled_now(self) -> Settled:
         return Settled(self._core.acked, self._core.dead)
 
+    def stats(self) -> dict[str, int | float]:
+        """Counters by name, since opening, and ``waiting``: how many messages are not settled now, what the journal
+        held before included. Empty before opening."""
+        found = super().stats()
+        if found:
+            found["waiting"] = self._core.unsettled
+        return found
+
     @property
     def _newest(self) -> int:
         return self._sequence - 1
