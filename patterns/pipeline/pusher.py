@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
 
-from zmqkit.errors import CommitIndeterminate, DecodeError, Full
+from zmqkit.errors import CommitIndeterminate, DecodeError, Full, JournalError
 from zmqkit.events import JobDead, JobFailed, JobRedelivered, JournalRecovered, JournalTrouble, StaleSettle
 from zmqkit.options import Point
 from zmqkit.patterns.pipeline import wire
@@ -354,9 +354,12 @@ class PusherCore(PatternCore):
             owed = later
         self._turn.absorb(owed)
         if isinstance(error, CommitIndeterminate):
-            self._broken = error
+            # What was in that commit is unknown, and was said so above; what comes after it is not stored, for certain.
+            self._broken = JournalError(
+                f"nothing was stored: the journal failed before ({error}). Close this pusher and open it again"
+            )
             for arrival in self._arrivals:
-                self._refuse(arrival, error)
+                self._refuse(arrival, self._broken)
             self._arrivals.clear()
         else:
             self._ailing = error
