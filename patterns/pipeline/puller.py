@@ -306,9 +306,11 @@ class PullerCore(PatternCore):
         while (key := self._timers.pop(now)) is not None:
             assert isinstance(key, tuple)
             source = self._sources.get(key[1])
-            if source is not None and source.parcels:
+            if source is not None:
+                # Also that nothing is held: once, so that the pusher does not wait for what nobody has.
                 self._tell[source.session.id] = source
-                self._timers.set(key, now + HELD_EVERY * self.local.heartbeat.interval)
+                if source.parcels:
+                    self._timers.set(key, now + HELD_EVERY * self.local.heartbeat.interval)
         super().handle_timer(now)
 
     def _tell_held(self, source: _Source, now: float) -> None:
