@@ -434,6 +434,41 @@ def multiprocessing_fork() -> None:
     fork_with(start)
 
 
+def fork_ports() -> None:
+    """A child that lives on keeps no port of its parent's taken, and none of its own files is closed."""
+    path = sys.argv[2]
+    opened = []
+    for address in ("tcp://127.0.0.1:0", f"ipc://{path}/socket", "inproc://port"):
+        io = IoThread(RawCore(), name="raw", binds=[address])
+        io.start()
+        opened.append(io)
+    closed = IoThread(RawCore(), name="raw", binds=["tcp://127.0.0.1:0"])
+    closed.start()
+    closed.close(5)
+    # These files take the descriptors that are free again; the child must keep them.
+    files = [open(f"{path}/{n}", "w+") for n in range(20)]  # noqa: SIM115
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(writer)
+        os.read(reader, 1)  # until the parent has closed its end
+        for file in files:
+            file.write("x")
+            file.flush()  # raises where the descriptor was closed, and then the child ends with another status
+        os._exit(0)
+    os.close(reader)
+    good = []
+    for io in opened:
+        io.close(5)
+        with driver(binds=io.addresses) as again, driver(connects=io.addresses) as dialled:
+            take_until(dialled, tuple)
+            good.append(echoes(again, dialled))
+    os.close(writer)
+    for file in files:
+        file.close()
+    say(good=good, child=reap(pid))
+
+
 def fork_unstarted() -> None:
     """A driver that was made but not started is no open one: the child may start it. One that was closed stays so."""
     made = IoThread(RawCore(), name="made", binds=["tcp://127.0.0.1:0"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,10 @@ def test_a_forked_child_is_refused_at_once_and_ends_while_the_parent_goes_on(way
 
 def test_what_was_not_open_at_the_fork_can_be_opened_on_both_sides() -> None:
     assert run("fork_unstarted") == {"child": 0, "parent": True}
+
+
+def test_a_forked_child_keeps_no_port_of_its_parents_taken(tmp_path: Path) -> None:
+    assert run("fork_ports", str(tmp_path)) == {"good": [True] * 3, "child": 0}
 
 
 def test_a_program_that_ends_with_open_drivers_says_goodbye_first() -> None:

@@ -17,7 +17,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(name: str, *args: str, code: int = 0) -> dict[str, Any]:
-    command = [sys.executable, "-W", "error::ResourceWarning", "-m", "tests.transport.programs", name, *args]
+    # From 3.12 on Python warns of forks beside threads; they are what is being tested.
+    warnings = ["-W", "error::ResourceWarning", "-W", "ignore:This process:DeprecationWarning"]
+    command = [sys.executable, *warnings, "-m", "tests.transport.programs", name, *args]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=55)
     assert done.returncode == code, done.stdout + done.stderr
     assert not done.stderr, done.stderr

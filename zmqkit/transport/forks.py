@@ -1,7 +1,8 @@
 """What happens to open drivers when the process forks or exits. Knows them only as a small protocol.
 
 Fork: neither threads nor sockets live on in the child. Each open driver becomes one there that raises `Forked` at
-every use; nothing of it is closed or flushed, because all of that belongs to the parent.
+every use; nothing of it is flushed, because all of that belongs to the parent. Only the descriptors of bound ports
+are closed there: otherwise a port would stay taken for as long as the child lives.
 
 Exit: daemon threads die in the middle of what they do. So before that, open drivers are closed, all of them at
 once, within `EXIT_SECONDS` altogether.

@@ -249,6 +249,7 @@ class IoThread:
         self._depth = AWAKE
         self._lock = threading.Lock()
         self._waker.close()
+        self._wires.become_forked()
         self.ended.resolve(True)
         # libzmq's objects must not be freed here either.
         _inherited.append((self._wires, self._journal))

@@ -8,13 +8,14 @@ Flags of send and receive are plain integers: pyzmq's enums cost a microsecond a
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
 import socket as sockets
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import zmq
 
@@ -26,12 +27,16 @@ NOWAIT = 1
 MORE = 2
 MORE_NOWAIT = 3
 
+LISTENING = int(zmq.EVENT_LISTENING)
 DISCONNECTED = int(zmq.EVENT_DISCONNECTED)
 HANDSHAKE_SUCCEEDED = int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
 HANDSHAKE_FAILED = int(
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
 STOPPED = int(zmq.EVENT_MONITOR_STOPPED)
+
+EVENTS = int(zmq.EVENTS)
+READABLE = int(zmq.POLLIN)
 
 MAX_FRAMES = 1024
 """A message of more frames is none of ours: it is read to its end and dropped."""
@@ -54,14 +59,16 @@ class Endpoint:
     Attributes:
         socket: None while closed.
         monitor: the PAIR socket on which libzmq tells what becomes of the connections.
+        link: of all messages, ("c", address); None where each peer is a link of its own.
         oversize: how many messages were dropped because they have too many frames, or (inproc) too large ones.
     """
 
-    EVENTS = STOPPED | HANDSHAKE_FAILED | DISCONNECTED
+    EVENTS: ClassVar[int] = STOPPED | HANDSHAKE_FAILED | DISCONNECTED
 
     def __init__(self, address: str, heartbeat: Heartbeat, limits: Limits) -> None:
         self.address = address
         self.inproc = address.startswith("inproc:")
+        self.link: tuple[str, str] | None = None
         self.socket: zmq.Socket[bytes] | None = None
         self.monitor: zmq.Socket[bytes] | None = None
         self.oversize = 0
@@ -93,13 +100,46 @@ class Endpoint:
     def receive(self, limit: int, receive: Receive, now: float) -> bool:
         """Hand on what has come, at most ``limit`` messages. True if there may be more.
 
-        ``receive`` must not raise.
+        Call it when the poll found something to read. ``receive`` must not raise.
         """
-        raise NotImplementedError
+        socket = self.socket
+        if socket is None:
+            return False
+        recv: Callable[[int, bool], zmq.Frame] = socket.recv  # type: ignore[assignment]  # copy=False
+        link: Any = self.link
+        address = self.address
+        first = True
+        try:
+            for _ in range(limit):
+                frame = recv(NOWAIT, False)
+                frames = [frame.bytes]
+                while frame.more:
+                    frame = recv(NOWAIT, False)
+                    if len(frames) <= MAX_FRAMES + 1:
+                        frames.append(frame.bytes)
+                if self.link is None:
+                    link = ("b", address, frames.pop(0))
+                if len(frames) > MAX_FRAMES or (self.inproc and self._too_large(frames)):
+                    self.oversize += 1
+                else:
+                    receive(link, frames, now)
+                # To ask is cheaper than the exception that ends a burst, but dearer than one more message. So it is
+                # asked once: a lone message needs no exception, a burst pays for one question.
+                if first:
+                    first = False
+                    if not socket.get(EVENTS) & READABLE:  # type: ignore[operator]  # this option is an integer
+                        return False
+        except zmq.Again:
+            return False
+        return True
 
     def events(self, limit: int = 100) -> list[int]:
         """What the monitor told since the last time."""
-        told: list[int] = []
+        return [event for event, _ in self._told(limit)]
+
+    def _told(self, limit: int) -> list[tuple[int, int]]:
+        """Events and their values."""
+        told: list[tuple[int, int]] = []
         if self.monitor is None:
             return told
         receive = self.monitor.recv
@@ -107,9 +147,9 @@ class Endpoint:
             while len(told) < limit:
                 head = receive(NOWAIT)
                 receive(NOWAIT)  # the address
-                told.append(_event.unpack(head)[0])
+                told.append(_event.unpack(head))
         except zmq.Again:
-            pass  # read empty: the usual end
+            return told  # read empty: the usual end
         return told
 
     def close(self) -> None:
@@ -154,7 +194,6 @@ class Dialer(Endpoint):
     one, before the session has greeted.
 
     Attributes:
-        link: ("c", address).
         up: whether the connection stands.
         users: how many want this address.
         failures: how many connections in a row did not last.
@@ -165,7 +204,7 @@ class Dialer(Endpoint):
 
     def __init__(self, address: str, heartbeat: Heartbeat, limits: Limits) -> None:
         super().__init__(address, heartbeat, limits)
-        self.link = ("c", address)
+        self.link: tuple[str, str] = ("c", address)
         self.up = False
         self.users = 1
         self.failures = 0
@@ -200,27 +239,6 @@ class Dialer(Endpoint):
                 send(b"", NOWAIT)  # or the next message would become a part of this one
             raise
 
-    def receive(self, limit: int, receive: Receive, now: float) -> bool:
-        if self.socket is None:
-            return False
-        recv: Callable[[int, bool], zmq.Frame] = self.socket.recv  # type: ignore[assignment]  # copy=False
-        link = self.link
-        try:
-            for _ in range(limit):
-                frame = recv(NOWAIT, False)
-                frames = [frame.bytes]
-                while frame.more:
-                    frame = recv(NOWAIT, False)
-                    if len(frames) <= MAX_FRAMES:
-                        frames.append(frame.bytes)
-                if len(frames) > MAX_FRAMES or (self.inproc and self._too_large(frames)):
-                    self.oversize += 1
-                else:
-                    receive(link, frames, now)
-        except zmq.Again:
-            return False
-        return True
-
 
 class Listener(Endpoint):
     """A ROUTER bound to one address.
@@ -230,9 +248,13 @@ class Listener(Endpoint):
         group: ("b", address); its links are ("b", address, routing id).
     """
 
+    EVENTS = Endpoint.EVENTS | LISTENING
+
     def __init__(self, address: str, heartbeat: Heartbeat, limits: Limits) -> None:
         super().__init__(address, heartbeat, limits)
         self.group = ("b", address)
+        self._listening: tuple[int, int] | None = None
+        """The descriptor on which connections are accepted, and the socket's inode; for a forked child."""
 
     def open(self) -> None:
         """Bind. Raises `AddressInUse`, or `AddressError` for what cannot be bound here."""
@@ -255,6 +277,20 @@ class Listener(Endpoint):
             raise
         self.address = made.getsockopt_string(zmq.LAST_ENDPOINT)
         self.group = ("b", self.address)
+        for event, value in self._told(10):  # told while it was bound; nothing is told within the process
+            if event == LISTENING:
+                self._listening = (value, os.fstat(value).st_ino)
+
+    def become_forked(self) -> None:
+        """This is the child of a fork: let go of the port, or it would stay taken when the parent closes it.
+
+        All else of libzmq's is left alone; of the parent's connections the remote side learns by its heartbeats.
+        """
+        if self._listening is not None:
+            fd, inode = self._listening
+            with contextlib.suppress(OSError):  # it was closed before the fork
+                if os.fstat(fd).st_ino == inode:
+                    os.close(fd)
 
     def send(self, routing_id: bytes, frames: Sequence[bytes]) -> None:
         """Send one message to one peer. Raises `zmq.ZMQError` (EHOSTUNREACH) when it is gone."""
@@ -270,28 +306,6 @@ class Listener(Endpoint):
         except BaseException:
             send(b"", NOWAIT)  # or the next message would become a part of this one
             raise
-
-    def receive(self, limit: int, receive: Receive, now: float) -> bool:
-        if self.socket is None:
-            return False
-        recv: Callable[[int, bool], zmq.Frame] = self.socket.recv  # type: ignore[assignment]  # copy=False
-        address = self.address
-        try:
-            for _ in range(limit):
-                frame = recv(NOWAIT, False)
-                routing_id = frame.bytes
-                frames: list[bytes] = []
-                while frame.more:
-                    frame = recv(NOWAIT, False)
-                    if len(frames) <= MAX_FRAMES:
-                        frames.append(frame.bytes)
-                if len(frames) > MAX_FRAMES or (self.inproc and self._too_large(frames)):
-                    self.oversize += 1
-                else:
-                    receive(("b", address, routing_id), frames, now)
-        except zmq.Again:
-            return False
-        return True
 
 
 def _monitor(socket: zmq.Socket[bytes], events: int) -> zmq.Socket[bytes]:

@@ -310,6 +310,11 @@ class Wires:
         waiting = [endpoint for endpoint in self._endpoints() if not endpoint.closed()]
         return not waiting
 
+    def become_forked(self) -> None:
+        """This is the child of a fork."""
+        for listener in self._listeners.values():
+            listener.become_forked()
+
     def abandon(self) -> None:
         """Close what is still open, at once."""
         for endpoint in self._endpoints():
