@@ -144,18 +144,11 @@ class PullerCore(PatternCore):
         source.asked.append((parcel.delivery.lease + index, ticket))
         self._changed[source.session.id] = source
 
-    def release_all(self, now: float) -> None:
-        """Give back every job that is not settled."""
-        self._collect_all()
-        for source in self._sources.values():
-            for parcel in list(source.parcels.values()):
-                for index, count in runs(parcel.open):
-                    for at in range(index, index + count):
-                        self.settle(parcel, at, wire.RELEASE, None, "", "", now)
-
     def close(self, now: float) -> None:
-        """See `Core`. What is not settled goes back uncounted."""
-        self.release_all(now)
+        """See `Core`. The goodbye itself gives back what is not settled, uncounted.
+
+        To release it before would give credit, and the pusher would lend the same jobs to us once more.
+        """
         self.end_turn(now)
         super().close(now)
 
