@@ -386,13 +386,15 @@ class Puller(PullerBase, Peer, Generic[T]):
         driver = self._open_driver
         mailbox = driver.mailbox
         deadline = deadline_of(timeout)
+        look_at = time.monotonic() + LOOK_ROUND
         while not (self._stopped or mailbox.closed):
             left = left_of(deadline)
             if mailbox.wait_nonempty(LOOK_ROUND if left is None else min(left, LOOK_ROUND)):
                 return True
             if left is not None and left <= LOOK_ROUND:
                 break
-            self._warn_of_credit()
+            if time.monotonic() >= look_at:  # or another took what we were woken for
+                self._warn_of_credit()
         if mailbox.failure is not None:
             raise mailbox.failure
         return not (self._stopped or mailbox.closed)

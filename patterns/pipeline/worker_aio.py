@@ -52,6 +52,7 @@ class Worker(TwoSided, Peer):
         self._source: Puller[Any] = (
             source if isinstance(source, Puller) else Puller(*addresses_of(source), on_error=on_error, **common)
         )
+        self._source._warned = True  # what it waits for, while it holds all it may, is that its outputs settle
         self._sink: Pusher | None = None
         if isinstance(sink, Pusher):
             self._sink = sink

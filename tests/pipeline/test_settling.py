@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import zmqkit
 from tests.pipeline.faces import LOCAL, PATIENCE_S, Face, dead_letters, handle, listen, take
 from zmqkit import AlreadySettled, Backoff, Closed, LeaseLost, Reject, Retry, Settled
 from zmqkit.events import JobDead, JobFailed, JobRedelivered, StaleSettle
@@ -565,3 +567,26 @@ async def test_a_puller_that_waits_while_it_holds_all_its_credit_is_told_of_its_
             await job.ack()
         await handle(pull, 1)
         await push.flush(PATIENCE_S)
+
+
+def test_a_handler_that_was_woken_for_what_another_took_is_not_told_of_a_mistake(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING)
+    with zmqkit.Pusher(LOCAL) as push, zmqkit.Puller(push.addresses[0], prefetch=1) as pull:
+        push.send_many(range(2))
+        first = pull.receive()
+        got: list[Any] = []
+        other = threading.Thread(target=lambda: got.append(pull.receive()), daemon=True)
+        other.start()
+        mailbox = pull._open_driver.mailbox
+        for _ in range(3):
+            deadline = time.monotonic() + PATIENCE_S
+            while not mailbox._waiters and time.monotonic() < deadline:
+                time.sleep(0.001)
+            mailbox._wake_all()  # a hint, as all of them are
+        first.ack()
+        other.join(PATIENCE_S)
+        got[0].ack()
+        push.flush(PATIENCE_S)
+    assert "that it may hold" not in caplog.text
