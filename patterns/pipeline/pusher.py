@@ -127,9 +127,14 @@ class PusherCore(PatternCore):
         self._waits.append(Awaited(point, first, last, ticket))
 
     def watch_for(self, sequence: int, watcher: Any, now: float) -> None:
-        """`watcher` gets (outcome, reason) of one message, at once if it is settled already."""
+        """`watcher` gets (outcome, reason) of one message, at once if it is settled already.
+
+        An exception instead where that cannot be known: the message was not stored, or the journal failed.
+        """
         if self._is_left(sequence):
             self._watchers.setdefault(sequence, []).append(watcher)
+        elif self._broken is not None:
+            self.out.replies.append((watcher, self._broken))
         elif self.settings.durable:
             self._lookups.setdefault(sequence, []).append(watcher)
             self.out.reads.append(core.Read(DEAD, sequence, sequence, 1))
@@ -361,9 +366,17 @@ class PusherCore(PatternCore):
             for arrival in self._arrivals:
                 self._refuse(arrival, self._broken)
             self._arrivals.clear()
+            self._stop_asking(self._broken)
         else:
             self._ailing = error
             self._timers.set("store", now + RETRY_STORE)
+
+    def _stop_asking(self, error: Exception) -> None:
+        """The journal can be read no more either: who waits for what it would tell is told that."""
+        self.out.reads.clear()
+        for asked in (self._lookups, self._watchers):
+            self.out.replies.extend((watcher, error) for watchers in asked.values() for watcher in watchers)
+            asked.clear()
 
     def loaded(self, read: core.Read, rows: Sequence[core.Row], now: float) -> None:
         """Rows from the journal."""
@@ -373,7 +386,7 @@ class PusherCore(PatternCore):
                 self.out.replies.append((watcher, ("acked", "") if reason is None else ("dead", reason)))
             return
         more = self.backlog.loaded(read, rows)
-        if more is not None:
+        if more is not None and self._broken is None:
             self.out.reads.append(more)
 
     @property
@@ -474,7 +487,7 @@ class PusherCore(PatternCore):
         if not self.settings.durable and (self._storing or self._settling):
             self.stored(self.out.written, now)
         self._lend(now)
-        wanted = self.backlog.wanted()
+        wanted = self.backlog.wanted() if self._broken is None else None
         if wanted is not None:
             self.out.reads.append(wanted)
         if self._waits:

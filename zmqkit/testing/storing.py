@@ -138,6 +138,7 @@ class Storing:
         else:
             # What was put out before the core could know goes down with it.
             lost = [piece for piece in self.work if not isinstance(piece, Read)]
-            self.work = deque(piece for piece in self.work if isinstance(piece, Read))
+            # And a journal that is of no more use answers nothing.
+            self.work = deque(piece for piece in self.work if isinstance(piece, Read) and self.journal.usable)
             peer.notify(0.0, "store_failed", max([up_to, *(number for _, number in lost)]), error)
         self._go_on()
