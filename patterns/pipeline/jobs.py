@@ -220,7 +220,11 @@ class BatchBase(Generic[T]):
                 parcel.acked.extend(indexes)
                 if not parcel.told:
                     parcel.told = True
-                    self._puller._collect(parcel)
+                    try:
+                        self._puller._collect(parcel)
+                    except UsageError:
+                        parcel.told = False
+                        raise
         else:
             for job in self._made:
                 if job.outcome is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Iterator
 from typing import Any, Final
 
 from zmqkit.errors import DecodeError, LeaseLost
@@ -112,6 +113,11 @@ class PullerCore(PatternCore):
         """Jobs that were delivered and are not settled."""
         for name in ("received", "acked", "nacked", "rejected", "released", "settles_stale", "jobs_lost"):
             self.counters.setdefault(name, 0)
+
+    def parcels(self) -> Iterator[Parcel]:
+        """All of which some job is not settled."""
+        for source in self._sources.values():
+            yield from source.parcels.values()
 
     # ---- verbs of the user ---------------------------------------------------------
 

@@ -72,6 +72,13 @@ class PullerBase(PeerBase):
         self._max_lease = max_lease
         self._warned = False
 
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        if self._driver is not None:
+            # The parent's I/O thread was told of acks; here nobody was, and each ack must find that out.
+            for parcel in self._core.parcels():
+                parcel.told = False
+
     def _build(self) -> tuple[PullerCore, Any]:
         local = self._local(
             credit_messages=self._prefetch, credit_bytes=PREFETCH_BYTES, busy_bound=float(self._max_lease)

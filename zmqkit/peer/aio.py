@@ -41,7 +41,7 @@ class Peer(PeerBase):
             raise WaitTimeout(self._too_few(count, timeout)) from None
 
     async def _start_async(self) -> None:
-        if self._driver is None or self._closed:
+        if self._driver is None or self._closed or self._forked:
             await in_thread(self._start)
 
     async def _wait(self, ticket: Ticket, timeout: float | None) -> Any:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, TypedDict, TypeVar
 from zmqkit import codec as codecs
 from zmqkit import discovery
 from zmqkit.address import Address, parse, parse_several, require_secure
-from zmqkit.errors import Closed, DiscoveryError, UsageError
+from zmqkit.errors import Closed, DiscoveryError, Forked, UsageError
 from zmqkit.events import Event, PeerLost
 from zmqkit.options import Heartbeat, Limits
 from zmqkit.peer import hooks
@@ -101,6 +101,7 @@ class PeerBase:
         self._driver: IoThread | None = None
         self._closed = False
         self._stopped = False
+        self._forked = False
         self._owner = 0
         """The process that opened it."""
         self._state_lock = threading.RLock()
@@ -165,14 +166,17 @@ class PeerBase:
 
     def _start(self) -> None:
         """Open, if that has not been done. Blocks shortly. Raises what opening can raise."""
-        if self._driver is not None and not self._closed:
+        if self._driver is not None and not (self._closed or self._forked):
             return
         with self._state_lock:
             if self._closed:
                 raise Closed(f"{type(self).__name__} {self.name} was closed: make a new one")
+            if self._forked:
+                raise Forked(f"{self.name} belongs to the parent process {self._owner}; open a new one in the child")
             if self._driver is not None:
                 return
             self._owner = os.getpid()
+            hooks.entered(self)
             binds = [str(each) for each in self._resolved_binds()]
             core, journal = self._build()
             driver = None
@@ -194,7 +198,6 @@ class PeerBase:
                 raise
 
     def _set_up(self, driver: IoThread) -> None:
-        hooks.entered(self)
         driver.on(Event, hooks.dispatch)
         driver.on(Event, self._log_event)
         driver.on(PeerLost, lambda _: self._drop_faded())
@@ -301,9 +304,12 @@ class PeerBase:
         return self._closed
 
     def stop(self) -> None:
-        """Make loops end and run() return, after what they are just handling. From any thread or signal handler."""
+        """Make loops end and run() return, after what they are just handling. From any thread or signal handler.
+
+        In a forked child this does nothing: the loops are the parent's.
+        """
         self._stopped = True
-        if self._driver is not None:
+        if self._driver is not None and not self._forked:
             self._driver.mailbox.stop()
 
     def stats(self) -> dict[str, int | float]:
@@ -370,8 +376,15 @@ class PeerBase:
             if self._closed:
                 return False
             self._closed = True
+        if self._forked:
+            return False  # all that there is to close is the parent's
         self._end_discovery()
         return self._driver is not None
+
+    def _after_fork(self) -> None:
+        """This is the child of a fork, in which this peer was opened (or was being opened) by the parent."""
+        self._forked = True
+        self._state_lock = threading.RLock()  # another thread may have held it
 
 
 _LEVELS = {

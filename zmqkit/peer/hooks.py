@@ -57,7 +57,7 @@ def dispatch(event: Event) -> None:
 
 
 def entered(peer: PeerBase) -> None:
-    """A peer was opened."""
+    """A peer is being opened."""
     _peers.add(peer)
 
 
@@ -78,9 +78,14 @@ def stop_on_signals(*peers: PeerBase) -> Iterator[None]:
         yield
         return
     before: dict[int, Any] = {}
+    process = os.getpid()
 
     def stop(number: int, frame: FrameType | None) -> None:
         signal.signal(number, before[number])
+        if os.getpid() != process:
+            # A child that a handler forked: the loops are not its own, and nobody there waits for this signal.
+            os.kill(os.getpid(), number)
+            return
         for peer in peers:
             peer.stop()
 
@@ -105,4 +110,10 @@ def _close_all() -> None:
                 log.warning("%s", error)
 
 
+def _after_in_child() -> None:
+    for peer in list(_peers):
+        peer._after_fork()
+
+
 atexit.register(_close_all)
+os.register_at_fork(after_in_child=_after_in_child)
