@@ -56,6 +56,7 @@ class Member:
         """Where it was bound last."""
         self.stopped = False
         self.finishing = False
+        self.began = 0.0
 
     def told(self, what: str) -> bool:
         """It has said this in this life."""
@@ -79,6 +80,8 @@ class Fleet:
         self.kills_at_work: Counter[Role] = Counter()
         self.stops: Counter[Role] = Counter()
         self.restarts: Counter[Role] = Counter()
+        self.slowest: dict[Role, float] = dict.fromkeys(CREW, 0.0)
+        """The longest that any life took from its start until it was at work, in seconds, stops left out."""
         self._arguments = ["--run", run, "--folder", str(folder), "--seed", str(seed), "--plant", plant]
         self._selector = selectors.DefaultSelector()
         self._due: list[tuple[float, int, Callable[[], None]]] = []
@@ -132,7 +135,7 @@ class Fleet:
         assert process.stdout is not None
         os.set_blocking(process.stdout.fileno(), False)
         self._selector.register(process.stdout, selectors.EVENT_READ, member)
-        member.process, member.said = process, []
+        member.process, member.said, member.began = process, [], time.monotonic()
 
     def finish(self, role: Role, within_s: float) -> None:
         """Tell all of a role to end in good order, and wait until they have. Raises `Stuck` and `Died`."""
@@ -154,6 +157,7 @@ class Fleet:
     def _go_on(self, member: Member, process: subprocess.Popen[bytes]) -> None:
         if member.process is process:
             member.stopped = False
+            member.began = time.monotonic()
             process.send_signal(signal.SIGCONT)
 
     # ---- waiting -------------------------------------------------------------------
@@ -194,6 +198,8 @@ class Fleet:
         for line in said.splitlines():
             if line.startswith("open tcp"):
                 member.address = line.split(" ")[1]
+            elif line == "busy":
+                self.slowest[member.role] = max(self.slowest[member.role], time.monotonic() - member.began)
         if said:
             return
         code = process.wait(5)

@@ -38,7 +38,7 @@ from tests.chaos.history import History, Ledger
 HEARTBEAT = zmqkit.Heartbeat(interval=0.2, liveness=3)
 PREFETCH = 16
 """How many jobs a worker holds: some whenever it is killed, few enough that all workers have some."""
-MAX_WAITING = 300
+MAX_WAITING = (50, 300, 1000)
 """So many items of one pusher may be on their way: it is never idle, and what is left at the end soon settles."""
 STATS_EVERY_S = 0.2
 WORK_S = 0.004
@@ -107,7 +107,7 @@ class Push(Process):
             bind=self.address,
             announce=f"{self.run}-items",
             journal=self.folder / f"{self.name}.journal",
-            max_waiting=MAX_WAITING,
+            max_waiting=self.rng.choice(MAX_WAITING),
             heartbeat=HEARTBEAT,
             name=f"{self.name}.{self.life}",
         )

@@ -31,6 +31,7 @@ class Outcome:
         verdict: the reader's.
         complaints: what else was not as it should be: journals with something left, errors in logs and counters.
         kills, kills_at_work, stops, restarts: by role.
+        slowest: seconds that any life took at most until it was at work, by role.
         seconds: the whole run.
         settling_seconds: from the last harm until all had settled.
     """
@@ -42,6 +43,7 @@ class Outcome:
     kills_at_work: Counter[Role]
     stops: Counter[Role]
     restarts: Counter[Role]
+    slowest: dict[Role, float]
     seconds: float
     settling_seconds: float
 
@@ -63,11 +65,13 @@ class Outcome:
 
     def table(self) -> str:
         """For people."""
-        lines = [f"{'role':<10}{'processes':>10}{'kills':>8}{'at work':>9}{'stops':>7}{'restarts':>10}"]
+        lines = [
+            f"{'role':<10}{'processes':>10}{'kills':>8}{'at work':>9}{'stops':>7}{'restarts':>10}{'slowest, s':>12}"
+        ]
         for role, count in CREW.items():
             kills, at_work = self.kills[role], self.kills_at_work[role]
             row = f"{role:<10}{count:>10}{kills:>8}{at_work:>9}{self.stops[role]:>7}{self.restarts[role]:>10}"
-            lines.append(row)
+            lines.append(f"{row}{self.slowest[role]:>12.1f}")
         total = [each.total() for each in (self.kills, self.kills_at_work, self.stops, self.restarts)]
         lines.append("{:<10}{:>10}{:>8}{:>9}{:>7}{:>10}".format("all", sum(CREW.values()), *total))
         verdict = self.verdict
@@ -134,6 +138,7 @@ def run(kills: int, seed: int, folder: Path, *, plant: str = "", say: Callable[[
         kills_at_work=fleet.kills_at_work,
         stops=fleet.stops,
         restarts=fleet.restarts,
+        slowest=fleet.slowest,
         seconds=time.monotonic() - began,
         settling_seconds=settled - harmless,
     )
