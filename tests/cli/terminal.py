@@ -28,7 +28,7 @@ class Command:
         arguments: what follows ``zmqkit``.
         folder: to run in.
         stdin: given whole and closed; None: open until `finish`, see `type`.
-        stdout: where it prints to, if not to us.
+        stdout, stderr: where it prints to, if not to us.
         environment: besides ours.
     """
 
@@ -38,6 +38,7 @@ class Command:
         folder: Path,
         stdin: str | None = "",
         stdout: int = subprocess.PIPE,
+        stderr: int = subprocess.PIPE,
         environment: dict[str, str] | None = None,
     ) -> None:
         script = Path(sys.executable).with_name("zmqkit")
@@ -48,12 +49,11 @@ class Command:
             env={**os.environ, **(environment or {})},
             stdin=subprocess.PIPE,
             stdout=stdout,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             process_group=0,
         )
         assert self.process.stdin is not None
-        assert self.process.stderr is not None
         self._stdin = self.process.stdin
         self.out = _Stream(self.process.stdout)
         self.err = _Stream(self.process.stderr)

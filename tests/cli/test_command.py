@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -43,12 +44,9 @@ sys.exit(main({arguments!r}))
 
 
 @pytest.mark.parametrize(
-    "blocked", [("typer",), ("rich",), ("typer", "rich"), ("shellingham", "click", "typing_inspection")]
+    ("blocked", "arguments"), [(("typer",), ["push", ANYWHERE]), (("rich",), ["--help"]), (("typer", "rich"), [])]
 )
-@pytest.mark.parametrize("arguments", [["push", ANYWHERE], ["--help"], []])
 def test_without_the_extra_it_says_what_to_install(blocked: tuple[str, ...], arguments: list[str]) -> None:
-    if blocked[0] == "shellingham" and not _needs(blocked):
-        pytest.skip("this typer brings all of it along")
     program = BLOCKED.format(blocked=blocked, arguments=arguments)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
@@ -57,23 +55,64 @@ def test_without_the_extra_it_says_what_to_install(blocked: tuple[str, ...], arg
     assert 'pip install "zmqkit[cli]"' in line
 
 
-def _needs(names: tuple[str, ...]) -> bool:
-    program = "import sys, typer; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60).stdout.split()
-    return bool({name.partition(".")[0] for name in loaded} & set(names))
+SEVERAL = """
+import contextlib, io, json, sys
+from zmqkit.cli import main
+
+found = []
+for arguments in json.load(sys.stdin):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(arguments)
+    found.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps(found))
+"""
 
 
-def test_the_commands_are_listed_and_explained(zmqkit: Start) -> None:
-    shown = zmqkit("--help").finish()
-    for command in COMMANDS:
-        assert command[0] in shown
+def run_several(commands: list[list[str]], folder: Path) -> list[tuple[int, str, str]]:
+    """Exit code, stdout and stderr of commands that end at once, in one process."""
+    done = subprocess.run(
+        [sys.executable, "-c", SEVERAL], input=json.dumps(commands), capture_output=True, text=True, timeout=60,
+        cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return [(code, out, err) for code, out, err in json.loads(done.stdout)]
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_each_command_explains_itself_and_its_exit_codes(zmqkit: Start, command: tuple[str, ...]) -> None:
-    text = " ".join(zmqkit(*command, "--help").finish().split())
-    assert "Exit codes: 0 done; 1 failed" in text
-    assert "--json" in text
+def test_each_command_explains_itself_and_its_exit_codes(tmp_path: Path) -> None:
+    shown = run_several([[*command, "--help"] for command in COMMANDS], tmp_path)
+    for command, (code, out, _) in zip(COMMANDS, shown, strict=True):
+        text = " ".join(out.split())
+        assert code == 0
+        assert f"Usage: zmqkit {' '.join(command)}" in text
+        assert "Exit codes: 0 done; 1 failed" in text
+        assert "--json" in text
+
+
+WRONG = [
+    ["push"],
+    ["push", "127.0.0.1:5557"],
+    ["push", "tcp://0.0.0.0:*"],
+    ["push", ANYWHERE, "no-such-file"],
+    ["push", ANYWHERE, "."],
+    ["push", ANYWHERE, "--no-wait"],
+    ["push", ANYWHERE, "--max-failures", "0"],
+    ["push", ANYWHERE, "--durability", "memory"],
+    ["pull", "tcp://192.0.2.1:5557"],
+    ["pull", "tcp://127.0.0.1:5557", "--reject-status", "3"],
+    ["pull", "tcp://127.0.0.1:5557", "--raw", "--exec", "true"],
+    ["pull", "tcp://127.0.0.1:5557", "--raw", "--json"],
+    ["demo", "--workers", "0"],
+    ["journal", "ls"],
+    ["nonsense"],
+]
+
+
+def test_a_wrong_command_line_exits_with_2_and_says_why(tmp_path: Path) -> None:
+    shown = run_several(WRONG, tmp_path)
+    assert [code for code, _, _ in shown] == [2] * len(WRONG)
+    assert all(err and not out for _, out, err in shown)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_version_is_the_packages(zmqkit: Start) -> None:

@@ -134,25 +134,26 @@ def complaint(command: Command) -> str:
     return line
 
 
-@pytest.mark.parametrize("content", [b"", b"just some text\n" * 100, None])
-def test_what_is_no_journal_is_left_as_it_is(zmqkit: Start, tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / "other.db"
-    if content is None:
-        with sqlite3.connect(path) as database:
-            database.execute("create table t(a)")
-        database.close()
-    else:
-        path.write_bytes(content)
-    before = path.read_bytes()
-    assert "is not a zmqkit journal" in complaint(zmqkit("journal", "show", "other.db"))
-    assert "is not a zmqkit journal" in complaint(zmqkit("journal", "ls", "other.db"))
-    assert "is not a zmqkit journal" in complaint(zmqkit("push", ANYWHERE, "--journal", "other.db", stdin="x\n"))
-    assert path.read_bytes() == before
+def test_what_is_no_journal_is_left_as_it_is(zmqkit: Start, tmp_path: Path) -> None:
+    text, other, empty = (tmp_path / name for name in ("text.db", "other.db", "empty.db"))
+    text.write_bytes(b"just some text\n" * 100)
+    with sqlite3.connect(other) as database:
+        database.execute("create table t(a)")
+    database.close()
+    empty.touch()
+    before = [path.read_bytes() for path in (text, other, empty)]
+    listed = zmqkit("journal", "ls", text, other, empty, "--json")
+    states = listed.finish_json(5)
+    assert [each["state"] for each in states] == ["unreadable"] * 3
+    assert all("is not a zmqkit journal" in each["error"] for each in states)
+    assert "is not a zmqkit journal" in complaint(zmqkit("journal", "serve", "other.db", ANYWHERE))
+    assert "is not a zmqkit journal" in complaint(zmqkit("push", ANYWHERE, "--journal", "text.db", stdin="x\n"))
+    assert [path.read_bytes() for path in (text, other, empty)] == before
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_a_missing_journal_is_not_made(zmqkit: Start, tmp_path: Path) -> None:
     assert "there is no such journal" in complaint(zmqkit("journal", "serve", "jobs.db", ANYWHERE))
-    assert "there is no such journal" in complaint(zmqkit("journal", "show", "jobs.db"))
     assert not list(tmp_path.iterdir())
 
 

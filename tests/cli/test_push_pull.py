@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import re
+import select
 import signal
 import socket
+import time
 import uuid
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import Start
-from tests.cli.terminal import ANYWHERE
+from tests.cli.terminal import ANYWHERE, WAIT_S, Command
 
 
 def test_lines_go_through_and_both_ends_exit_with_0(zmqkit: Start) -> None:
@@ -108,28 +112,6 @@ def test_a_line_that_is_not_text_is_named(zmqkit: Start, tmp_path: Path) -> None
     assert "lines:1: not UTF-8 text" in push.err.text
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("push",),
-        ("push", "127.0.0.1:5557"),
-        ("push", "tcp://0.0.0.0:*"),
-        ("push", ANYWHERE, "no-such-file"),
-        ("push", ANYWHERE, "--no-wait"),
-        ("push", ANYWHERE, "--max-failures", "0"),
-        ("pull", "tcp://192.0.2.1:5557"),
-        ("pull", "tcp://127.0.0.1:5557", "--reject-status", "3"),
-        ("pull", "tcp://127.0.0.1:5557", "--raw", "--exec", "true"),
-        ("pull", "tcp://127.0.0.1:5557", "--raw", "--json"),
-        ("nonsense",),
-    ],
-)
-def test_a_wrong_command_line_exits_with_2(zmqkit: Start, arguments: tuple[str, ...]) -> None:
-    command = zmqkit(*arguments)
-    command.finish(2)
-    assert command.err.text
-
-
 def test_an_address_beyond_this_host_names_the_option_that_allows_it(zmqkit: Start) -> None:
     push = zmqkit("push", "tcp://0.0.0.0:*", stdin="x\n")
     push.finish(2)
@@ -163,13 +145,12 @@ def test_pull_without_jobs_exits_with_4(zmqkit: Start) -> None:
     push.finish()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_how_an_endless_pull_ends(zmqkit: Start, number: signal.Signals) -> None:
+def test_a_signal_is_how_an_endless_pull_ends(zmqkit: Start) -> None:
     push = zmqkit("push", ANYWHERE, stdin="one\n")
     pull = zmqkit("pull", push.address)
     pull.printed("one")
     push.finish()
-    pull.signal(number)
+    pull.signal(signal.SIGINT)
     pull.finish(0)
 
 
@@ -226,3 +207,47 @@ def test_output_for_programs_has_no_bytes_that_json_lacks(zmqkit: Start) -> None
     assert "\x1b" not in text
     assert json.loads(text)["body"] == {"text": "tab\tnul\0esc\x1b", "big": 1e300}
     push.finish()
+
+
+# ---- progress --------------------------------------------------------------------
+
+
+def test_on_a_terminal_a_bar_shows_how_much_is_settled(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    push = Command(("push", ANYWHERE, "--json"), tmp_path, stdin="one\ntwo\n", stderr=theirs, environment=environment)
+    os.close(theirs)
+    try:
+        screen = Screen(ours)
+        address = screen.wait_for(rb"zmqkit: bound (\S+)").decode()
+        screen.wait_for(rb"(2 sent  0 settled)")
+        pull = Command(("pull", address, "--count", "2"), tmp_path)
+        try:
+            pull.finish()
+        finally:
+            pull.kill()
+        assert push.finish_json()["acked"] == 2
+    finally:
+        push.kill()
+        os.close(ours)
+
+
+class Screen:
+    """What a terminal shows, read until something appears."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._text = b""
+
+    def wait_for(self, pattern: bytes) -> bytes:
+        deadline = time.monotonic() + WAIT_S
+        while not (found := re.search(pattern, self._text)):
+            left = max(0.0, deadline - time.monotonic())
+            ready, _, _ = select.select([self._fd], [], [], left)
+            assert ready, self._text
+            try:
+                self._text += os.read(self._fd, 65536)
+            except OSError:  # EIO: whoever wrote to the terminal has ended
+                break
+        assert found, self._text
+        return found[1]

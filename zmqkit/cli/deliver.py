@@ -38,7 +38,6 @@ class Delivery:
     Attributes:
         pusher: not open yet.
         journal: the file that keeps what waits; None: memory.
-        found: how many messages wait in it already.
         work: sends, or waits for whatever it waits for; called once the pusher is open. It may raise.
         wait: after it, wait until all is settled.
         timeout_s: ... for at most so long; None: as long as it takes.
@@ -48,7 +47,6 @@ class Delivery:
 
     pusher: Pusher
     journal: Path | None
-    found: int
     work: Callable[[Pusher], object]
     wait: bool
     timeout_s: float | None
@@ -60,15 +58,17 @@ class Delivery:
         problem: BaseException | None = None
         with _dead_letters(self.pusher), raise_on_signals():
             self.pusher.open()
+            stats = self.pusher.stats()
+            found = int(stats["waiting"] + stats["acked"] + stats["dead"])  # some may have settled already
             try:
                 for address in self.pusher.addresses:
                     say(f"bound {address}")
-                with self._progress():
+                with self._progress(found):
                     self._work()
             except (ZmqkitError, OSError, Stopped) as error:
                 problem = error
             self._close(problem)
-        return self._conclude(problem, as_json)
+        return self._conclude(found, problem, as_json)
 
     def _work(self) -> None:
         trouble: Failed | None = None
@@ -100,10 +100,9 @@ class Delivery:
     @property
     def left(self) -> int:
         """How many messages are not settled."""
-        stats = self.pusher.stats()
-        return int(self.found + stats.get("sent", 0) - stats.get("acked", 0) - stats.get("dead", 0))
+        return int(self.pusher.stats()["waiting"])
 
-    def _conclude(self, problem: BaseException | None, as_json: bool) -> int:
+    def _conclude(self, found: int, problem: BaseException | None, as_json: bool) -> int:
         stats = self.pusher.stats()
         sent, acked, dead, left = int(stats["sent"]), int(stats["acked"]), int(stats["dead"]), self.left
         if problem is not None and not isinstance(problem, Stopped):
@@ -111,11 +110,11 @@ class Delivery:
         if as_json:
             journal = None if self.journal is None else str(self.journal)
             show.print_json(
-                {"found": self.found, "sent": sent, "acked": acked, "dead": dead, "waiting": left, "journal": journal}
+                {"found": found, "sent": sent, "acked": acked, "dead": dead, "waiting": left, "journal": journal}
             )
         else:
-            found = f"{self.found} found, " if self.found else ""
-            say(f"{found}{sent} sent: {acked} acked, {dead} dead, {left} waiting")
+            before = f"{found} found, " if found else ""
+            say(f"{before}{sent} sent: {acked} acked, {dead} dead, {left} waiting")
         if left and self.journal is None:
             say(f"the {left} that wait are lost, or their ack was not heard: --journal PATH would keep them")
         elif left:
@@ -125,7 +124,7 @@ class Delivery:
         return Code.FAILED if dead or (left and self.journal is None) else Code.OK
 
     @contextlib.contextmanager
-    def _progress(self) -> Iterator[None]:
+    def _progress(self, found: int) -> Iterator[None]:
         """A bar on stderr, if that is a terminal: how much of what was sent is settled."""
         if not sys.stderr.isatty():
             yield
@@ -134,10 +133,11 @@ class Delivery:
 
         def look() -> Group:
             stats = self.pusher.stats()
-            total = self.found + int(stats.get("sent", 0))
-            done = int(stats.get("acked", 0)) + int(stats.get("dead", 0))
+            total = found + int(stats["sent"])
+            done = int(stats["acked"] + stats["dead"])
             rate = done / max(time.monotonic() - began, 1e-3)
-            words = f"{total:,} sent  {done:,} settled  {int(stats.get('dead', 0)):,} dead  {rate:,.0f}/s"
+            dead = int(stats["dead"])
+            words = f"{total:,} sent  {done:,} settled  {dead:,} dead  {rate:,.0f}/s"
             return Group(ProgressBar(total=max(total, 1), completed=done, width=60), Text(words))
 
         console = Console(stderr=True)

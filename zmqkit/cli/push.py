@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from zmqkit import Pusher
-from zmqkit.cli import closed, feed, options
+from zmqkit.cli import feed, options
 from zmqkit.cli.deliver import Delivery
 from zmqkit.cli.outcome import Code, Failed, code_of, command
 from zmqkit.errors import EncodeError, PartlySent
@@ -53,10 +53,6 @@ def push(
     for path in files or []:
         if path != feed.STDIN and (path.is_dir() or not path.exists()):
             raise Failed(f"{path} is {'a folder' if path.is_dir() else 'not there'}: name files to send", Code.USAGE)
-    found = 0
-    if journal is not None and journal.exists():
-        with closed.opened(journal) as opened:
-            found = closed.count_waiting(opened)
     pusher = Pusher(
         *[address] * bind,
         connect=[] if bind else [address],
@@ -73,7 +69,7 @@ def push(
         for batch in feed.batches(files or [], parse, skip_blank=json_lines):
             _send(pusher, batch)
 
-    return Delivery(pusher, journal, found, send, wait=wait, timeout_s=timeout if wait else None, linger_s=linger).run(
+    return Delivery(pusher, journal, send, wait=wait, timeout_s=timeout if wait else None, linger_s=linger).run(
         as_json=as_json
     )
 
@@ -85,7 +81,7 @@ def _send(pusher: Pusher, batch: feed.Batch) -> None:
         cause = error.__cause__
         if not isinstance(cause, EncodeError):
             raise Failed(
-                f"{batch.place(0)} and after: {cause}", Code.FAILED if cause is None else code_of(cause)
+                f"{batch.place(error.confirmed)} and after: {cause}", Code.FAILED if cause is None else code_of(cause)
             ) from error
         # Messages are encoded in groups: those of its group that stand before the bad one are still to be sent.
         bad = error.confirmed + (cause.index or 0)

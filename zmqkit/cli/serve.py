@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from zmqkit import Pusher
-from zmqkit.cli import closed, options
+from zmqkit.cli import options
 from zmqkit.cli.deliver import Delivery
-from zmqkit.cli.outcome import command
+from zmqkit.cli.outcome import Code, Failed, command
 
 
 @command
@@ -32,8 +32,8 @@ def serve_until_settled(
     as_json: options.AsJson = False,
 ) -> int:
     """Deliver the messages that wait in a journal, until all are settled."""
-    with closed.opened(path) as journal:
-        found = closed.count_waiting(journal)
+    if not path.exists():
+        raise Failed(f"{path}: there is no such journal", Code.JOURNAL_UNUSABLE)
     pusher = Pusher(
         *[address] * bind,
         connect=[] if bind else [address],
@@ -47,7 +47,6 @@ def serve_until_settled(
     return Delivery(
         pusher,
         path,
-        found,
         _wait_for_a_signal if forever else _nothing,
         wait=not forever,
         timeout_s=timeout,
