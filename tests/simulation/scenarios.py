@@ -18,6 +18,7 @@ class Entry(NamedTuple):
 SCENARIOS = {
     "ping": Entry("tests.simulation.ping:PingScenario", 400),
     "sessions": Entry("tests.simulation.sessions:SessionScenario", 800),
+    "pipeline": Entry("tests.simulation.pipeline:PipelineScenario", 1000),
 }
 
 

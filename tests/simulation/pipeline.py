@@ -1,0 +1,579 @@
+"""Pushers and pullers, with everything that a user may do to them, over networks, processes and disks that fail.
+
+What is held against them is in `tests.simulation.history`, and here: what may be asked of a pusher at any time (`wait`,
+`watch_for`, `withdraw`), credit, the order of fresh messages, and that the counts add up. After the faults all settles.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+from tests.simulation.history import History, Message, Opening, waits
+from zmqkit.events import BadFrame, JobFailed, PeerLost
+from zmqkit.options import Backoff, Heartbeat, Limits
+from zmqkit.patterns.pipeline import wire
+from zmqkit.patterns.pipeline.hands import PusherSettings
+from zmqkit.patterns.pipeline.leases import Holder
+from zmqkit.patterns.pipeline.puller import Parcel, PullerCore
+from zmqkit.patterns.pipeline.pusher import PusherCore
+from zmqkit.patterns.pipeline.rows import MARKS, MESSAGES, Pack
+from zmqkit.protocol import core
+from zmqkit.protocol.local import Local
+from zmqkit.testing.faults import CRASH_FAULTS, DISK_FAULTS, JOURNAL_FAULTS, NETWORK_FAULTS, STALL_FAULTS, Faults
+from zmqkit.testing.peers import SimPeer, SimTicket
+from zmqkit.testing.scenario import Scenario
+from zmqkit.testing.world import World
+
+BOUND_S = 1.0
+MAX_FAILURES = 3
+LARGEST_ROW = 1 << 12
+"""What the face leaves free between the journal's highest key and the first sequence of an opening."""
+
+
+class CountingPusher(PusherCore):
+    """Counts what the pusher itself need not."""
+
+    first = 0
+
+    def count(self, name: str) -> None:
+        self.counters[name] = self.counters.get(name, 0) + 1
+
+    def loaded(self, read: core.Read, rows: Sequence[core.Row], now: float) -> None:
+        if rows and read.log == MARKS:
+            self.count("marks loaded")
+        elif rows and read.log == MESSAGES:
+            self.count("rows of an earlier opening loaded" if rows[0].key < self.first else "rows loaded as room came")
+        super().loaded(read, rows, now)
+
+    def store_failed(self, up_to: int, error: Exception, now: float) -> None:
+        self.count(f"store_failed: {type(error).__name__}")
+        if self._settling:
+            self.count("settles written again")
+        super().store_failed(up_to, error, now)
+
+    def _reconcile(self, holder: Holder, message: wire.Held) -> None:
+        before = self.counters["redelivered"]
+        super()._reconcile(holder, message)
+        self.count("HELD agrees" if self.counters["redelivered"] == before else "HELD lacks some")
+
+
+class Told(SimTicket):
+    """A ticket, or a watcher, that hands on what it is told."""
+
+    __slots__ = ("then",)
+
+    def __init__(self, about: Any, then: Callable[[Any], None]) -> None:
+        super().__init__(about)
+        self.then = then
+
+    def resolve(self, result: object) -> None:
+        super().resolve(result)
+        self.then(result)
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Job:
+    """One job in the hands of a puller's user."""
+
+    parcel: Parcel
+    index: int
+    message: Message
+    kept_until: float = 0.0
+
+
+@dataclasses.dataclass(slots=True)
+class User:
+    """What the user of one incarnation of a puller has in hand."""
+
+    jobs: list[Job] = dataclasses.field(default_factory=list)
+    newest: dict[bytes, int] = dataclasses.field(default_factory=dict)
+    """By session: the highest sequence of a fresh message."""
+    leases: dict[bytes, set[int]] = dataclasses.field(default_factory=dict)
+    """By session: all that were ever delivered in it."""
+
+
+class PipelineScenario(Scenario):
+    """One or two pushers, one to three pullers; either side binds."""
+
+    faults = Faults(break_s=1.5, partition_s=3.0, freeze_s=4.0, stop_s=4.0, crash_s=1.5, disk_s=3.0)
+    faults_s = 8.0
+    settle_s = 40.0
+    step_s = 0.05
+    bound_s = BOUND_S
+    expects: ClassVar[tuple[str, ...]] = (
+        *NETWORK_FAULTS, *STALL_FAULTS, *CRASH_FAULTS, *JOURNAL_FAULTS, *DISK_FAULTS, "closed", "commits lost",
+        "sessions_opened", "sessions_lost", "sessions_resumed", "links_lost", "frames_stray",
+        "messages_repeated", "messages_missed", "resumes_asked", "messages_resent", "peers_busy", "overslept",
+        "lost: silent", "lost: process gone", "lost: goodbye: closed", "lost: forgotten by the other side",
+        "sent", "acked", "nacked", "rejected", "released", "failed", "dead", "delivered", "redelivered", "jobs_lost",
+        "sends_refused", "commits_failed", "settles_stale", "StaleSettle", "JobDead", "JobRedelivered",
+        "JournalTrouble", "JournalRecovered", "refused: Full", "refused: JournalFull", "refused: JournalError",
+        "unknown: CommitIndeterminate", "withdrawn", "too late to withdraw",
+        "store_failed: JournalFull", "store_failed: JournalError", "store_failed: CommitIndeterminate",
+        "settles written again", "marks loaded", "rows of an earlier opening loaded", "rows loaded as room came",
+        "HELD agrees", "HELD lacks some", "delivered alone", "died holding one job",
+        "asked: stored", "asked: LeaseLost",
+        "watched: acked", "watched: dead", "waited: journalled", "waited: received", "waited: settled",
+        "forged: of another", "forged: of another epoch", "restart with rows", "restart, all settled",
+    )  # fmt: skip
+
+    # ---- who is there --------------------------------------------------------------
+
+    def build(self, world: World) -> None:
+        rng = self.random
+        self.world = world
+        self.history = History(MAX_FAILURES)
+        self.openings: dict[SimPeer, Opening] = {}
+        self.users: dict[SimPeer, User] = {}
+        self.eager = False
+        self.serial = 0
+        self.posted = 0
+        self.delays: dict[str, float] = {}
+        self.final: dict[SimPeer, tuple[Opening, Told]] = {}
+        self.next_audit = 0.0
+        self.binding = rng.choice(("pushers", "pullers"))
+        self.small = rng.random() < 0.5
+        together = rng.random() < 0.4
+        pushers, pullers = rng.choice((1, 1, 2)), rng.choice((1, 2, 2, 3))
+        kinds: list[Any] = [rng.choice(("power", "power", "process", False)) for _ in range(pushers)]
+        names = [f"push{n}" for n in range(pushers)], [f"pull{n}" for n in range(pullers)]
+        bound = names[self.binding == "pullers"]
+        self.pushers: list[SimPeer] = []
+        self.pullers: list[SimPeer] = []
+        for name in (*bound, *(set_ for set_ in (*names[0], *names[1]) if set_ not in bound)):
+            pusher = name.startswith("push")
+            peer = world.peer(
+                name,
+                self._make_pusher if pusher else self._make_puller,
+                host="shared" if together and name.endswith("0") else None,
+                bind=[f"tcp://{name}:1"] if name in bound else (),
+                connect=() if name in bound else [f"tcp://{each}:1" for each in bound],
+                journal=kinds[int(name[4:])] if pusher else False,
+            )
+            (self.pushers if pusher else self.pullers).append(peer)
+            peer.on_items, peer.on_event, peer.on_down = self._on_items, self._on_event, self._on_down
+
+    def _local(self, peer: SimPeer, role: str, accepts: str, **more: Any) -> Local:
+        return Local(
+            role=role, accepts=frozenset({accepts}), instance=peer.random.randbytes(16), heartbeat=Heartbeat(0.25, 4),
+            name=peer.name, host=peer.host, pid=peer.pid, started=peer.started, **more,
+        )  # fmt: skip
+
+    def _make_pusher(self, peer: SimPeer) -> PusherCore:
+        """As the face builds it, but for smaller numbers."""
+        journal = peer.journal
+        uuid, epoch = (
+            (peer.random.randbytes(16).hex(), peer.random.randbytes(16))
+            if journal is None
+            else (journal.uuid, bytes.fromhex(journal.epoch))
+        )
+        origin = f"{uuid[:16]}-{epoch.hex()[:8]}"
+        settings = PusherSettings(
+            origin=origin, epoch=epoch, durable=journal is not None, wall=1e9, max_failures=MAX_FAILURES,
+            backoff=Backoff(0.05, 2.0, 0.5), max_waiting=40 if self.small else None,
+            limits=Limits(queued_messages=60, queued_bytes=4000),
+        )  # fmt: skip
+        made = CountingPusher(self._local(peer, "push", "pull", about={"epoch": epoch}), settings, peer.random)
+        made.backlog.window_messages, made.backlog.window_bytes, made.backlog.read_bytes = 24, 1500, 400
+        first, found = 1, 0
+        if journal is not None:
+            messages, marks = journal.totals(MESSAGES), journal.totals(MARKS)
+            found = messages.weight - marks.weight
+            made.found(messages.first_key, messages.last_key, found)
+            first = journal.highest(MESSAGES) + LARGEST_ROW
+        made.first = first
+        made.opened_at(first)
+        opening = Opening(peer.name, peer.incarnation, epoch, origin, first, first, found)
+        self.openings[peer] = opening
+        self.history.opened(opening)
+        if peer.disk is not None:
+            if peer.incarnation > 1:
+                self.world.counts["restart with rows" if found else "restart, all settled"] += 1
+            self.history.audit(self.openings[peer], peer.disk)
+        return made
+
+    def _make_puller(self, peer: SimPeer) -> PullerCore:
+        self.users[peer] = User()
+        prefetch = peer.random.choice((1, 4, 16))
+        size = peer.random.choice((300, 1 << 20))
+        return PullerCore(
+            self._local(peer, "pull", "push", credit_messages=prefetch, credit_bytes=size, busy_bound=20.0), peer.random
+        )
+
+    # ---- what the pushers' users do ----------------------------------------------------
+
+    def step(self, world: World) -> None:
+        rng = self.random
+        pusher = rng.choice(self.pushers)
+        if pusher.alive and not pusher.closing:
+            which = rng.random()
+            if which < 0.5 and self.posted < 250:
+                self._send(pusher)
+            elif which < 0.56:
+                self._wait(pusher)
+            elif which < 0.66:
+                self._watch_for(pusher)
+        puller = rng.choice(self.pullers)
+        if puller.alive and not puller.closing:
+            if rng.random() < 0.7:
+                self._handle(puller)
+            elif rng.random() < 0.15:
+                self._forge(puller)
+            elif rng.random() < 0.06:
+                self._forget(puller)
+        if rng.random() < 0.006:
+            peer = rng.choice((*self.pushers, *self.pullers))
+            if peer.alive and not peer.closing:
+                world.counts["closed"] += 1
+                peer.close()
+                world.after(rng.uniform(0.1, 3.0), self._back, peer)
+
+    def _back(self, peer: SimPeer) -> None:
+        if not peer.alive:
+            peer.start()
+        elif peer.closing:
+            self.world.after(0.5, self._back, peer)
+
+    def _send(self, peer: SimPeer) -> None:
+        rng = self.random
+        opening = self.openings[peer]
+        for _ in range(rng.choice((1, 1, 4))):
+            names = []
+            for _ in range(1 if rng.random() < 0.6 else rng.randint(2, 12)):
+                self.serial += 1
+                names.append(b"%s/%d" % (peer.name.encode(), self.serial) + b"." * rng.choice((0, 0, 9, 90)))
+            self.posted += len(names)
+            pack = Pack("raw", 1, [len(each) for each in names], b"".join(names))
+            first, opening.next = opening.next, opening.next + len(names)
+            messages = [self.history.posted(name, opening, first + at) for at, name in enumerate(names)]
+            ticket = Told(("send", messages[0].name), partial(self._sent, peer, messages))
+            watcher = None
+            if len(names) == 1 and rng.random() < 0.4:
+                watcher = Told(("watch", names[0]), partial(self._watched, peer, messages[0]))
+            peer.post("append", pack, first, ticket, rng.random() < 0.7, watcher)
+            if rng.random() < 0.15:
+                answer = Told(("withdraw", names[0]), partial(self._withdrawn, messages))
+                peer.world.after(rng.choice((0.0, 0.02, 0.5)), self._withdraw, peer, opening, ticket, answer)
+
+    def _withdraw(self, peer: SimPeer, opening: Opening, ticket: Told, answer: Told) -> None:
+        if self.openings[peer] is opening and not ticket.done:
+            peer.post("withdraw", ticket, answer)
+
+    def _sent(self, peer: SimPeer, messages: list[Message], result: object) -> None:
+        for message in messages:
+            self.history.confirmed(message, result, peer.disk)
+        if isinstance(result, Exception):
+            self.world.counts[f"{messages[0].state}: {type(result).__name__}"] += 1
+
+    def _withdrawn(self, messages: list[Message], result: object) -> None:
+        self.world.counts["withdrawn" if result else "too late to withdraw"] += 1
+        if result:
+            for message in messages:
+                assert message.state == "posted", f"{message.name!r} was withdrawn after it was {message.state}"
+                message.state = "refused"
+
+    def _wait(self, peer: SimPeer) -> None:
+        opening = self.openings[peer]
+        sent = [each for each in self.history.by_pusher[peer.name] if each.opening is opening]
+        if sent:
+            point = self.random.choice(("journalled", "received", "settled"))
+            first, last = sorted(self.random.choice(sent).sequence for _ in range(2))
+            span = [each for each in sent if first <= each.sequence <= last]
+            ticket = Told(("wait", point, first, last), partial(self._waited, peer, point, span))
+            peer.post("wait", point, first, last, ticket)
+
+    def _waited(self, peer: SimPeer, point: str, span: list[Message], result: object) -> None:
+        if isinstance(result, Exception):
+            return
+        self.world.counts[f"waited: {point}"] += 1
+        for message in span:
+            assert message.state != "posted", f"{message.name!r} is {point}, and its ticket says nothing"
+            if message.state == "confirmed" and point == "received":
+                assert message.arrived, f"{message.name!r} is received, and no puller has it"
+            if message.state == "confirmed" and point == "settled" and peer.disk is not None:
+                assert not waits(peer.disk, message.sequence), f"{message.name!r} is settled, and waits in the journal"
+
+    def _watch_for(self, peer: SimPeer) -> None:
+        known = [each for each in self.history.by_pusher[peer.name][-60:] if each.state == "confirmed"]
+        known = [each for each in known if not each.shaky and not each.gone]
+        if known:
+            message = self.random.choice(known)
+            told = Told(("watch_for", message.name), partial(self._watched, peer, message))
+            peer.post("watch_for", message.sequence, told)
+
+    def _watched(self, peer: SimPeer, message: Message, result: Any) -> None:
+        if isinstance(result, Exception):
+            return
+        outcome, reason = result
+        self.world.counts[f"watched: {outcome}"] += 1
+        assert isinstance(peer.core, PusherCore)
+        opening = self.openings[peer]
+        self.history.settled(message, outcome, reason, opening, peer.core._lease, peer.disk)
+
+    # ---- what the pullers' users do ----------------------------------------------------
+
+    def _on_items(self, peer: SimPeer, items: list[Parcel]) -> None:
+        user = self.users[peer]
+        for parcel in items:
+            epoch = parcel.session.peer.about["epoch"]
+            messages = self.history.arrived(parcel, epoch, self.world.clock.now)
+            self._check_order(user, parcel, epoch)
+            lease = parcel.delivery.lease
+            user.leases.setdefault(parcel.session.id, set()).update(range(lease, lease + len(parcel)))
+            if parcel.delivery.alone:
+                self.world.counts["delivered alone"] += 1
+            user.jobs += [Job(parcel, index, message) for index, message in enumerate(messages)]
+        if self.eager:
+            self._ack_all(peer)
+
+    def _check_order(self, user: User, parcel: Parcel, epoch: bytes) -> None:
+        """Fresh messages come in the order in which they were sent."""
+        delivery, session = parcel.delivery, parcel.session.id
+        first = self.history.openings[epoch].first
+        for index in range(len(parcel)):
+            sequence = delivery.sequence + index
+            if sequence < first or index in delivery.deliveries or index in delivery.failures:
+                continue
+            newest = user.newest.get(session, 0)
+            assert sequence > newest, f"message {sequence} comes after {newest}, and neither was delivered before"
+            user.newest[session] = sequence
+
+    def _handle(self, peer: SimPeer) -> None:
+        rng, now = self.random, self.world.clock.now
+        user = self.users[peer]
+        user.jobs = [job for job in user.jobs if not job.parcel.lost or rng.random() < 0.5]
+        ready = [job for job in user.jobs if job.kept_until <= now]
+        if not ready:
+            return
+        which = rng.random()
+        count = 1 if which < 0.3 else rng.randint(1, 12)
+        jobs = ready[:count] if rng.random() < 0.8 else rng.sample(ready, min(count, len(ready)))
+        for job in jobs:
+            user.jobs.remove(job)
+        kind = rng.random()
+        if kind < 0.65:
+            self._ack(peer, jobs)
+        elif kind < 0.72:
+            for job in jobs:
+                job.message.acked = True
+                peer.post("ack_asking", job.parcel, job.index, Told(("ack", job.message.name), self._asked(job)))
+        elif kind < 0.80 and len(jobs) > 1:
+            for job in jobs:
+                peer.post("settle", job.parcel, job.index, wire.ISOLATE, None, "", "")
+        elif kind < 0.88:
+            for job in jobs:
+                self.serial += 1
+                reason = f"nack {self.serial}"
+                delay = rng.choice((None, 0.0, 0.1, 1.0))
+                job.message.nacks.add(reason)
+                if delay is not None:
+                    self.delays[reason] = delay
+                peer.post("settle", job.parcel, job.index, wire.NACK, delay, reason, "traceback")
+        elif kind < 0.91:
+            for job in jobs:
+                self.serial += 1
+                reason = f"reject {self.serial}"
+                job.message.rejects.add(reason)
+                peer.post("settle", job.parcel, job.index, wire.REJECT, None, reason, "")
+        elif kind < 0.96:
+            for job in jobs:
+                peer.post("settle", job.parcel, job.index, wire.RELEASE, None, "", "")
+        else:
+            for job in jobs:
+                job.kept_until = now + rng.uniform(0.0, 8.0)
+            user.jobs += jobs
+
+    @staticmethod
+    def _ack(peer: SimPeer, jobs: list[Job]) -> None:
+        for job in jobs:
+            job.message.acked = True
+            job.parcel.acked.append(job.index)
+            if not job.parcel.told:
+                job.parcel.told = True
+                peer.post("collect", job.parcel)
+
+    def _ack_all(self, peer: SimPeer) -> None:
+        user = self.users[peer]
+        jobs, user.jobs = user.jobs, []
+        self._ack(peer, jobs)
+
+    def _asked(self, job: Job) -> Callable[[Any], None]:
+        pusher = next(each for each in self.pushers if each.name == job.message.opening.name)
+
+        def asked(result: Any) -> None:
+            self.world.counts["asked: stored" if result is None else f"asked: {type(result).__name__}"] += 1
+            message = job.message
+            if result is None and pusher.disk is not None and not message.shaky:
+                assert not waits(pusher.disk, message.sequence), f"the ack of {message.name!r} is confirmed, not stored"
+                opening = self.openings[pusher]
+                if not message.told and not opening.ended and isinstance(pusher.core, PusherCore):
+                    message.told, message.told_in, message.told_at = "acked", opening, pusher.core._lease
+
+        return asked
+
+    def _forge(self, peer: SimPeer) -> None:
+        """Settle what is not one's own: as a puller does that was stopped, lost its jobs, and does not know."""
+        rng = self.random
+        made = peer.core
+        assert isinstance(made, PullerCore)
+        sources = list(made._sources.values())
+        if not sources:
+            return
+        source = rng.choice(sources)
+        opening = self.history.openings[source.epoch]
+        mine = {first + at for first, parcel in source.parcels.items() for at in range(len(parcel))}
+        ever = self.users[peer].leases.get(source.session.id, set())
+        others = [lease for lease in opening.leases if lease not in ever]
+        epoch, leases = source.epoch, others
+        which = "of another"
+        if rng.random() < 0.5:
+            which, epoch, leases = "of another epoch", rng.randbytes(16), sorted(mine)
+            for job in self.users[peer].jobs:
+                if job.parcel.session is source.session:
+                    job.kept_until = self.world.clock.now + 1.0
+        if not leases:
+            return
+        self.world.counts[f"forged: {which}"] += 1
+        lease = rng.choice(leases)
+        frames = wire.Settle(epoch, [lease, lease], [], 0).pack()
+        if rng.random() < 0.3:
+            frames = wire.Settle(epoch, [], [wire.Unsettled(lease, wire.REJECT, None, "forged", "")], 0).pack()
+        peer.post(lambda core, now: core.sessions.send(source.session, frames, 0, now))
+
+    def _forget(self, peer: SimPeer) -> None:
+        """Lose a parcel without a word: a bug of a puller that HELD makes good."""
+        user = self.users[peer]
+        if user.jobs:
+            parcel = self.random.choice(user.jobs).parcel
+            user.jobs = [job for job in user.jobs if job.parcel is not parcel]
+            peer.post(_forget, parcel)
+
+    # ---- what was seen -----------------------------------------------------------------
+
+    def _on_event(self, peer: SimPeer, event: object) -> None:
+        if isinstance(event, PeerLost):
+            self.world.counts[f"lost: {event.reason}"] += 1
+            assert "credit" not in event.reason, f"{peer.name} lost a session: {event.reason}"
+        elif isinstance(event, BadFrame):
+            raise AssertionError(f"{peer.name} got a bad frame: {event.reason}")
+        elif isinstance(event, JobFailed):
+            message = self.history.failed(event.id, event.reason, event.failures, self.openings[peer])
+            if event.reason not in message.nacks:
+                self.world.counts["died holding one job"] += 1
+            assert isinstance(peer.core, PusherCore)
+            message.again_in, message.again_at = self.openings[peer], peer.core._lease
+            message.again_from = self.world.clock.now + self.delays.get(event.reason, 0.0)
+
+    def _on_down(self, peer: SimPeer, how: str) -> None:
+        if peer in self.users:
+            self.users[peer] = User()
+            return
+        disk = peer.disk
+        undone = how == "power cut" and disk is not None and disk.durability != "power"
+        self.history.went_down(self.openings[peer], durable=disk is not None, undone=undone)
+
+    # ---- what must hold ----------------------------------------------------------------
+
+    def check(self, world: World) -> None:
+        for peer in self.pushers:
+            made = peer.core
+            if isinstance(made, PusherCore):
+                parts = _parts(made)
+                assert made.unsettled == sum(parts.values()), f"{peer.name}: {made.unsettled} unsettled, but {parts}"
+        for peer in self.pullers:
+            made = peer.core
+            if isinstance(made, PullerCore):
+                for source in made._sources.values():
+                    held = sum(parcel.open.bit_count() for parcel in source.parcels.values())
+                    assert held <= made.local.credit_messages, f"{peer.name} holds {held} jobs of one pusher"
+        if world.clock.now >= self.next_audit:
+            self.next_audit = world.clock.now + 0.5
+            for peer in self.pushers:
+                if peer.disk is not None:
+                    self.history.audit(self.openings[peer], peer.disk)
+
+    # ---- after the faults ----------------------------------------------------------------
+
+    def healed(self, world: World) -> None:
+        self.eager = True
+        for peer in (*self.pushers, *self.pullers):
+            if not peer.alive:
+                peer.start()
+
+    def converged(self, world: World) -> bool:
+        for peer in self.pullers:
+            if peer.alive and not peer.closing:
+                self._ack_all(peer)
+        done = True
+        for peer in self.pushers:
+            made, opening = peer.core, self.openings[peer]
+            if not isinstance(made, PusherCore) or peer.closing:
+                done = False
+                continue
+            if peer not in self.final or self.final[peer][0] is not opening:
+                told = Told(("wait", "settled"), lambda result: None)
+                self.final[peer] = (opening, told)
+                peer.post("wait", "settled", 0, opening.next - 1, told)
+            done = done and self.final[peer][1].done and not made.unsettled
+        for peer in self.pullers:
+            made = peer.core
+            done = done and isinstance(made, PullerCore) and not peer.closing and not made.held
+        return done
+
+    def finish(self, world: World) -> None:
+        for peer in self.pushers:
+            made, opening = peer.core, self.openings[peer]
+            assert isinstance(made, PusherCore)
+            result = self.final[peer][1].result
+            assert result == (made.acked, made.dead), f"{peer.name}: wait() says {result}"
+            confirmed = sum(
+                each.state == "confirmed" for each in self.history.by_pusher[peer.name] if each.opening is opening
+            )
+            assert made.acked + made.dead == opening.found + confirmed, (
+                f"{peer.name}: {made.acked} acked and {made.dead} dead of {opening.found} found and {confirmed} sent"
+            )
+            assert made.backlog.waiting == made.backlog.delayed == 0, f"{peer.name} has something waiting"
+            if peer.disk is not None:
+                self.history.audit(self.openings[peer], peer.disk)
+                assert not peer.disk.rows(MESSAGES), f"{peer.name} left rows in its journal"
+                assert not peer.disk.rows(MARKS), f"{peer.name} left marks in its journal"
+            for message in self.history.by_pusher[peer.name]:
+                assert message.state != "posted", f"the ticket of {message.name!r} was never resolved"
+
+    def explain(self, world: World) -> str:
+        lines = []
+        for peer in (*self.pushers, *self.pullers):
+            made = peer.core
+            if isinstance(made, PusherCore):
+                final = peer in self.final and self.final[peer][1].done
+                lines.append(f"{peer.name}: {made.unsettled} unsettled: {_parts(made)}; final wait done: {final}")
+            elif isinstance(made, PullerCore):
+                lines.append(f"{peer.name}: holds {made.held}")
+        return "\n".join(lines)
+
+
+def _parts(made: PusherCore) -> dict[str, int]:
+    """Where the messages are that are not settled: each in one place."""
+    settling = [*made._settling, made._turn]
+    return {
+        "being stored": sum(each.row.count for each in made._storing),
+        "ready": made.backlog.ready,
+        "on disk": made.backlog.waiting - made.backlog.ready,
+        "delayed": made.backlog.delayed,
+        "leased": sum(each.held for each in made._holders.values()),
+        "being settled": sum(each.acked + each.dead for each in settling),
+    }
+
+
+def _forget(made: PullerCore, parcel: Parcel, now: float) -> None:
+    source = made._sources.get(parcel.session.id)
+    if source is not None and source.parcels.pop(parcel.delivery.lease, None) is not None:
+        count = parcel.open.bit_count()
+        parcel.open = 0
+        made.held -= count
+        source.released_messages += count
+        source.released_bytes += parcel.size
+        made._changed[source.session.id] = source
