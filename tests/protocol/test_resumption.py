@@ -261,9 +261,14 @@ def test_messages_of_several_frames_keep_their_boundaries_when_they_are_sent_aga
     assert pair.b.got == [b"1", b""]
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_whatever_breaks_nothing_is_lost_doubled_or_turned_round(seed: int) -> None:
+@pytest.mark.parametrize("first", range(0, 60, 10))
+def test_whatever_breaks_nothing_is_lost_doubled_or_turned_round(first: int) -> None:
     """Loss, doubling and reordering of every kind of frame, and connections that break at any moment."""
+    for seed in range(first, first + 10):
+        break_everything(seed)
+
+
+def break_everything(seed: int) -> None:
     rng = random.Random(seed)
     pair = Pair()
     said: dict[str, list[bytes]] = {"c": [], "b": []}
@@ -291,11 +296,10 @@ def test_whatever_breaks_nothing_is_lost_doubled_or_turned_round(seed: int) -> N
             pair.connect()
     pair.lose = lambda *_: False
     pair.advance(10.0)
-    if pair.c.lost or pair.b.lost:
-        # Even a session that was given up told no lie: what came is a beginning of what was said, in each session.
-        pytest.fail(f"lost: {pair.c.reasons} {pair.b.reasons}")
-    assert pair.b.got == said["c"]
-    assert pair.c.got == said["b"]
+    assert not pair.c.lost, f"seed {seed}"
+    assert not pair.b.lost, f"seed {seed}"
+    assert pair.b.got == said["c"], f"seed {seed}"
+    assert pair.c.got == said["b"], f"seed {seed}"
 
 
 def test_the_frames_of_a_resumption_come_in_the_documented_order() -> None:
