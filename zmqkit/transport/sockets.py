@@ -41,6 +41,13 @@ READABLE = int(zmq.POLLIN)
 MAX_FRAMES = 1024
 """A message of more frames is none of ours: it is read to its end and dropped."""
 
+RECEIVE_MESSAGES = 1000
+"""So many messages of one connection may wait to be looked at; then libzmq reads no more from it.
+
+Credit bounds what an honest peer has under way; a stranger keeps to no credit, and would fill our memory faster than
+garbage can be thrown away.
+"""
+
 RECONNECT_MS = 100
 RECONNECT_MAX_MS = 5000
 CONNECT_TIMEOUT_MS = 5000
@@ -80,7 +87,7 @@ class Endpoint:
         try:
             made.setsockopt(zmq.LINGER, 0)
             made.setsockopt(zmq.SNDHWM, 0)  # what may be under way is bounded by credit
-            made.setsockopt(zmq.RCVHWM, 0)
+            made.setsockopt(zmq.RCVHWM, RECEIVE_MESSAGES)
             made.setsockopt(zmq.MAXMSGSIZE, self._limits.frame_bytes)
             made.setsockopt(zmq.IPV6, int("[" in self.address))
             bound_ms = self._heartbeat.bound * 1000

@@ -62,6 +62,8 @@ class Wires:
         self.dropped = 0
         """Messages to links that do not exist any more."""
         self.handshakes_failed = 0
+        self.broken = 0
+        """Connections that broke, ours and others', whoever ended them: also those that sent too large a frame."""
         self.oversize = 0
         """Oversize messages of endpoints that are closed by now."""
 
@@ -153,6 +155,7 @@ class Wires:
             if event == HANDSHAKE_SUCCEEDED:
                 self._up(dialer, now)
             elif event == DISCONNECTED or event & HANDSHAKE_FAILED:
+                self.broken += event == DISCONNECTED
                 # A peer of a wrong kind, or none of ZeroMQ's at all, just hangs up during the handshake.
                 self.handshakes_failed += not dialer.up
                 while dialer.receive(MESSAGES_A_TURN, self._receive, now):
@@ -165,6 +168,7 @@ class Wires:
         broken = False
         for event in listener.events():
             if event == DISCONNECTED:
+                self.broken += 1
                 broken = True
             elif event & HANDSHAKE_FAILED:
                 self.handshakes_failed += 1
@@ -295,6 +299,7 @@ class Wires:
             "messages_sent": self.sent,
             "sends_dropped": self.dropped,
             "handshakes_failed": self.handshakes_failed,
+            "connections_broken": self.broken,
             "oversize_messages": self.oversize + sum(endpoint.oversize for endpoint in endpoints),
             "connections": sum(dialer.up for dialer in list(self._dialers.values())),
         }
