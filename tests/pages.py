@@ -14,7 +14,8 @@ Ctrl-C. A comment before a block changes how it is run; readers do not see it::
 
     <!-- file: worker.py -->        the block is written to that file; a later command must name it
     <!-- terminal: 2 -->            typed into a second terminal. A command that is its last line goes on running
-                                    there while the page goes on: it is waited for until its lines have appeared
+                                    there while the page goes on: it is waited for until its lines have appeared.
+                                    What is typed there later waits for its end
     <!-- not run: why -->           for what would touch more than this folder, such as an installation
 
 and one that stands alone kills what runs in a terminal, as with kill -9::
@@ -236,6 +237,8 @@ class Page:
             self._finish(self._start(["bash", "-euo", "pipefail", "-c", block.text]))
         elif block.language == "console":
             commands = read_commands(block.text)
+            if block.how == "terminal" and (earlier := self._terminals.pop(block.what, None)) is not None:
+                self._finish(earlier)  # a terminal takes the next command when the one before has ended
             for command in commands:
                 stays = block.how == "terminal" and command is commands[-1] and not command.interrupted
                 self._type(command, block.what if stays else None)
@@ -248,9 +251,6 @@ class Page:
             return
         running = self._start(["bash", "-c", command.text])
         if terminal:
-            earlier = self._terminals.pop(terminal, None)
-            if earlier is not None:
-                self._finish(earlier)
             self._terminals[terminal] = running
             running.wait_for_lines(command.expected)
         elif command.interrupted:

@@ -21,6 +21,7 @@ def page(*blocks: str) -> str:
 
 
 SERVER = "python import time\nprint('ready')\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    print('stopped')"
+LATE = "console $ echo begun; sleep 0.3; echo late > made\nbegun"
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,8 @@ SERVER = "python import time\nprint('ready')\ntry:\n    time.sleep(60)\nexcept K
         page("<!-- file: s.py -->", SERVER, "console $ python s.py\nready\n^C"),
         page("<!-- file: s.py -->", SERVER, "<!-- terminal: 2 -->", "console $ python s.py\nready", "bash true"),
         page("<!-- file: s.py -->", SERVER, "<!-- terminal: 2 -->", "console $ python s.py\nready", "<!-- kill: 2 -->"),
+        page("<!-- terminal: 2 -->", LATE, "<!-- terminal: 2 -->", "console $ cat made\nlate"),
+        page("<!-- terminal: 2 -->", LATE, "<!-- terminal: 2 -->", "console $ cat made\nlate\n$ cat made\nlate"),
         page("<!-- not run: it installs something -->", "console $ exit 1"),
         page("console $ make test"),
     ],
