@@ -1,8 +1,8 @@
 """Many at a time: `send_many` journals in groups, `batches` hands over what has come, one block acks it all.
 
 Bulk work such as an insert into a database is far cheaper by hundreds. A batch that fails is delivered again job by
-job, so that one bad row does not condemn its neighbours. Prints why the bad row was refused, and how many transactions it
-took: some twenty, and one for each row of the batch that failed.
+job, so that one bad row does not condemn its neighbours. Prints why the bad row was refused, and how many transactions
+it took: some twenty, and one for each row of the batch that failed.
 """
 
 import logging
@@ -13,8 +13,8 @@ from pathlib import Path
 import zmqkit
 from zmqkit.events import JobDead
 
-COUNT = 10_000
-BAD = 4_321
+COUNT = 4_000
+BAD = 1_234
 
 
 def main(folder: Path) -> None:
@@ -26,9 +26,9 @@ def main(folder: Path) -> None:
         sent = push.send_many({"n": -1 if n == BAD else n} for n in range(COUNT))
         print(sent, "rows are in the journal")
 
-        with zmqkit.Puller(push.addresses[0], prefetch=2000) as pull:
+        with zmqkit.Puller(push.addresses[0], prefetch=1000) as pull:
             sizes = []
-            for batch in pull.batches(max=500, wait=0.05):
+            for batch in pull.batches(max=200, wait=0.05):
                 # Left from the right: the database commits first, then the batch acks.
                 with batch, database:
                     database.executemany("insert into rows values (?)", [(body["n"],) for body in batch.bodies])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import zmqkit
 
-COUNT, DONE_BEFORE = 1000, 300
+COUNT, DONE_BEFORE = 1000, 100
 
 
 def first_life(folder: Path) -> None:
