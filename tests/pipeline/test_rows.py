@@ -10,7 +10,7 @@ from zmqkit.errors import DecodeError
 from zmqkit.patterns.pipeline import wire
 from zmqkit.patterns.pipeline.hands import Arrival, merge
 from zmqkit.patterns.pipeline.rows import DeadRow, Pack, Row
-from zmqkit.protocol.wire import pack
+from zmqkit.protocol import wire as session_wire
 
 bounded = settings(max_examples=150, deadline=None, derandomize=True)
 
@@ -105,7 +105,7 @@ def test_a_row_that_was_cut_is_named(cut: int) -> None:
 
 
 def test_a_row_of_another_format_is_refused() -> None:
-    head = pack([2, "o", 0, "raw", [1], {}])
+    head = session_wire.pack([2, "o", 0, "raw", [1], {}])
     with pytest.raises(DecodeError, match="format"):
         Row.unpack(1, len(head).to_bytes(4, "big") + head + b"x")
 

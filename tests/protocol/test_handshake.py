@@ -10,7 +10,7 @@ import pytest
 from tests.protocol.pair import BOUND, LINK, Pair, Side, bodies, frame, header, local, only
 from zmqkit.events import PeerRefused
 from zmqkit.protocol import handshake, wire
-from zmqkit.protocol.wire import DATA, HELLO, LOST, PING, REFUSED, WELCOME
+from zmqkit.protocol.wire import DATA, HELLO, LOST, PING, REFUSED, RESUME, WELCOME
 
 
 def hello(side: Side, **more: Any) -> wire.Hello:
@@ -156,6 +156,23 @@ def test_a_lost_welcome_and_what_followed_it_come_again() -> None:
     assert pair.c.got == [b"1", b"2"]
     assert pair.b.opened == [pair.b.session]
     assert pair.c.session.id == pair.b.session.id
+
+
+def test_a_hello_that_comes_again_is_followed_by_what_is_not_heard() -> None:
+    pair = Pair()
+    pair.say(pair.b, b"1", b"2")
+    pair.down[1].clear()
+    pair.hand(pair.b, 1, [hello(pair.c, session=pair.b.session.id, attempt=99, resume=True).pack(HELLO)])
+    assert [header(frames)[0] for frames in pair.down[1]] == [WELCOME, DATA, DATA]
+
+
+def test_a_first_welcome_that_tells_of_messages_is_followed_by_resume() -> None:
+    pair = Pair(connect=False)
+    pair.connect()
+    said = header(pair.up[1].popleft())[1]
+    late = hello(pair.b, session=said["session"], attempt=said["attempt"], resume=True, sent=2)
+    pair.hand(pair.c, 1, [late.pack(WELCOME)])
+    assert [header(frames)[0] for frames in pair.up[1]] == [RESUME]
 
 
 def test_data_that_overtakes_its_welcome_ends_nothing() -> None:

@@ -181,6 +181,19 @@ def test_a_connection_that_stands_without_a_welcome_is_not_waited_for_beyond_the
     assert pair.c.reasons == ["busy for too long"]
 
 
+def test_a_connection_that_stood_without_a_welcome_and_broke_gives_a_new_grace() -> None:
+    pair = Pair()
+    pair.b.paused = True
+    pair.disconnect(tell="c")
+    pair.connect()
+    pair.advance(BOUND - 0.5)
+    pair.disconnect(tell="c")
+    pair.advance(BOUND - 0.1)
+    assert not pair.c.lost
+    pair.advance(0.2)
+    assert pair.c.reasons == ["silent"]
+
+
 def test_a_connection_that_comes_and_goes_without_a_welcome_ends_too() -> None:
     pair = Pair(Side("c", busy_bound=10.0))
     pair.b.paused = True
