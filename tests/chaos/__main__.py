@@ -8,9 +8,12 @@ python -m tests.chaos --plant hasty-worker   plant a bug; it must be found
 from __future__ import annotations
 
 import argparse
+import contextlib
 import secrets
+import signal
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from tests.chaos.fleet import Died, Stuck
@@ -30,15 +33,17 @@ def main() -> int:
     arguments = parser.parse_args()
     seed = secrets.randbelow(1 << 32) if arguments.seed is None else arguments.seed
     print(f"{arguments.kills} kills by the plan of seed {seed}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="zmqkit-chaos-") as made:
-        folder = Path(made)
-        if arguments.keep is not None:
+    if arguments.keep is not None and arguments.keep.exists():
+        parser.error(f"--keep {arguments.keep} is there already: name a new folder")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that all is ended and removed
+    with contextlib.ExitStack() as stack:
+        if arguments.keep is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zmqkit-chaos-")))
+        else:
             folder = arguments.keep.resolve()
-            if folder.exists():
-                parser.error(f"--keep {folder} is there already: name a new folder")
             folder.mkdir(parents=True)
         try:
-            say = print if arguments.verbose else str
+            say = partial(print, flush=True) if arguments.verbose else str
             outcome = run(arguments.kills, seed, folder, plant=arguments.plant, say=say)
         except (Stuck, Died) as error:
             print(f"{error}\n\n{type(error).__name__}: {str(error).splitlines()[0]}", file=sys.stderr)
