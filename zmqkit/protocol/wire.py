@@ -45,6 +45,8 @@ NAMES = {
     GOODBYE: "GOODBYE",
 }
 
+_PLAIN = frozenset({bytes, str, int, float, bool, type(None)})
+
 _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 
 
@@ -139,7 +141,7 @@ class Hello:
         pid: of the process.
         started: when that process started, as its host tells it.
         features: optional abilities, for later versions.
-        about: what the pattern above adds.
+        about: what the pattern above adds; plain values, what else is said there is skipped.
     """
 
     role: str
@@ -221,6 +223,8 @@ def read_hello(fields: object) -> Hello:
     about, features = fields.get("about", {}), fields.get("features", [])
     if type(about) is not dict or len(about) > 64:
         raise DecodeError("HELLO: about must be a small map")
+    # Kept as long as the session. A list of empty maps takes a byte each on the wire, and 64 in memory.
+    about = {name: value for name, value in about.items() if type(name) is str and type(value) in _PLAIN}
     if type(features) is not list or len(features) > 64:
         raise DecodeError("HELLO: features must be a short list")
     replaces = fields.get("replaces", b"")
