@@ -19,6 +19,11 @@ from zmqkit.protocol.wire import GOODBYE, PING
 IDLE_FACTOR: Final = 5
 """An idle pair beats this many times slower."""
 
+MAX_BEATS: Final = 2000
+"""So many pings a second at most, all sessions together: strangers that announce short intervals must not keep us busy.
+
+With more sessions than that each is asked less often, and its death is noticed that much later."""
+
 PROBE_DELAYS: Final = (0.0, 0.005, 0.02, 0.1, 0.5)
 """When to ask whether a process on this host still lives, in seconds after its connection broke.
 
@@ -64,12 +69,15 @@ class Liveness:
 
     # ---- pings -------------------------------------------------------------------
 
+    def _pace(self, session: Session) -> float:
+        return max(session.peer.interval, len(self._by_id) / MAX_BEATS)
+
     def _interval(self, session: Session) -> float:
-        return session.peer.interval * (1 if session.active else IDLE_FACTOR)
+        return self._pace(session) * (1 if session.active else IDLE_FACTOR)
 
     def _quicken(self, session: Session, now: float) -> None:
         if not session.ended:
-            self.timers.sooner(("beat", session.id), now + session.peer.interval)
+            self.timers.sooner(("beat", session.id), now + self._pace(session))
 
     def _beat(self, session: Session, now: float) -> None:
         pause = self._interval(session)  # before this ping is out, for itself it owes nothing
