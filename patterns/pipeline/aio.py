@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Generic, Literal, Self, overload
 
 import anyio
+import anyio.to_thread
 from typing_extensions import TypeVar, Unpack
 
 from zmqkit.errors import Closed, Unsettled, WaitTimeout
@@ -34,8 +35,8 @@ from zmqkit.patterns.pipeline.sending import (
     partly,
     too_late,
 )
-from zmqkit.patterns.pipeline.taking import LOOK_ROUND, PullerBase, check_batches, takes
-from zmqkit.peer.aio import Peer, in_thread
+from zmqkit.patterns.pipeline.taking import LOOK_ROUND, PullerBase, check_batches, check_handler, check_run, takes
+from zmqkit.peer.aio import Peer
 from zmqkit.peer.base import DRAIN, Common, deadline_of, left_of
 from zmqkit.peer.hooks import stop_on_signals
 from zmqkit.transport.tickets import Ticket, WaitExpired
@@ -325,7 +326,7 @@ class Puller(PullerBase, Peer, Generic[T]):
         mailbox = self._open_driver.mailbox
         deadline = deadline_of(timeout)
         look_at = time.monotonic() + LOOK_ROUND
-        while not (self._stopped or mailbox.closed):
+        while not (self._stopped or self._closed or mailbox.closed):
             left = left_of(deadline)
             if await mailbox.wait_nonempty_async(LOOK_ROUND if left is None else min(left, LOOK_ROUND)):
                 return True
@@ -335,7 +336,7 @@ class Puller(PullerBase, Peer, Generic[T]):
                 self._warn_of_credit()
         if mailbox.failure is not None:
             raise mailbox.failure
-        return not (self._stopped or mailbox.closed)
+        return not (self._stopped or self._closed or mailbox.closed)
 
     def __aiter__(self) -> AsyncIterator[Job[T]]:
         """Jobs as they come, until `stop` or `close`."""
@@ -389,8 +390,9 @@ class Puller(PullerBase, Peer, Generic[T]):
             wait: seconds to wait for a batch to fill.
         """
         at_a_time = tasks if inspect.iscoroutinefunction(handler) else threads
-        if at_a_time < 1:
-            raise ValueError("tasks and threads must be 1 or more")
+        check_handler(handler, coroutines=True, yields=False)
+        check_run(at_a_time, batch, wait)
+        limiter = anyio.CapacityLimiter(at_a_time)
         whole = takes(handler, BatchBase if batch is not None else JobBase)
         await self._start_async()
 
@@ -398,11 +400,11 @@ class Puller(PullerBase, Peer, Generic[T]):
             if batch is not None:
                 async for each in self.batches(batch, wait):
                     async with each:
-                        await call(handler, each if whole else each.bodies)
+                        await call(handler, each if whole else each.bodies, limiter)
             else:
                 async for job in self:
                     async with job:
-                        await call(handler, job if whole else job.body)
+                        await call(handler, job if whole else job.body, limiter)
 
         with stop_on_signals(self):
             await run_tasks(loop, at_a_time, self)
@@ -481,11 +483,11 @@ class _Batches(Generic[T]):
         return batch
 
 
-async def call(handler: Callable[..., object], argument: object) -> object:
-    """Call a handler, plain ones in a worker thread."""
+async def call(handler: Callable[..., object], argument: object, limiter: anyio.CapacityLimiter) -> object:
+    """Call a handler, plain ones in a worker thread; the limiter says how many of these there may be."""
     if inspect.iscoroutinefunction(handler):
         return await handler(argument)
-    result = await in_thread(handler, argument)
+    result = await anyio.to_thread.run_sync(handler, argument, limiter=limiter)
     return await result if inspect.isawaitable(result) else result
 
 

@@ -99,8 +99,6 @@ class WorkerParts:
     def __init__(
         self, handler: Callable[..., object], at_a_time: int, batch: int | None, on_error: OnError, common: Common
     ) -> None:
-        if not callable(handler):
-            raise UsageError(f"a handler is a function, got {handler!r}")
         if at_a_time < 1 or (batch is not None and batch < 1):
             raise ValueError("threads, tasks and batch must be 1 or more")
         for name in ("bind", "connect", "announce"):

@@ -16,7 +16,6 @@ from typing_extensions import TypeVar, Unpack
 from zmqkit.errors import (
     Closed,
     Unsettled,
-    UsageError,
     WaitTimeout,
 )
 from zmqkit.options import Backoff, Durability, OnError, Point
@@ -35,7 +34,7 @@ from zmqkit.patterns.pipeline.sending import (
     partly,
     too_late,
 )
-from zmqkit.patterns.pipeline.taking import LOOK_ROUND, PullerBase, check_batches, takes
+from zmqkit.patterns.pipeline.taking import LOOK_ROUND, PullerBase, check_batches, check_handler, check_run, takes
 from zmqkit.peer.base import DRAIN, Common, deadline_of, left_of
 from zmqkit.peer.hooks import stop_on_signals
 from zmqkit.peer.sync import Peer
@@ -387,7 +386,7 @@ class Puller(PullerBase, Peer, Generic[T]):
         mailbox = driver.mailbox
         deadline = deadline_of(timeout)
         look_at = time.monotonic() + LOOK_ROUND
-        while not (self._stopped or mailbox.closed):
+        while not (self._stopped or self._closed or mailbox.closed):
             left = left_of(deadline)
             if mailbox.wait_nonempty(LOOK_ROUND if left is None else min(left, LOOK_ROUND)):
                 return True
@@ -397,7 +396,7 @@ class Puller(PullerBase, Peer, Generic[T]):
                 self._warn_of_credit()
         if mailbox.failure is not None:
             raise mailbox.failure
-        return not (self._stopped or mailbox.closed)
+        return not (self._stopped or self._closed or mailbox.closed)
 
     def __iter__(self) -> Iterator[Job[T]]:
         """Jobs as they come, until `stop` or `close`."""
@@ -472,9 +471,8 @@ class Puller(PullerBase, Peer, Generic[T]):
             batch: hand over lists of up to so many bodies (or a `Batch`, by annotation) instead.
             wait: seconds to wait for a batch to fill.
         """
-        if threads < 1:
-            raise ValueError(f"threads must be 1 or more, got {threads!r}")
-        check_plain(handler)
+        check_handler(handler, coroutines=False, yields=False)
+        check_run(threads, batch, wait)
         whole = takes(handler, BatchBase if batch is not None else JobBase)
         self._start()
 
@@ -495,16 +493,6 @@ class Puller(PullerBase, Peer, Generic[T]):
         assert self._driver is not None
         self._driver.mailbox.stop()
         self._driver.close(1.0)
-
-
-def check_plain(handler: Callable[..., object]) -> None:
-    """Raises `UsageError` for what cannot be called here."""
-    import inspect
-
-    if not callable(handler):
-        raise UsageError(f"a handler is a function, got {handler!r}")
-    if inspect.iscoroutinefunction(handler):
-        raise UsageError(f"{handler.__qualname__} is a coroutine function: use zmqkit.aio")
 
 
 def run_threads(loop: Callable[[], None], threads: int, *peers: Peer) -> None:

@@ -31,6 +31,8 @@ Headers = Mapping[str, str]
 log = logging.getLogger("zmqkit.pipeline")
 
 PREFETCH: Final = 256
+MAX_PREFETCH: Final = 100_000
+"""With more in one hand, what is settled out of order would not fit into a message."""
 PREFETCH_BYTES: Final = 64 * 1024 * 1024
 
 LOOK_ROUND: Final = 5.0
@@ -61,8 +63,8 @@ class PullerBase(PeerBase):
         self, addresses: Sequence[str], prefetch: int | None, on_error: OnError, max_lease: float, common: Common
     ) -> None:
         super().__init__(addresses, common)
-        if prefetch is not None and (not isinstance(prefetch, int) or prefetch < 1):
-            raise ValueError(f"prefetch must be a whole number of 1 or more, or None, got {prefetch!r}")
+        if prefetch is not None and not (isinstance(prefetch, int) and 1 <= prefetch <= MAX_PREFETCH):
+            raise ValueError(f"prefetch must be a whole number from 1 to {MAX_PREFETCH}, or None, got {prefetch!r}")
         if on_error not in ("nack", "reject", "raise"):
             raise ValueError(f'on_error must be "nack", "reject" or "raise", got {on_error!r}')
         if not 0 < max_lease < 1e9:
@@ -227,6 +229,27 @@ def check_batches(most: int, wait: float) -> None:
     """Raises `ValueError` for what `Puller.batches` does not take."""
     if most < 1 or not wait >= 0:
         raise ValueError(f"max must be 1 or more and wait 0 or more seconds, got {most!r} and {wait!r}")
+
+
+def check_handler(handler: Callable[..., object], *, coroutines: bool, yields: bool) -> None:
+    """Raises `UsageError` for a handler that this face would not run."""
+    if not callable(handler):
+        raise UsageError(f"a handler is a function, got {handler!r}")
+    shown = getattr(handler, "__qualname__", repr(handler))
+    if not coroutines and (inspect.iscoroutinefunction(handler) or inspect.isasyncgenfunction(handler)):
+        raise UsageError(f"{shown} is a coroutine function: use zmqkit.aio")
+    if not yields and (inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler)):
+        raise UsageError(f"{shown} yields, and nobody would take that here: use a Worker, which sends it on")
+
+
+def check_run(at_a_time: int, batch: int | None, wait: float) -> None:
+    """Raises `ValueError` for what ``run`` does not take."""
+    if at_a_time < 1:
+        raise ValueError(f"threads and tasks must be 1 or more, got {at_a_time!r}")
+    if batch is not None and batch < 1:
+        raise ValueError(f"batch must be 1 or more, or None, got {batch!r}")
+    if not wait >= 0:
+        raise ValueError(f"wait must be 0 or more seconds, got {wait!r}")
 
 
 def takes(handler: Callable[..., object], kind: type[Any]) -> bool:

@@ -13,8 +13,8 @@ from zmqkit.errors import Full, Unsettled
 from zmqkit.options import OnError
 from zmqkit.patterns.pipeline.custody import Custody, TwoSided, WorkerParts, addresses_of, results_of
 from zmqkit.patterns.pipeline.jobs import JobBase
-from zmqkit.patterns.pipeline.sync import Puller, Pusher, check_plain, run_threads
-from zmqkit.patterns.pipeline.taking import outputs_of
+from zmqkit.patterns.pipeline.sync import Puller, Pusher, run_threads
+from zmqkit.patterns.pipeline.taking import check_handler, outputs_of
 from zmqkit.peer.base import DRAIN, Addresses, Common
 from zmqkit.peer.hooks import stop_on_signals
 from zmqkit.peer.sync import Peer
@@ -51,7 +51,7 @@ class Worker(TwoSided, Peer):
         on_error: OnError = "nack",
         **common: Unpack[Common],
     ) -> None:
-        check_plain(handler)
+        check_handler(handler, coroutines=False, yields=True)
         self._parts = WorkerParts(handler, threads, batch, on_error, common)
         self._source: Puller[Any] = (
             source if isinstance(source, Puller) else Puller(*addresses_of(source), on_error=on_error, **common)

@@ -16,7 +16,7 @@ from zmqkit.options import OnError
 from zmqkit.patterns.pipeline.aio import Puller, Pusher, call, run_tasks
 from zmqkit.patterns.pipeline.custody import Custody, TwoSided, WorkerParts, addresses_of, results_of
 from zmqkit.patterns.pipeline.jobs import JobBase
-from zmqkit.patterns.pipeline.taking import outputs_of
+from zmqkit.patterns.pipeline.taking import check_handler, outputs_of
 from zmqkit.peer.aio import Peer
 from zmqkit.peer.base import DRAIN, Addresses, Common
 from zmqkit.peer.hooks import stop_on_signals
@@ -47,6 +47,7 @@ class Worker(TwoSided, Peer):
         on_error: OnError = "nack",
         **common: Unpack[Common],
     ) -> None:
+        check_handler(handler, coroutines=True, yields=True)
         plain = not (inspect.iscoroutinefunction(handler) or inspect.isasyncgenfunction(handler))
         self._parts = WorkerParts(handler, threads if plain else tasks, batch, on_error, common)
         self._source: Puller[Any] = (
@@ -87,6 +88,7 @@ class Worker(TwoSided, Peer):
     async def run(self) -> None:
         """Work until `stop`, SIGINT or SIGTERM; then finish what runs, wait for outputs to settle, and close."""
         await self.open()
+        self._limiter = anyio.CapacityLimiter(self._parts.at_a_time)
         try:
             with stop_on_signals(self):
                 await run_tasks(self._loop, self._parts.at_a_time, self)
@@ -126,7 +128,7 @@ class Worker(TwoSided, Peer):
     async def _call(self, argument: object) -> object:
         if inspect.isasyncgenfunction(self._parts.handler):
             return iter([each async for each in self._parts.handler(argument)])
-        return await call(self._parts.handler, argument)
+        return await call(self._parts.handler, argument, self._limiter)
 
     async def _handle_batch(self, batch: Any) -> None:
         try:
