@@ -54,6 +54,7 @@ class Message:
         told: "acked" or "dead", once the pusher said so.
         told_in, told_at: in which opening, and the lease number that was next then.
         again_in, again_at, again_from: not to be delivered in that opening, by that lease or a later one, before then.
+        held: the sessions in which a puller's user has it in hand, by epoch and lease.
         shaky: a power cut may have undone what was said of it.
         gone: it was in a memory that is gone.
     """
@@ -73,6 +74,7 @@ class Message:
     again_in: Opening | None = None
     again_at: int = 0
     again_from: float = 0.0
+    held: dict[tuple[bytes, int], bytes] = dataclasses.field(default_factory=dict)
     shaky: bool = False
     gone: bool = False
 

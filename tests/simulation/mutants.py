@@ -16,7 +16,11 @@ from zmqkit.testing.scenario import simulate
 
 SEEDS = 2000
 
-MODULES = ("tests.simulation.ping_mutants", "tests.simulation.session_mutants")
+MODULES = (
+    "tests.simulation.ping_mutants",
+    "tests.simulation.session_mutants",
+    "tests.simulation.pipeline_mutants",
+)
 """Where bugs are planted: each module has a list ``MUTANTS``."""
 
 

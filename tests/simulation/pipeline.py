@@ -83,6 +83,11 @@ class Job:
     message: Message
     kept_until: float = 0.0
 
+    def let_go(self) -> None:
+        """The user settles it, or loses it."""
+        delivery, session = self.parcel.delivery, self.parcel.session
+        self.message.held.pop((session.peer.about["epoch"], delivery.lease + self.index), None)
+
 
 @dataclasses.dataclass(slots=True)
 class User:
@@ -325,9 +330,22 @@ class PipelineScenario(Scenario):
             user.leases.setdefault(parcel.session.id, set()).update(range(lease, lease + len(parcel)))
             if parcel.delivery.alone:
                 self.world.counts["delivered alone"] += 1
-            user.jobs += [Job(parcel, index, message) for index, message in enumerate(messages)]
+            for index, message in enumerate(messages):
+                self._check_held(message, epoch, lease + index)
+                message.held[epoch, lease + index] = parcel.session.id
+                user.jobs.append(Job(parcel, index, message))
         if self.eager:
             self._ack_all(peer)
+
+    def _check_held(self, message: Message, epoch: bytes, newest: int) -> None:
+        """Nobody has it in hand by an older lease whose session the pusher still has."""
+        for pusher, opening in self.openings.items():
+            if opening.epoch == epoch and message.held and isinstance(pusher.core, PusherCore):
+                sessions = {session.id for session in pusher.core.sessions}
+                for (of, lease), session in message.held.items():
+                    assert of != epoch or lease > newest or session not in sessions, (
+                        f"{message.name!r} is delivered again, and lease {lease} on it is held by a living puller"
+                    )
 
     def _check_order(self, user: User, parcel: Parcel, epoch: bytes) -> None:
         """Fresh messages come in the order in which they were sent."""
@@ -344,16 +362,23 @@ class PipelineScenario(Scenario):
     def _handle(self, peer: SimPeer) -> None:
         rng, now = self.random, self.world.clock.now
         user = self.users[peer]
-        user.jobs = [job for job in user.jobs if not job.parcel.lost or rng.random() < 0.5]
+        for job in [job for job in user.jobs if job.parcel.lost and rng.random() < 0.5]:
+            job.let_go()
+            user.jobs.remove(job)
         ready = [job for job in user.jobs if job.kept_until <= now]
         if not ready:
             return
         which = rng.random()
         count = 1 if which < 0.3 else rng.randint(1, 12)
         jobs = ready[:count] if rng.random() < 0.8 else rng.sample(ready, min(count, len(ready)))
-        for job in jobs:
-            user.jobs.remove(job)
         kind = rng.random()
+        if kind >= 0.96:
+            for job in jobs:
+                job.kept_until = now + rng.uniform(0.0, 8.0)
+            return
+        for job in jobs:
+            job.let_go()
+            user.jobs.remove(job)
         if kind < 0.65:
             self._ack(peer, jobs)
         elif kind < 0.72:
@@ -378,13 +403,9 @@ class PipelineScenario(Scenario):
                 reason = f"reject {self.serial}"
                 job.message.rejects.add(reason)
                 peer.post("settle", job.parcel, job.index, wire.REJECT, None, reason, "")
-        elif kind < 0.96:
-            for job in jobs:
-                peer.post("settle", job.parcel, job.index, wire.RELEASE, None, "", "")
         else:
             for job in jobs:
-                job.kept_until = now + rng.uniform(0.0, 8.0)
-            user.jobs += jobs
+                peer.post("settle", job.parcel, job.index, wire.RELEASE, None, "", "")
 
     @staticmethod
     def _ack(peer: SimPeer, jobs: list[Job]) -> None:
@@ -398,6 +419,8 @@ class PipelineScenario(Scenario):
     def _ack_all(self, peer: SimPeer) -> None:
         user = self.users[peer]
         jobs, user.jobs = user.jobs, []
+        for job in jobs:
+            job.let_go()
         self._ack(peer, jobs)
 
     def _asked(self, job: Job) -> Callable[[Any], None]:
@@ -448,6 +471,9 @@ class PipelineScenario(Scenario):
         user = self.users[peer]
         if user.jobs:
             parcel = self.random.choice(user.jobs).parcel
+            for job in user.jobs:
+                if job.parcel is parcel:
+                    job.let_go()
             user.jobs = [job for job in user.jobs if job.parcel is not parcel]
             peer.post(_forget, parcel)
 
@@ -469,6 +495,8 @@ class PipelineScenario(Scenario):
 
     def _on_down(self, peer: SimPeer, how: str) -> None:
         if peer in self.users:
+            for job in self.users[peer].jobs:
+                job.let_go()
             self.users[peer] = User()
             return
         disk = peer.disk
@@ -483,6 +511,8 @@ class PipelineScenario(Scenario):
             if isinstance(made, PusherCore):
                 parts = _parts(made)
                 assert made.unsettled == sum(parts.values()), f"{peer.name}: {made.unsettled} unsettled, but {parts}"
+                bound = 60 if peer.disk is None else made.settings.max_waiting
+                assert bound is None or made.unsettled <= bound, f"{peer.name}: {made.unsettled} wait"
         for peer in self.pullers:
             made = peer.core
             if isinstance(made, PullerCore):
