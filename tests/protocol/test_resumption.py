@@ -105,6 +105,17 @@ def test_a_hole_is_asked_for_once_an_interval() -> None:
     assert 1 < pair.count("down", "RESUME") <= 3
 
 
+def test_a_second_hole_after_progress_is_asked_for_at_once() -> None:
+    pair = Pair()
+    pair.say(pair.c, *bodies(1, 5))
+    pair.up[1].popleft()
+    losing = iter([True])
+    pair.lose = lambda way, kind, frames: kind == DATA and header(frames)[5] == 3 and next(losing, False)
+    pair.flow()
+    assert pair.b.got == bodies(1, 5)
+    assert pair.b.counters["resumes_asked"] == 2
+
+
 def test_a_lost_resume_is_made_good_by_the_next_ping() -> None:
     pair = Pair()
     lost = iter([True])

@@ -109,7 +109,6 @@ class Liveness:
             end = session.down_at + bound
             if asked is not None:
                 end = min(end, max(asked + bound, session.down_at + session.peer.interval))
-            end = min(end, session.detached_at + bound + patience)  # however often a connection comes and goes
             if now >= end:
                 self._end(session, "silent", now)
             else:
