@@ -8,11 +8,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
-from itertools import islice
 
 from zmqkit.patterns.pipeline.backlog import Run, runs
 from zmqkit.patterns.pipeline.rows import Row
-from zmqkit.patterns.pipeline.wire import Ranges
+from zmqkit.patterns.pipeline.wire import Ranges, merged
 from zmqkit.protocol.session import Session
 
 
@@ -83,9 +82,14 @@ class Holder:
         while self.unheard and self.unheard[0].number <= number:
             yield self.unheard.popleft()
 
+    def holds(self, first: int, last: int) -> bool:
+        """Whether any lot that is not all settled lies in the range, at least in part."""
+        at = bisect_right(self._starts, last) - 1
+        return at >= 0 and self.lots[self._starts[at]].last >= first
+
     def missing(self, up_to: int, listed: Ranges) -> Ranges:
         """Open leases up to a number that the puller does not list as held."""
-        pairs = sorted(zip(listed[::2], listed[1::2], strict=True))
+        pairs = merged(listed)
         found: Ranges = []
         at = 0
         for start in self._starts:
@@ -95,12 +99,12 @@ class Holder:
             bits = lot.open & ((1 << (min(lot.last, up_to) - lot.first + 1)) - 1)
             while at < len(pairs) and pairs[at][1] < lot.first:
                 at += 1
-            for low, high in islice(pairs, at, None):
-                if low > lot.last:
-                    break
-                low, high = max(low, lot.first), min(high, lot.last)
-                if low <= high:
-                    bits &= ~(((1 << (high - low + 1)) - 1) << (low - lot.first))
+            while at < len(pairs) and pairs[at][0] <= lot.last:
+                low, high = max(pairs[at][0], lot.first), min(pairs[at][1], lot.last)
+                bits &= ~(((1 << (high - low + 1)) - 1) << (low - lot.first))
+                if pairs[at][1] > lot.last:
+                    break  # it may reach into the next lot
+                at += 1
             for index, count in runs(bits):
                 found += (lot.first + index, lot.first + index + count - 1)
         return found

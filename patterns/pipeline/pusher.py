@@ -206,7 +206,7 @@ class PusherCore(PatternCore):
         for at in range(0, len(message.acks), 2):
             first, last = message.acks[at], message.acks[at + 1]
             ended: wire.Ranges = []
-            if current:
+            if current and holder.holds(first, last):
                 for lot, bits in holder.end(first, last):
                     self._done(lot.row, bits << lot.index, "acked", "")
                     for index, count in runs(bits):
@@ -221,6 +221,8 @@ class PusherCore(PatternCore):
         if stale:
             self.counters["settles_stale"] += len(stale) // 2
             self.out.events.append(StaleSettle(self.local.name, holder.session.peer.instance.hex(), len(stale) // 2))
+            if len(stale) > 2 * wire.MAX_RANGES:
+                stale = [number for pair in wire.merged(stale) for number in pair]
         if message.ask or stale:
             self._turn.answers.append((holder.session, wire.Settled(message.ask, stale)))
 

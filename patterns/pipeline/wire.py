@@ -26,6 +26,10 @@ MAX_TRACEBACK: Final = 20_000
 MAX_MESSAGES: Final = 1 << 20
 MAX_CODEC: Final = 64
 MAX_ID: Final = 1_000
+MAX_RANGES: Final = 1 << 16
+"""So many ranges a message, or a few bytes each would keep the other side busy for long."""
+MAX_SENT_AT: Final = 253_402_300_799_999_999
+"""The last microsecond of the year 9999."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -140,7 +144,7 @@ def _read_deliver(head: list[Any], frames: Frames) -> Deliver:
         lease=wire.number(head[1], "lease"),
         sequence=wire.number(head[2], "sequence"),
         origin=wire.text(head[3], "origin", 100),
-        sent_at=wire.number(head[4], "sent_at"),
+        sent_at=_time(head[4]),
         codec=wire.text(head[5], "codec", MAX_CODEC),
         lengths=lengths,
         blob=blob,
@@ -150,6 +154,13 @@ def _read_deliver(head: list[Any], frames: Frames) -> Deliver:
         deliveries={i: wire.number(n, "deliveries") for i, n in _by_index(more, "deliveries", count).items()},
         alone=more.get("alone") is True,
     )
+
+
+def _time(value: object) -> int:
+    sent_at = wire.number(value, "sent_at")
+    if sent_at > MAX_SENT_AT:
+        raise DecodeError("sent_at is no time that a calendar has")
+    return sent_at
 
 
 def _by_index(more: dict[Any, Any], name: str, count: int) -> dict[int, Any]:
@@ -207,11 +218,24 @@ def ranges(value: Any) -> Ranges:
     """`value` if it is pairs of numbers, each pair in order; else `DecodeError`."""
     if type(value) is not list or len(value) % 2:
         raise DecodeError("ranges must come in pairs")
+    if len(value) > 2 * MAX_RANGES:
+        raise DecodeError(f"{len(value) // 2} ranges; at most {MAX_RANGES} are allowed")
     for i in range(0, len(value), 2):
         first, last = wire.number(value[i], "lease"), wire.number(value[i + 1], "lease")
         if first > last:
             raise DecodeError("a range that ends before it begins")
     return value
+
+
+def merged(value: Ranges) -> list[tuple[int, int]]:
+    """Ranges in order, those that meet or overlap as one."""
+    found: list[tuple[int, int]] = []
+    for first, last in sorted(zip(value[::2], value[1::2], strict=True)):
+        if found and first <= found[-1][1] + 1:
+            found[-1] = (found[-1][0], max(found[-1][1], last))
+        else:
+            found.append((first, last))
+    return found
 
 
 def to_ranges(numbers: Sequence[int]) -> Ranges:
