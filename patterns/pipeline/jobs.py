@@ -109,6 +109,8 @@ class JobBase(Generic[T]):
         self._check()
         if delay is not None and not 0 <= delay < 1e9:
             raise ValueError(f"delay must be 0 or more seconds, got {delay!r}")
+        if not isinstance(reason, str):
+            raise TypeError(f"a reason is text, got {reason!r}")
         self._puller._settle(self._parcel, self._index, kind, delay, reason, traceback)
         self.outcome = outcome
 

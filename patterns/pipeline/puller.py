@@ -20,6 +20,10 @@ from zmqkit.protocol.pattern import PatternCore
 from zmqkit.protocol.session import Session
 from zmqkit.protocol.timers import Timers
 
+SETTLE_OTHERS: Final = 10_000
+SETTLE_CHARACTERS: Final = 1 << 19
+"""A SETTLE tells of so many failed jobs, or of so much reason and traceback, and the next one of the rest."""
+
 HELD_EVERY: Final = 10
 """Heartbeat intervals between two reports of what is held."""
 
@@ -135,7 +139,7 @@ class PullerCore(PatternCore):
             return
         self.counters[_COUNTED[kind]] += 1
         lease = parcel.delivery.lease + index
-        reason, traceback = reason[: wire.MAX_REASON], traceback[-wire.MAX_TRACEBACK :]
+        reason, traceback = _sendable(reason)[: wire.MAX_REASON], _sendable(traceback)[-wire.MAX_TRACEBACK :]
         source.others.append(wire.Unsettled(lease, kind, delay, reason, traceback))
         self._changed[source.session.id] = source
 
@@ -289,7 +293,10 @@ class PullerCore(PatternCore):
         if source.asked:
             self._asks = ask = self._asks + 1
             source.asks[ask], source.asked = source.asked, []
-        others, source.others = source.others, []
+        *more, others = _portions(source.others)
+        source.others = []
+        for each in more:
+            self.sessions.send(session, wire.Settle(source.epoch, [], each, 0).pack(), 0, now)
         self.sessions.send(session, wire.Settle(source.epoch, acks, others, ask).pack(), 0, now)
         self.sessions.owe(session, bool(source.parcels) or bool(source.asks), now)
 
@@ -318,6 +325,28 @@ class PullerCore(PatternCore):
             for index, count in runs(parcel.open):
                 held += (first + index, first + index + count - 1)
         self.sessions.send(source.session, wire.Held(source.epoch, source.highest, held).pack(), 0, now)
+
+
+def _sendable(text: str) -> str:
+    """What an exception says may hold halves of surrogate pairs, of a file's name say, which no frame carries."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode()
+    return text
+
+
+def _portions(others: list[wire.Unsettled]) -> list[list[wire.Unsettled]]:
+    """Outcomes as so many lists that each fits into a head, tracebacks and all; at least one list."""
+    found: list[list[wire.Unsettled]] = [[]]
+    size = 0
+    for each in others:
+        size += len(each.reason) + len(each.traceback)
+        if found[-1] and (size > SETTLE_CHARACTERS or len(found[-1]) >= SETTLE_OTHERS):
+            found.append([])
+            size = len(each.reason) + len(each.traceback)
+        found[-1].append(each)
+    return found
 
 
 _COUNTED: Final = {wire.NACK: "nacked", wire.REJECT: "rejected", wire.RELEASE: "released", wire.ISOLATE: "released"}

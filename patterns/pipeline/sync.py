@@ -335,7 +335,7 @@ class Puller(PullerBase, Peer, Generic[T]):
 
     Args:
         *addresses: to connect to.
-        prefetch: how many jobs each pusher may have in our hands, not settled. None: 256.
+        prefetch: how many jobs each pusher may have in our hands, not settled; 100,000 at most. None: 256.
         on_error: what an exception in ``with job:`` or a handler does: "nack" (try again), "reject" (dead letter),
             "raise" (nack, and let it through).
         max_lease: seconds that a pusher takes this puller for busy while its connection stands but its process does
