@@ -101,7 +101,7 @@ class PusherCore(PatternCore):
             first: the sequence of the first one; the caller gives them out, rising.
             ticket: told when stored; None if nobody waits.
             wait: with no room, wait for it (else `Full`).
-            watcher: told (outcome, reason) of each message; None if nobody watches.
+            watcher: told (outcome, reason), or an exception, once for each message; None if nobody watches.
         """
         arrival = Arrival(pack, first, ticket, wait, watcher)
         if self._broken is not None:
@@ -412,9 +412,10 @@ class PusherCore(PatternCore):
     def _refuse(self, arrival: Arrival, error: Exception) -> None:
         self._passed(arrival)
         self.counters["sends_refused"] += len(arrival.pack)
-        for target in (arrival.ticket, arrival.watcher):
-            if target is not None:
-                self.out.replies.append((target, error))
+        if arrival.ticket is not None:
+            self.out.replies.append((arrival.ticket, error))
+        if arrival.watcher is not None:
+            self.out.replies.extend([(arrival.watcher, error)] * len(arrival.pack))
 
     def _passed(self, arrival: Arrival) -> None:
         """It will not be stored: nobody need wait for its sequences."""
