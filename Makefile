@@ -9,6 +9,8 @@ READY  := $(VENV)/.ready
 
 SEEDS  ?= 2000
 KILLS  ?= 100
+# Tests at a time. Many wait for processes, so one more than there are cores keeps these busy.
+JOBS   ?= 3
 
 # Folders of programs rather than modules; each once it holds one.
 PROGRAMS := $(sort $(dir $(wildcard examples/*.py benchmarks/*.py)))
@@ -28,7 +30,7 @@ test: $(READY) ## all checks: lint, types and every test
 	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
 
 fast: $(READY) ## the tests that take less than a second each
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow"
 
 lint: $(READY) ## ruff: mistakes and formatting
 	$(BIN)/ruff check .
@@ -43,7 +45,7 @@ types: $(READY) ## mypy, strict
 	$(if $(PROGRAMS),$(BIN)/mypy $(PROGRAMS))
 
 pytest: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 bench: $(READY) ## the claims about speed, as ratios, with the peers in the same run
 	$(BIN)/python -m benchmarks
