@@ -211,7 +211,7 @@ class PusherCore(PatternCore):
                     self._done(lot.row, bits << lot.index, "acked", "")
                     for index, count in runs(bits):
                         ended += (lot.first + index, lot.first + index + count - 1)
-            stale += _gaps(first, last, ended)
+            stale += wire.gaps(first, last, ended)
         for other in message.others:
             found = list(holder.end(other.lease, other.lease)) if current else []
             if not found:
@@ -251,17 +251,7 @@ class PusherCore(PatternCore):
         self.backlog.later(row, index, now + delay)
 
     def _bury(self, row: Row, index: int, reason: str, traceback: str, now: float) -> None:
-        letter = DeadRow(
-            id=row.id(index),
-            codec=row.codec,
-            body=row.body(index),
-            headers=row.headers.get(index, {}),
-            reason=reason,
-            traceback=traceback,
-            failures=row.failures.get(index, 0),
-            sent_at=row.sent_at,
-            at=int((now + self.settings.wall) * 1e6),
-        )
+        letter = row.letter(index, reason, traceback, int((now + self.settings.wall) * 1e6))
         if self.settings.durable:
             self._turn.letters[row.key + index] = letter.pack()
         elif len(self._dead_reasons) < DEAD_REASONS:
@@ -605,15 +595,3 @@ class PusherCore(PatternCore):
 
 def _held(holder: Holder) -> int:
     return holder.held
-
-
-def _gaps(first: int, last: int, ended: wire.Ranges) -> wire.Ranges:
-    """What of a range is not in the rising ranges `ended`."""
-    found: wire.Ranges = []
-    for at in range(0, len(ended), 2):
-        if first < ended[at]:
-            found += (first, ended[at] - 1)
-        first = ended[at + 1] + 1
-    if first <= last:
-        found += (first, last)
-    return found

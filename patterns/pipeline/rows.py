@@ -124,6 +124,20 @@ class Row:
             alone,
         )
 
+    def letter(self, index: int, reason: str, traceback: str, at: int) -> DeadRow:
+        """One message as a dead letter; `at` in microseconds since 1970."""
+        return DeadRow(
+            id=self.id(index),
+            codec=self.codec,
+            body=self.body(index),
+            headers=self.headers.get(index, {}),
+            reason=reason,
+            traceback=traceback,
+            failures=self.failures.get(index, 0),
+            sent_at=self.sent_at,
+            at=at,
+        )
+
     # ---- the journal's bytes -----------------------------------------------------
 
     def pack(self) -> bytes:

@@ -255,3 +255,15 @@ def to_ranges(numbers: Sequence[int]) -> Ranges:
 
 Outcome = Literal["acked", "dead", "expired"]
 """How a message settles."""
+
+
+def gaps(first: int, last: int, ended: Ranges) -> Ranges:
+    """What of a range is not in the rising ranges `ended`."""
+    found: Ranges = []
+    for at in range(0, len(ended), 2):
+        if first < ended[at]:
+            found += (first, ended[at] - 1)
+        first = ended[at + 1] + 1
+    if first <= last:
+        found += (first, last)
+    return found
