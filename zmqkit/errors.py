@@ -55,8 +55,8 @@ class Retry(ZmqkitError):
     """
 
     def __init__(self, *, delay: float | None = None, reason: str = "") -> None:
-        if delay is not None and not delay >= 0:
-            raise ValueError(f"delay must be 0 or more seconds, got {delay!r}")
+        if delay is not None and not 0 <= delay < 1e9:
+            raise ValueError(f"delay must be 0 or more seconds, below 1e9, got {delay!r}")
         super().__init__(reason)
         self.delay = delay
         self.reason = reason

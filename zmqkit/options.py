@@ -61,7 +61,7 @@ class Heartbeat:
     """How life is proved, and when silence is death (ZeroMQ Guide, chapter 4).
 
     Attributes:
-        interval: seconds between two pings while something is outstanding.
+        interval: seconds between two pings while something is outstanding; from 0.001 to 3600.
         liveness: how many intervals of silence are death.
     """
 
@@ -70,6 +70,8 @@ class Heartbeat:
 
     def __post_init__(self) -> None:
         _positive(interval=self.interval)
+        if not 0.001 <= self.interval <= 3600:
+            raise ValueError(f"interval must be from 0.001 to 3600 seconds, got {self.interval!r}")
         if not (isinstance(self.liveness, int) and 1 <= self.liveness <= 1000):
             raise ValueError(f"liveness must be a whole number from 1 to 1000, got {self.liveness!r}")
 
@@ -100,6 +102,8 @@ class Limits:
             value = getattr(self, field.name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{field.name} must be a whole number of 1 or more, got {value!r}")
+            if value >= 1 << 62:
+                raise ValueError(f"{field.name} must be below 2**62, got {value!r}")
         if self.frame_bytes < 65536:
             raise ValueError(f"frame_bytes must be 65536 or more, got {self.frame_bytes!r}")
         if self.nesting > 500:

@@ -37,7 +37,7 @@ from zmqkit.patterns.pipeline.sending import (
 )
 from zmqkit.patterns.pipeline.taking import LOOK_ROUND, PullerBase, check_batches, check_handler, check_run, takes
 from zmqkit.peer.aio import Peer
-from zmqkit.peer.base import DRAIN, Common, deadline_of, left_of
+from zmqkit.peer.base import DRAIN, Common, check_timeout, deadline_of, left_of
 from zmqkit.peer.hooks import stop_on_signals
 from zmqkit.transport.tickets import Ticket, WaitExpired
 from zmqkit.transport.waiters import checkpoint
@@ -93,6 +93,7 @@ class Pusher(PusherBase, Peer):
         Cancelled, the message is withdrawn if it was not accepted yet; else it is possibly stored, and goes on.
         """
         await self._start_async()
+        check_timeout(timeout)
         pack = self._pack_one(body, headers)
         receipt = self._begin(pack, wait=timeout != 0)
         try:
@@ -164,6 +165,7 @@ class Pusher(PusherBase, Peer):
     async def flush(self, timeout: float | None = None, *, until: Point = "settled") -> Settled:
         """Wait until all that was sent before has come so far. See `zmqkit.Pusher.flush`."""
         check_point(until)
+        check_timeout(timeout)
         await self._start_async()
         try:
             return await self._reach(until, 0, self._newest, timeout)

@@ -31,7 +31,7 @@ from zmqkit.options import Backoff, Durability, Point
 from zmqkit.patterns.pipeline.hands import PusherSettings
 from zmqkit.patterns.pipeline.pusher import PusherCore
 from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, Pack
-from zmqkit.peer.base import Common, PeerBase
+from zmqkit.peer.base import Common, PeerBase, check_types
 from zmqkit.transport.tickets import Ticket, WaitExpired, wait
 
 T = TypeVar("T", default=Any)
@@ -136,6 +136,7 @@ class PusherBase(PeerBase):
         self._durability = durability
         self._max_failures = max_failures
         self._backoff = backoff or Backoff()
+        check_types(backoff=(self._backoff, Backoff))
         self._max_waiting = max_waiting
         self._sequence = 1
         self._handed_bytes = 0
@@ -326,6 +327,8 @@ def check_point(until: str) -> Point:
 
 def check_headers(headers: Headers) -> dict[str, str]:
     """A copy of the user's headers. Raises `EncodeError` for what cannot travel."""
+    if not isinstance(headers, Mapping):
+        raise EncodeError(f"headers are a mapping from text to text, got {headers!r}")
     found = dict(headers)
     size = 0
     for name, value in found.items():

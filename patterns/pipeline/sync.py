@@ -35,7 +35,7 @@ from zmqkit.patterns.pipeline.sending import (
     too_late,
 )
 from zmqkit.patterns.pipeline.taking import LOOK_ROUND, PullerBase, check_batches, check_handler, check_run, takes
-from zmqkit.peer.base import DRAIN, Common, deadline_of, left_of
+from zmqkit.peer.base import DRAIN, Common, check_timeout, deadline_of, left_of
 from zmqkit.peer.hooks import stop_on_signals
 from zmqkit.peer.sync import Peer
 from zmqkit.transport.tickets import Ticket, WaitExpired
@@ -115,6 +115,7 @@ class Pusher(PusherBase, Peer):
             JournalFull: the disk is full; it was not stored.
             CommitIndeterminate: the journal failed, and whether it was stored cannot be known.
         """
+        check_timeout(timeout)
         pack = self._pack_one(body, headers)
         receipt = self._begin(pack, wait=timeout != 0)
         try:
@@ -195,6 +196,7 @@ class Pusher(PusherBase, Peer):
             WaitTimeout: not within `timeout` seconds.
         """
         check_point(until)
+        check_timeout(timeout)
         self._start()
         try:
             return self._reach(until, 0, self._newest, timeout)

@@ -13,7 +13,7 @@ import anyio
 import anyio.to_thread
 
 from zmqkit.errors import WaitTimeout
-from zmqkit.peer.base import PeerBase
+from zmqkit.peer.base import PeerBase, check_timeout
 from zmqkit.peer.hooks import on, stop_on_signals
 from zmqkit.transport.tickets import Ticket, WaitExpired, wait_async
 
@@ -28,11 +28,13 @@ class Peer(PeerBase):
 
     async def close(self, timeout: float | None = -1.0) -> None:
         """Serve what waits for `linger`, say goodbye, give everything back. See `zmqkit.Peer.close`."""
+        check_timeout(timeout)
         if self._begin_close():
             await self._close(self._linger if timeout == -1.0 else timeout)
 
     async def wait_for_peers(self, count: int = 1, *, timeout: float | None = None) -> None:
         """Wait until so many others are in session with this peer. See `zmqkit.Peer.wait_for_peers`."""
+        check_timeout(timeout)
         await self._start_async()
         ticket = self._ask(self._core.wait_for_sessions, count)
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import random
 import socket
@@ -37,6 +38,9 @@ log = logging.getLogger("zmqkit")
 
 LINGER = 5.0
 """Seconds that a closing peer goes on serving what waits."""
+
+MAX_NAME = 200
+"""The longest name of a peer, in characters."""
 
 DRAIN = 8.0
 """Seconds that a stopped loop has to finish what it runs: containers kill after 10."""
@@ -85,16 +89,18 @@ class PeerBase:
         unknown = set(common) - set(Common.__annotations__)
         if unknown:
             raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {sorted(unknown)[0]!r}")
-        self.name: str = common.get("name") or f"{socket.gethostname()}:{os.getpid()}"
+        self.name: str = _checked_name(common.get("name")) or f"{socket.gethostname()}:{os.getpid()}"
         self._codec = common.get("codec", "msgpack")
         codecs.check(self._codec)
         self._insecure = common.get("insecure", False)
         self._heartbeat = common.get("heartbeat") or Heartbeat()
         self._limits = common.get("limits") or Limits()
+        check_types(heartbeat=(self._heartbeat, Heartbeat), limits=(self._limits, Limits))
         self._linger = common.get("linger", LINGER)
         if self._linger is not None and not self._linger >= 0:
             raise ValueError(f"linger must be 0 or more seconds, or None, got {self._linger!r}")
         self._announce = common.get("announce")
+        check_types(announce=(self._announce, str | None))
         binds, connects = _several(common.get("bind")), _several(common.get("connect"))
         (binds if self._binds else connects).extend(_several(addresses))
         self._to_bind, self._to_connect = self._sort_out(binds, connects)
@@ -132,8 +138,11 @@ class PeerBase:
         for address in to_bind:
             require_secure(address, self._insecure, "bind")
         for address in to_connect:
-            if address.wildcard:
-                raise UsageError(f"{address} can be bound, but nobody can connect to it: name a host")
+            for each in address.members or (address,):
+                if each.wildcard:
+                    raise UsageError(f"{each} can be bound, but nobody can connect to it: name a host")
+                if each.scheme == "tcp" and not each.port:
+                    raise UsageError(f"{each} can be bound, but nobody can connect to it: name a port")
             require_secure(address, self._insecure, "connect")
         return to_bind, to_connect
 
@@ -349,6 +358,11 @@ class PeerBase:
             assert driver is not None
         return driver
 
+    def _check_open(self) -> None:
+        """Raises `Closed` or `Forked` if it can be opened no more."""
+        if self._closed or self._forked:
+            self._start()
+
     def _ask(self, verb: Callable[..., None], *args: Any) -> Ticket:
         """Hand a verb to the core, with a ticket for its answer as its last argument."""
         driver = self._open_driver
@@ -410,8 +424,30 @@ def _several(value: Addresses | None) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
+def _checked_name(name: str | None) -> str | None:
+    """The name, if it can travel in a handshake."""
+    check_types(name=(name, str | None))
+    if name is not None and (len(name) > MAX_NAME or not name.isprintable()):
+        raise ValueError(f"name must be printable text of at most {MAX_NAME} characters, got {name[:60]!r}")
+    return name
+
+
+def check_types(**given: tuple[object, Any]) -> None:
+    """Raises `TypeError`, where the caller can see it, for a setting of another kind: (value, what it must be)."""
+    for name, (value, kind) in given.items():
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must be {getattr(kind, '__name__', kind)}, got {value!r}")
+
+
+def check_timeout(timeout: float | None) -> None:
+    """Raises for what is no number of seconds, before anything is done. (Less than 0: the time is out.)"""
+    if timeout is not None and math.isnan(timeout):
+        raise ValueError(f"timeout must be a number of seconds, or None, got {timeout!r}")
+
+
 def deadline_of(timeout: float | None) -> float | None:
     """When a wait that begins now must end, on the monotonic clock."""
+    check_timeout(timeout)
     return None if timeout is None else time.monotonic() + timeout
 
 

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from zmqkit.errors import WaitTimeout
-from zmqkit.peer.base import PeerBase
+from zmqkit.peer.base import PeerBase, check_timeout
 from zmqkit.transport.tickets import Ticket, WaitExpired, wait
 
 
@@ -38,6 +38,7 @@ class Peer(PeerBase):
         Args:
             timeout: seconds, instead of `linger`; None: until all is settled.
         """
+        check_timeout(timeout)
         if self._begin_close():
             self._close(self._linger if timeout == -1.0 else timeout)
 
@@ -47,6 +48,7 @@ class Peer(PeerBase):
         Raises:
             WaitTimeout: they were not within `timeout` seconds.
         """
+        check_timeout(timeout)
         self._start()
         ticket = self._ask(self._core.wait_for_sessions, count)
         try:
