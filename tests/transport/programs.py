@@ -18,11 +18,15 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tests.transport.raw import ANSWER, ASK, PATIENCE_S, MemoryStore, RawCore, driver, raw, take, take_until
+import zmq
+
+from tests.transport.raw import ANSWER, ASK, PATIENCE_S, Heard, MemoryStore, RawCore, driver, raw, take, take_until
 from zmqkit.errors import Forked
+from zmqkit.options import Heartbeat
 from zmqkit.transport import forks
 from zmqkit.transport.iothread import IoThread
 from zmqkit.transport.mailbox import Mailbox
+from zmqkit.transport.sockets import RECEIVE_MESSAGES
 from zmqkit.transport.tickets import Ticket, wait, wait_async
 
 INTERRUPTS = 1500
@@ -448,15 +452,18 @@ def fork_ports() -> None:
     # These files take the descriptors that are free again; the child must keep them.
     files = [open(f"{path}/{n}", "w+") for n in range(20)]  # noqa: SIM115
     reader, writer = os.pipe()
+    began, begin = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(writer)
+        os.write(begin, b"x")
         os.read(reader, 1)  # until the parent has closed its end
         for file in files:
             file.write("x")
             file.flush()  # raises where the descriptor was closed, and then the child ends with another status
         os._exit(0)
     os.close(reader)
+    os.read(began, 1)  # until the child has run what runs after a fork
     good = []
     for io in opened:
         io.close(5)
@@ -535,6 +542,30 @@ def exit_by_exception() -> None:
     KEPT.extend(open_drivers(2, RawCore))
     say(ready=True)
     raise SystemExit(3)
+
+
+# ---- what would end the process if libzmq were asked otherwise ---------------------
+
+
+def held_back() -> None:
+    """A peer says more than libzmq takes in while the I/O thread stands still, and leaves; then another one asks."""
+    heartbeat = Heartbeat(interval=0.5, liveness=3)
+    with driver(binds=["tcp://127.0.0.1:0"], heartbeat=heartbeat) as bound:
+
+        def stand_still(now: float) -> None:
+            with zmq.Context() as others, others.socket(zmq.DEALER) as peer:
+                peer.setsockopt(zmq.SNDHWM, 0)
+                peer.connect(bound.addresses[0])
+                for n in range(20 * RECEIVE_MESSAGES):
+                    peer.send(b"%d" % n)
+                time.sleep(0.2)
+                peer.close(0)
+            time.sleep(2 * heartbeat.interval)  # a heartbeat of libzmq's own would have been due
+
+        bound.submit(stand_still)
+        with driver(connects=bound.addresses) as honest:
+            honest.submit(raw(honest).say, take(honest.mailbox).link, [ASK], None)
+            say(answered=take_until(honest, Heard).frames == [ANSWER])
 
 
 if __name__ == "__main__":

@@ -45,7 +45,8 @@ RECEIVE_MESSAGES = 1000
 """So many messages of one connection may wait to be looked at; then libzmq reads no more from it.
 
 Credit bounds what an honest peer has under way; a stranger keeps to no credit, and would fill our memory faster than
-garbage can be thrown away.
+garbage can be thrown away. For bound sockets, to which strangers come. It excludes HEARTBEAT_IVL: libzmq 4.3.5 aborts
+the whole process when it is to ping a peer that left while it was being held back (stream_engine_base, `!_io_error`).
 """
 
 RECONNECT_MS = 100
@@ -87,14 +88,16 @@ class Endpoint:
         try:
             made.setsockopt(zmq.LINGER, 0)
             made.setsockopt(zmq.SNDHWM, 0)  # what may be under way is bounded by credit
-            made.setsockopt(zmq.RCVHWM, RECEIVE_MESSAGES)
+            made.setsockopt(zmq.RCVHWM, RECEIVE_MESSAGES if kind == zmq.ROUTER else 0)
             made.setsockopt(zmq.MAXMSGSIZE, self._limits.frame_bytes)
             made.setsockopt(zmq.IPV6, int("[" in self.address))
             bound_ms = self._heartbeat.bound * 1000
             # Together below the bound: that the hop is dead is known before the session gives its peer up.
-            made.setsockopt(zmq.HEARTBEAT_IVL, _clamp(bound_ms * 0.3))
-            made.setsockopt(zmq.HEARTBEAT_TIMEOUT, _clamp(bound_ms * 0.6))
-            made.setsockopt(zmq.HEARTBEAT_TTL, min(_clamp(bound_ms * 0.6, 100), 6_553_500))
+            # The dialling side asks for both: its pings carry the time after which the bound side gives up.
+            if kind == zmq.DEALER:
+                made.setsockopt(zmq.HEARTBEAT_IVL, _clamp(bound_ms * 0.3))
+                made.setsockopt(zmq.HEARTBEAT_TIMEOUT, _clamp(bound_ms * 0.6))
+                made.setsockopt(zmq.HEARTBEAT_TTL, min(_clamp(bound_ms * 0.6, 100), 6_553_500))
             made.setsockopt(zmq.HANDSHAKE_IVL, _clamp(bound_ms * 2, 1000))
             made.setsockopt(zmq.TCP_KEEPALIVE, 1)
             self.monitor = _monitor(made, self.EVENTS)
