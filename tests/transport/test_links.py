@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -184,6 +187,39 @@ def test_a_send_to_a_gone_peer_is_a_link_down_at_the_bound_side() -> None:
             assert take_until(honest, Heard).frames == [ANSWER]
 
 
+def test_last_words_are_heard_before_a_send_finds_their_peer_gone() -> None:
+    count = 500
+    with driver(binds=["tcp://127.0.0.1:0"]) as bound:
+        peer = context().socket(zmq.DEALER)
+        peer.connect(bound.addresses[0])
+        peer.send(b"hello")
+        link = take(bound.mailbox).link
+        listener = bound._wires._listeners[bound.addresses[0]]
+
+        def stand_still(now: float) -> None:
+            """As at a slow disk; meanwhile the peer says its last words and leaves."""
+            for n in range(count):
+                peer.send(b"%d" % n)
+            peer.close(linger=1000 * int(PATIENCE_S))
+            deadline = time.monotonic() + PATIENCE_S
+            with contextlib.suppress(zmq.ZMQError):  # at last EHOSTUNREACH
+                while time.monotonic() < deadline:
+                    listener.send(link[2], [b"anybody there?"])
+            raw(bound).say(link, [b"hello?"], None, now)
+
+        bound.submit(stand_still)
+        heard = [take(bound.mailbox) for _ in range(count + 1)]
+        assert heard == [Heard(link, [b"%d" % n]) for n in range(count)] + [Down(link)]
+
+
+@pytest.mark.slow
+def test_a_peer_that_leaves_while_it_is_held_back_does_not_end_the_process() -> None:
+    """With HEARTBEAT_IVL beside a high-water mark, libzmq aborts here: hence a process of its own."""
+    command = [sys.executable, "-m", "tests.transport.programs", "held_back"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=55)
+    assert (done.returncode, done.stdout) == (0, '{"answered": true}\n'), done.stderr
+
+
 def test_many_broken_connections_disturb_a_group_a_few_times() -> None:
     with driver(binds=["tcp://127.0.0.1:0"]) as bound:
         begun = time.monotonic()
@@ -343,7 +379,7 @@ def test_a_stalled_hop_is_noticed_by_libzmqs_own_heartbeats() -> None:
                 near.setblocking(False)
                 far.setblocking(False)
                 deadline = time.monotonic() + PATIENCE_S
-                while not len(dialled.mailbox):  # carry the handshake, then stop
+                while not len(dialled.mailbox):  # carry the handshake
                     assert time.monotonic() < deadline
                     for source, sink in ((near, far), (far, near)):
                         try:
@@ -351,5 +387,11 @@ def test_a_stalled_hop_is_noticed_by_libzmqs_own_heartbeats() -> None:
                         except BlockingIOError:
                             dialled.mailbox.wait_nonempty(0.001)
                 assert isinstance(take(dialled.mailbox), Up)
+                ping = b""
+                while b"PING" not in ping:  # the first of libzmq's heartbeats: it tells the bound side how long to wait
+                    assert time.monotonic() < deadline
+                    with contextlib.suppress(BlockingIOError):
+                        ping += near.recv(65536)
+                far.sendall(ping)
                 assert isinstance(take(dialled.mailbox), Down)
                 assert take(bound.mailbox) == Disturbed(("b", bound.addresses[0]))

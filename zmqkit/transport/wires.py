@@ -23,6 +23,9 @@ log = logging.getLogger("zmqkit.transport")
 MESSAGES_A_TURN = 200
 """How many messages of one socket are received before the others, and the user's commands, have their turn."""
 
+LAST_TURNS = 50
+"""So many turns of it at most, where all that a gone peer said is to be heard: others may never pause."""
+
 DISTURBED_SECONDS = 0.05
 """The core is told at most this often that connections of a bound socket broke."""
 
@@ -279,8 +282,17 @@ class Wires:
             if dialer is not None:
                 self._down(dialer, now)
             else:
+                self._hear_out(link, now)
                 self._tell_down(link, now)
         return bool(gone)
+
+    def _hear_out(self, link: Any, now: float) -> None:
+        """A peer of a bound socket is gone: take first what it said before, its last acks and its goodbye."""
+        listener = self._listeners.get(link[1])
+        if listener is not None:
+            for _ in range(LAST_TURNS):
+                if not listener.receive(MESSAGES_A_TURN, self._receive, now):
+                    break
 
     def drop(self, links: list[Link], now: float) -> None:
         """Links that the core has no use for: a dialled one is dialled anew, a bound one is forgotten."""
