@@ -20,6 +20,7 @@ MODULES = (
     "tests.simulation.ping_mutants",
     "tests.simulation.session_mutants",
     "tests.simulation.pipeline_mutants",
+    "tests.simulation.chain_mutants",
 )
 """Where bugs are planted: each module has a list ``MUTANTS``."""
 

@@ -9,16 +9,18 @@ from zmqkit.testing.sweeps import load
 
 
 class Entry(NamedTuple):
-    """One scenario: where it lives, and how many seeds `make test` runs of it."""
+    """One scenario: where it lives, how many seeds `make test` runs of it, and how many of these twice."""
 
     reference: str
     seeds: int
+    twice: int
 
 
 SCENARIOS = {
-    "ping": Entry("tests.simulation.ping:PingScenario", 400),
-    "sessions": Entry("tests.simulation.sessions:SessionScenario", 800),
-    "pipeline": Entry("tests.simulation.pipeline:PipelineScenario", 1000),
+    "ping": Entry("tests.simulation.ping:PingScenario", 300, 30),
+    "sessions": Entry("tests.simulation.sessions:SessionScenario", 800, 80),
+    "pipeline": Entry("tests.simulation.pipeline:PipelineScenario", 1000, 100),
+    "chain": Entry("tests.simulation.chain:ChainScenario", 200, 20),
 }
 
 
