@@ -108,13 +108,18 @@ BLOCKING = "echo started >&2; cat go"
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_lets_the_running_command_finish(zmqkit: Start, tmp_path: Path, number: signal.Signals) -> None:
     os.mkfifo(tmp_path / "go")
-    push = zmqkit("push", ANYWHERE, "--json", stdin="x\n")
-    pull = zmqkit("pull", push.address, "--drain", "600", "--exec", BLOCKING)
+    push = zmqkit("push", ANYWHERE, "--json", stdin="one\ntwo\nthree\n")
+    address = push.address
+    pull = zmqkit("pull", address, "--drain", "600", "--prefetch", "3", "--exec", BLOCKING)
     pull.said("started")
     pull.signal(number)
+    pull.said("stopping")
     (tmp_path / "go").write_text("done\n")
     assert pull.finish() == "done\n"
-    assert push.finish_json()["acked"] == 1
+    # What it held besides is given back, and is nobody's failure.
+    others = zmqkit("pull", address, "--count", "2").finish_lines()
+    assert [(job["body"], job["failures"]) for job in others] == [("two", 0), ("three", 0)]
+    assert push.finish_json()["acked"] == 3
 
 
 @pytest.mark.parametrize(("drain", "signals", "code"), [("0", 1, 0), ("0.1", 1, 0), ("600", 2, 128 + signal.SIGTERM)])

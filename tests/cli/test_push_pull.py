@@ -201,6 +201,16 @@ def test_a_broken_pipe_gives_the_job_back(zmqkit: Start) -> None:
     assert push.finish_json()["acked"] == 2
 
 
+def test_a_reader_that_goes_away_ends_a_pull_that_waits(zmqkit: Start) -> None:
+    push = zmqkit("push", ANYWHERE, stdin=None)
+    ours, theirs = os.pipe()
+    pull = zmqkit("pull", push.address, stdout=theirs)
+    os.close(theirs)
+    os.close(ours)
+    pull.finish(128 + signal.SIGPIPE)
+    push.finish()
+
+
 def test_output_for_programs_has_no_bytes_that_json_lacks(zmqkit: Start) -> None:
     push = zmqkit("push", ANYWHERE, "--json-lines", stdin='{"text": "tab\\tnul\\u0000esc\\u001b", "big": 1e300}\n')
     text = zmqkit("pull", push.address, "--count", "1").finish()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -10,7 +11,7 @@ import typer
 
 from zmqkit import version
 from zmqkit.cli import demo, journal, peers, pull, push
-from zmqkit.cli.outcome import EPILOG, Code, speak_in_lines
+from zmqkit.cli.outcome import EPILOG, Code, say, speak_in_lines
 
 app = typer.Typer(
     name="zmqkit",
@@ -45,6 +46,11 @@ def _options(
 
 def run(arguments: Sequence[str] | None) -> int:
     """Run one command and return its exit code."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as we run
+    if sys.stdout is None:
+        say("stdout is closed; send it to /dev/null to do without")
+        return Code.USAGE
     speak_in_lines()
     try:
         app(args=None if arguments is None else list(arguments), prog_name="zmqkit")

@@ -27,7 +27,7 @@ from zmqkit.errors import (
     WaitTimeout,
     ZmqkitError,
 )
-from zmqkit.events import JobDead
+from zmqkit.events import JobDead, JournalTrouble
 
 P = ParamSpec("P")
 
@@ -112,8 +112,8 @@ class _Lines(logging.Handler):
     """What is logged, as lines of ours."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        # Commands tell of dead letters themselves, and of each only once.
-        if not any(isinstance(each, JobDead) for each in record.args or ()):
+        # Commands tell of dead letters themselves; of a journal's trouble the driver has just told.
+        if not any(isinstance(each, JobDead | JournalTrouble) for each in record.args or ()):
             for line in self.format(record).splitlines():
                 say(line)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -82,7 +83,7 @@ def pull(
         name="zmqkit pull",
     )
     if execute is None:
-        return _take(puller, _printer(raw), count, timeout, puller.stop)
+        return _take(puller, _printer(raw), count, timeout, puller.stop, prints=True)
     running = Command(execute, quiet_stdout=as_json)
 
     def stop() -> None:
@@ -91,7 +92,7 @@ def pull(
         if running.runs:
             say_at_once(f"stopping; the command has {drain:g} s to finish, unless another signal comes")
 
-    return _take(puller, _runner(running, reject_status, as_json), count, timeout, stop)
+    return _take(puller, _runner(running, reject_status, as_json), count, timeout, stop, prints=as_json)
 
 
 def _take(
@@ -100,13 +101,23 @@ def _take(
     count: int | None,
     timeout_s: float | None,
     stop: Callable[[], None],
+    *,
+    prints: bool,
 ) -> int:
-    """Handle jobs until there were enough, none comes, or a signal comes."""
+    """Handle jobs until there were enough, none comes, a signal comes, or nobody reads what it prints."""
+    unread = threading.Event()
+
+    def leave() -> None:
+        unread.set()
+        puller.stop()
+
+    done = failed = 0
     with on_signals(stop) as signals, puller:
         for address in puller.addresses:
             say(f"bound {address}")
-        done = failed = 0
-        while count is None or done < count:
+        if prints:
+            show.on_reader_gone(leave)
+        while not (signals.number or unread.is_set()) and (count is None or done < count):
             try:
                 job = puller.receive(timeout_s)
             except Closed:
@@ -116,9 +127,12 @@ def _take(
                 return Code.TIMEOUT
             failed += not handle(job, signals)
             done += 1
-    if signals.number and count is not None and done < count:
+    whole = count is None or done == count
+    if unread.is_set() and not (whole and count):
+        raise BrokenPipeError
+    if signals.number and not whole:
         return 128 + signals.number
-    return Code.FAILED if failed and count is not None else Code.OK
+    return Code.FAILED if failed and count else Code.OK
 
 
 def _printer(raw: bool) -> Callable[[Job[Any], Signals], bool]:

@@ -10,8 +10,10 @@ import base64
 import datetime
 import json
 import math
+import select
 import sys
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -73,6 +75,21 @@ def write_line(data: bytes) -> None:
 def print_json(value: Any) -> None:
     """One JSON line on stdout."""
     write_line(encoded(to_json(value)))
+
+
+def on_reader_gone(callback: Callable[[], object]) -> None:
+    """Call back, from another thread, once whoever reads our stdout has gone away, should it be a pipe.
+
+    Without this it would be noticed at the next line only, and that may be long in coming.
+    """
+    poller = select.poll()
+    poller.register(sys.stdout.fileno(), 0)  # errors only: they are always told
+
+    def watch() -> None:
+        poller.poll()
+        callback()
+
+    threading.Thread(target=watch, name="zmqkit-stdout", daemon=True).start()
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, header: bool = True) -> None:
