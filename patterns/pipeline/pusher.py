@@ -24,7 +24,7 @@ from zmqkit.patterns.pipeline import wire
 from zmqkit.patterns.pipeline.backlog import Backlog, runs
 from zmqkit.patterns.pipeline.hands import Arrival, Awaited, PusherSettings, Settling, Storing, merge
 from zmqkit.patterns.pipeline.leases import Holder, Lot
-from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, ROW_BYTES, ROW_MESSAGES, DeadRow, Pack, Row
+from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, ROW_BYTES, ROW_MESSAGES, DeadRow, Pack, Row, unreadable
 from zmqkit.patterns.pipeline.wire import Outcome
 from zmqkit.protocol import core
 from zmqkit.protocol.core import Frames
@@ -373,11 +373,20 @@ class PusherCore(PatternCore):
     def loaded(self, read: core.Read, rows: Sequence[core.Row], now: float) -> None:
         """Rows from the journal."""
         if read.log == DEAD:
-            reason = DeadRow.unpack(rows[0].value).reason if rows else None
+            result: object = ("acked", "")
+            if rows:
+                try:
+                    result = ("dead", DeadRow.unpack(rows[0].value).reason)
+                except DecodeError as error:
+                    result = unreadable(error)
             for watcher in self._lookups.pop(read.first, []):
-                self.out.replies.append((watcher, ("acked", "") if reason is None else ("dead", reason)))
+                self.out.replies.append((watcher, result))
             return
-        more = self.backlog.loaded(read, rows)
+        try:
+            more = self.backlog.loaded(read, rows)
+        except DecodeError as error:
+            # To go on without it would be to lose what was confirmed.
+            raise unreadable(error) from error
         if more is not None and self._broken is None:
             self.out.reads.append(more)
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any, Final, Self
 
-from zmqkit.errors import DecodeError
+from zmqkit.errors import DecodeError, JournalDamaged
 from zmqkit.patterns.pipeline.wire import Deliver
 from zmqkit.protocol import wire
 
@@ -220,3 +220,11 @@ class DeadRow:
         if not all(name in found[1] for name in names):
             raise DecodeError("a dead letter with parts missing")
         return cls(**{name: found[1][name] for name in names})
+
+
+def unreadable(error: DecodeError) -> JournalDamaged:
+    """What to tell the user of a row that `unpack` does not take."""
+    return JournalDamaged(
+        f"a row of the journal cannot be read: {error}. Another version of zmqkit wrote it, or another program: open it "
+        "with that version, put back a good copy, or move all files of its name aside to begin with an empty one"
+    )

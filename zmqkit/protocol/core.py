@@ -129,7 +129,7 @@ class Core(Protocol):
         """
 
     def loaded(self, read: Read, rows: Sequence[Row], now: float) -> None:
-        """The answer to a `Read`."""
+        """The answer to a `Read`. The one input that may raise: `JournalError`, if these rows cannot be read."""
 
     def process_gone(self, key: Hashable, now: float) -> None:
         """The process of a `Probe` is dead."""

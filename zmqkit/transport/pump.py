@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
-from zmqkit.errors import ZmqkitError
+from zmqkit.errors import JournalError, ZmqkitError
 from zmqkit.events import Event
 from zmqkit.protocol.core import Core, Probe, Read, Row, Write
 from zmqkit.transport.hosts import host_id, is_dead
@@ -174,6 +174,8 @@ class Pump:
         rows = self._journal.read(read) if self._journal is not None else []
         try:
             self._core.loaded(read, rows, now)
+        except JournalError:
+            raise  # the rows are no use, says the core: the same
         except Exception:
             self._bug("loaded")
 
