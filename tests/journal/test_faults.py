@@ -95,10 +95,14 @@ def test_a_file_that_was_exchanged_meanwhile_is_not_taken_for_ours(path: Path, d
         journal.commit([put(7)])
     journal = SqliteJournal(path, vfs=disk.name)
     journal.commit([put(2)])
-    path.unlink()
-    path.with_name("jobs.db-wal").unlink()
-    other.rename(path)
-    disk.fail("sync", SYNC_ERROR, files="-wal")
+
+    def exchange() -> Exception:
+        path.unlink()
+        path.with_name("jobs.db-wal").unlink()
+        other.rename(path)
+        return SYNC_ERROR()
+
+    disk.fail("sync", exchange, files="-wal")
     with pytest.raises(CommitIndeterminate):
         journal.commit([put(3)])
     journal.close()

@@ -304,6 +304,30 @@ def check_header(path: str, *, was_ours: bool) -> None:
         raise damaged(path, f"it ends after {size_bytes} bytes of {number(header[28:32], 'big') * PAGE_BYTES}")
 
 
+def place_of(path: str) -> tuple[int, int]:
+    """Which file has this name: device and inode. Raises OSError if none has."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def check_place(path: str, place: tuple[int, int]) -> None:
+    """Look that an open journal still has its name: what is stored in a file without one is gone when it is closed.
+
+    Raises:
+        JournalDamaged: it was removed or replaced.
+    """
+    try:
+        if place_of(path) == place:
+            return
+        what = "another file is in its place"
+    except OSError as error:
+        what = f"it is not there ({error.strerror})"
+    raise JournalDamaged(
+        f"{path} was removed or replaced while it was open: {what}. Nothing more is stored until the very file is back at "
+        "its place; else close this journal, put back a good copy, and open it again."
+    )
+
+
 def _has_content(path: str) -> bool:
     try:
         return os.stat(path).st_size > 0

@@ -118,6 +118,8 @@ class SqliteJournal:
         self._reserve = Reserve(self.path + "-reserve", 0 if read_only else reserve_bytes)
         self._state = State(0, {})
         self._names: tuple[str, ...] = tuple(logs or ())
+        self._place = (0, 0)
+        """Device and inode of the file."""
         self._wal_pages = 0
         self._vacuuming = False
         self._over: tuple[type[Exception], str] | None = None
@@ -148,6 +150,7 @@ class SqliteJournal:
                 layout.create(self.path, kind=kind, logs=self._names, vfs=self._vfs)
             layout.check_header(self.path, was_ours=mark is not None)
             self._connect()
+            self._place = layout.place_of(self.path)
             self._admit(self._connection_now(), kind, self._names, mark)
             self._begin_epoch()
             self._owner_lock.mark_journal(self.uuid, self.durability, self._state.commits)
@@ -343,6 +346,7 @@ class SqliteJournal:
             self._connection_now()
             if not writes:
                 return
+            layout.check_place(self.path, self._place)
             changes = plan(writes, self._log)
             full: JournalFull | None = None
             for remedy in (None, self._restart_wal, self._spend_reserve):
