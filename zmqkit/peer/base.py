@@ -39,6 +39,9 @@ log = logging.getLogger("zmqkit")
 LINGER = 5.0
 """Seconds that a closing peer goes on serving what waits."""
 
+QUIET = 1.0
+"""Seconds in which an event that strangers can cause is logged once. Callbacks and counters miss none."""
+
 MAX_NAME = 200
 """The longest name of a peer, in characters."""
 
@@ -116,6 +119,8 @@ class PeerBase:
         self._announcements: list[discovery.Announcement] = []
         self._wanted: dict[Address, frozenset[str]] = {}
         self._fading: set[str] = set()
+        self._logged: dict[str, tuple[float, int]] = {}
+        """When an event that strangers cause was last logged, and how many came since."""
 
     def _sort_out(self, binds: list[str], connects: list[str]) -> tuple[list[Address], list[Address]]:
         to_bind: list[Address] = []
@@ -371,9 +376,21 @@ class PeerBase:
         return ticket
 
     def _log_event(self, event: Event) -> None:
-        level = _LEVELS.get(type(event).__name__)
-        if level is not None:
-            log.log(level, "%s", event)
+        kind = type(event).__name__
+        level = _LEVELS.get(kind)
+        if level is None:
+            return
+        if kind in _STRANGERS:
+            # Who can reach us can cause these as fast as he likes: that must not fill the disk that the log is on.
+            now = time.monotonic()
+            since, unlogged = self._logged.get(kind, (-math.inf, 0))
+            if now < since + QUIET:
+                self._logged[kind] = since, unlogged + 1
+                return
+            self._logged[kind] = now, 0
+            if unlogged:
+                log.log(level, "%s: %d more of %s since", self.name, unlogged, kind)
+        log.log(level, "%s", event)
 
     def _too_few(self, count: int, timeout: float | None) -> str:
         return f"{self.name}: fewer than {count} peers within {timeout} s; {len(self._core.sessions)} are there"
@@ -416,6 +433,8 @@ _LEVELS = {
     "JobFailed": logging.INFO,
 }
 """What is logged besides being told to callbacks; events not named here are not."""
+
+_STRANGERS = frozenset({"BadFrame", "PeerRefused", "StaleSettle", "PeerBusy"})
 
 
 def _several(value: Addresses | None) -> list[str]:
