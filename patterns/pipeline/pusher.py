@@ -24,7 +24,18 @@ from zmqkit.patterns.pipeline import wire
 from zmqkit.patterns.pipeline.backlog import Backlog, runs
 from zmqkit.patterns.pipeline.hands import Arrival, Awaited, PusherSettings, Settling, Storing, merge
 from zmqkit.patterns.pipeline.leases import Holder, Lot
-from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, ROW_BYTES, ROW_MESSAGES, DeadRow, Pack, Row, unreadable
+from zmqkit.patterns.pipeline.rows import (
+    DEAD,
+    MARKS,
+    MESSAGES,
+    ROW_BYTES,
+    ROW_MESSAGES,
+    DeadRow,
+    Pack,
+    Row,
+    told_by,
+    unreadable,
+)
 from zmqkit.patterns.pipeline.wire import Outcome
 from zmqkit.protocol import core
 from zmqkit.protocol.core import Frames
@@ -373,12 +384,7 @@ class PusherCore(PatternCore):
     def loaded(self, read: core.Read, rows: Sequence[core.Row], now: float) -> None:
         """Rows from the journal."""
         if read.log == DEAD:
-            result: object = ("acked", "")
-            if rows:
-                try:
-                    result = ("dead", DeadRow.unpack(rows[0].value).reason)
-                except DecodeError as error:
-                    result = unreadable(error)
+            result = told_by(rows)
             for watcher in self._lookups.pop(read.first, []):
                 self.out.replies.append((watcher, result))
             return

@@ -7,13 +7,13 @@ Pure. One row of the log ``messages`` holds a batch; what happened to single mes
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, Final, Self
 
 from zmqkit.errors import DecodeError, JournalDamaged
 from zmqkit.patterns.pipeline.wire import Deliver
-from zmqkit.protocol import wire
+from zmqkit.protocol import core, wire
 
 MESSAGES: Final = "messages"
 MARKS: Final = "marks"
@@ -222,9 +222,17 @@ class DeadRow:
         return cls(**{name: found[1][name] for name in names})
 
 
+def told_by(rows: Sequence[core.Row]) -> tuple[str, str] | JournalDamaged:
+    """What the log ``dead`` tells of one settled message: (outcome, reason)."""
+    try:
+        return ("dead", DeadRow.unpack(rows[0].value).reason) if rows else ("acked", "")
+    except DecodeError as error:
+        return unreadable(error)
+
+
 def unreadable(error: DecodeError) -> JournalDamaged:
     """What to tell the user of a row that `unpack` does not take."""
     return JournalDamaged(
-        f"a row of the journal cannot be read: {error}. Another version of zmqkit wrote it, or another program: open it "
-        "with that version, put back a good copy, or move all files of its name aside to begin with an empty one"
+        f"a row of the journal cannot be read: {error}. Another version of zmqkit wrote it, or another program: open "
+        "it with that version, put back a good copy, or move all files of its name aside to begin with an empty one"
     )

@@ -323,8 +323,8 @@ def check_place(path: str, place: tuple[int, int]) -> None:
     except OSError as error:
         what = f"it is not there ({error.strerror})"
     raise JournalDamaged(
-        f"{path} was removed or replaced while it was open: {what}. Nothing more is stored until the very file is back at "
-        "its place; else close this journal, put back a good copy, and open it again."
+        f"{path} was removed or replaced while it was open: {what}. Nothing more is stored until the very file is "
+        "back at its place; else close this journal, put back a good copy, and open it again."
     )
 
 
