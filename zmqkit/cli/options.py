@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -36,8 +37,17 @@ Timeout = Annotated[
 MaxFailures = Annotated[
     int, typer.Option(metavar="N", min=1, help="A message that fails so often becomes a dead letter.")
 ]
+
+
+class Safe(enum.StrEnum):
+    """The durabilities of a journal in a file."""
+
+    POWER = "power"
+    PROCESS = "process"
+
+
 DurabilityOption = Annotated[
-    Literal["power", "process"],
+    Safe,
     typer.Option(help="Safe from a power cut (synced to the disk), or from a killed process only."),
 ]
 JournalFile = Annotated[Path, typer.Argument(metavar="PATH", show_default=False, help="The journal's file.")]

@@ -31,7 +31,7 @@ def push(
         Path | None,
         typer.Option(metavar="PATH", show_default=False, help="Keep what is not settled in this file, across crashes."),
     ] = None,
-    durability: options.DurabilityOption = "power",
+    durability: options.DurabilityOption = options.Safe.POWER,
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Wait until all is settled, or leave it in the journal.")
     ] = True,
@@ -57,7 +57,7 @@ def push(
         *[address] * bind,
         connect=[] if bind else [address],
         journal=journal,
-        durability=durability,
+        durability=durability.value,
         max_failures=max_failures,
         announce=announce,
         insecure=insecure,
