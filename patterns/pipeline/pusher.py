@@ -15,6 +15,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 from zmqkit.errors import CommitIndeterminate, DecodeError, Full, JournalError
@@ -24,18 +25,7 @@ from zmqkit.patterns.pipeline import wire
 from zmqkit.patterns.pipeline.backlog import Backlog, runs
 from zmqkit.patterns.pipeline.hands import Arrival, Awaited, PusherSettings, Settling, Storing, merge
 from zmqkit.patterns.pipeline.leases import Holder, Lot
-from zmqkit.patterns.pipeline.rows import (
-    DEAD,
-    MARKS,
-    MESSAGES,
-    ROW_BYTES,
-    ROW_MESSAGES,
-    DeadRow,
-    Pack,
-    Row,
-    told_by,
-    unreadable,
-)
+from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, ROW_BYTES, ROW_MESSAGES, Pack, Row, told_by, unreadable
 from zmqkit.patterns.pipeline.wire import Outcome
 from zmqkit.protocol import core
 from zmqkit.protocol.core import Frames
@@ -531,7 +521,7 @@ class PusherCore(PatternCore):
             if each.session.room_messages > 0 and each.session.link is not None and not each.session.busy
         ]
         while open_holders and backlog.ready:
-            holder = open_holders[0] if len(open_holders) == 1 else min(open_holders, key=_held)
+            holder = open_holders[0] if len(open_holders) == 1 else min(open_holders, key=attrgetter("held"))
             session = holder.session
             most = session.room_messages
             if len(self._holders) > 1:
@@ -606,7 +596,3 @@ class PusherCore(PatternCore):
         while self._timers.pop(now) is not None:
             pass  # "store": end_turn tries again
         super().handle_timer(now)
-
-
-def _held(holder: Holder) -> int:
-    return holder.held
