@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from tests.simulation.history import waits
-from tests.simulation.pipeline import LARGEST_ROW, Told
+from tests.simulation.users import LARGEST_ROW, Told
 from zmqkit.events import BadFrame
 from zmqkit.options import Backoff, Heartbeat
 from zmqkit.patterns.pipeline import wire

@@ -6,98 +6,27 @@ What is held against them is in `tests.simulation.history`, and here: what may b
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
 from tests.simulation.history import History, Message, Opening, waits
+from tests.simulation.users import LARGEST_ROW, CountingPusher, Job, Told, User, forget, parts_of
 from zmqkit.events import BadFrame, JobFailed, PeerLost
 from zmqkit.options import Backoff, Heartbeat, Limits
 from zmqkit.patterns.pipeline import wire
 from zmqkit.patterns.pipeline.hands import PusherSettings
-from zmqkit.patterns.pipeline.leases import Holder
 from zmqkit.patterns.pipeline.puller import Parcel, PullerCore
 from zmqkit.patterns.pipeline.pusher import PusherCore
 from zmqkit.patterns.pipeline.rows import MARKS, MESSAGES, Pack
-from zmqkit.protocol import core
 from zmqkit.protocol.local import Local
 from zmqkit.testing.faults import CRASH_FAULTS, DISK_FAULTS, JOURNAL_FAULTS, NETWORK_FAULTS, STALL_FAULTS, Faults
-from zmqkit.testing.peers import SimPeer, SimTicket
+from zmqkit.testing.peers import SimPeer
 from zmqkit.testing.scenario import Scenario
 from zmqkit.testing.world import World
 
 BOUND_S = 1.0
 MAX_FAILURES = 3
-LARGEST_ROW = 1 << 12
-"""What the face leaves free between the journal's highest key and the first sequence of an opening."""
-
-
-class CountingPusher(PusherCore):
-    """Counts what the pusher itself need not."""
-
-    first = 0
-
-    def count(self, name: str) -> None:
-        self.counters[name] = self.counters.get(name, 0) + 1
-
-    def loaded(self, read: core.Read, rows: Sequence[core.Row], now: float) -> None:
-        if rows and read.log == MARKS:
-            self.count("marks loaded")
-        elif rows and read.log == MESSAGES:
-            self.count("rows of an earlier opening loaded" if rows[0].key < self.first else "rows loaded as room came")
-        super().loaded(read, rows, now)
-
-    def store_failed(self, up_to: int, error: Exception, now: float) -> None:
-        self.count(f"store_failed: {type(error).__name__}")
-        if self._settling:
-            self.count("settles written again")
-        super().store_failed(up_to, error, now)
-
-    def _reconcile(self, holder: Holder, message: wire.Held) -> None:
-        before = self.counters["redelivered"]
-        super()._reconcile(holder, message)
-        self.count("HELD agrees" if self.counters["redelivered"] == before else "HELD lacks some")
-
-
-class Told(SimTicket):
-    """A ticket, or a watcher, that hands on what it is told."""
-
-    __slots__ = ("then",)
-
-    def __init__(self, about: Any, then: Callable[[Any], None]) -> None:
-        super().__init__(about)
-        self.then = then
-
-    def resolve(self, result: object) -> None:
-        super().resolve(result)
-        self.then(result)
-
-
-@dataclasses.dataclass(slots=True, eq=False)
-class Job:
-    """One job in the hands of a puller's user."""
-
-    parcel: Parcel
-    index: int
-    message: Message
-    kept_until: float = 0.0
-
-    def let_go(self) -> None:
-        """The user settles it, or loses it."""
-        delivery, session = self.parcel.delivery, self.parcel.session
-        self.message.held.pop((session.peer.about["epoch"], delivery.lease + self.index), None)
-
-
-@dataclasses.dataclass(slots=True)
-class User:
-    """What the user of one incarnation of a puller has in hand."""
-
-    jobs: list[Job] = dataclasses.field(default_factory=list)
-    newest: dict[bytes, int] = dataclasses.field(default_factory=dict)
-    """By session: the highest sequence of a fresh message."""
-    leases: dict[bytes, set[int]] = dataclasses.field(default_factory=dict)
-    """By session: all that were ever delivered in it."""
 
 
 class PipelineScenario(Scenario):
@@ -475,7 +404,7 @@ class PipelineScenario(Scenario):
                 if job.parcel is parcel:
                     job.let_go()
             user.jobs = [job for job in user.jobs if job.parcel is not parcel]
-            peer.post(_forget, parcel)
+            peer.post(forget, parcel)
 
     # ---- what was seen -----------------------------------------------------------------
 
@@ -509,7 +438,7 @@ class PipelineScenario(Scenario):
         for peer in self.pushers:
             made = peer.core
             if isinstance(made, PusherCore):
-                parts = _parts(made)
+                parts = parts_of(made)
                 assert made.unsettled == sum(parts.values()), f"{peer.name}: {made.unsettled} unsettled, but {parts}"
                 bound = 60 if peer.disk is None else made.settings.max_waiting
                 assert bound is None or made.unsettled <= bound, f"{peer.name}: {made.unsettled} wait"
@@ -579,31 +508,7 @@ class PipelineScenario(Scenario):
             made = peer.core
             if isinstance(made, PusherCore):
                 final = peer in self.final and self.final[peer][1].done
-                lines.append(f"{peer.name}: {made.unsettled} unsettled: {_parts(made)}; final wait done: {final}")
+                lines.append(f"{peer.name}: {made.unsettled} unsettled: {parts_of(made)}; final wait done: {final}")
             elif isinstance(made, PullerCore):
                 lines.append(f"{peer.name}: holds {made.held}")
         return "\n".join(lines)
-
-
-def _parts(made: PusherCore) -> dict[str, int]:
-    """Where the messages are that are not settled: each in one place."""
-    settling = [*made._settling, made._turn]
-    return {
-        "being stored": sum(each.row.count for each in made._storing),
-        "ready": made.backlog.ready,
-        "on disk": made.backlog.waiting - made.backlog.ready,
-        "delayed": made.backlog.delayed,
-        "leased": sum(each.held for each in made._holders.values()),
-        "being settled": sum(each.acked + each.dead for each in settling),
-    }
-
-
-def _forget(made: PullerCore, parcel: Parcel, now: float) -> None:
-    source = made._sources.get(parcel.session.id)
-    if source is not None and source.parcels.pop(parcel.delivery.lease, None) is not None:
-        count = parcel.open.bit_count()
-        parcel.open = 0
-        made.held -= count
-        source.released_messages += count
-        source.released_bytes += parcel.size
-        made._changed[source.session.id] = source
