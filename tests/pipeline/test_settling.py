@@ -14,6 +14,7 @@ import zmqkit
 from tests.pipeline.faces import LOCAL, PATIENCE_S, Face, dead_letters, handle, listen, take
 from zmqkit import AlreadySettled, Backoff, Closed, LeaseLost, Reject, Retry, Settled
 from zmqkit.events import JobDead, JobFailed, JobRedelivered, StaleSettle
+from zmqkit.transport.tickets import Ticket, wait
 
 AT_ONCE = Backoff(first=0.001, cap=0.001)
 
@@ -368,12 +369,15 @@ def take_back_leases(push: Any) -> None:
     peer = getattr(push, "real", push)
     from zmqkit.patterns.pipeline import wire
 
-    def report(now: float) -> None:
+    def report(done: Ticket, now: float) -> None:
         core = peer._core
         for holder in core._holders.values():
             core._reconcile(holder, wire.Held(core.settings.epoch, core._lease, []))
+        done.resolve(None)
 
-    peer._driver.submit(report)
+    done = peer._driver.ticket()
+    peer._driver.submit(report, done)
+    wait(done, PATIENCE_S)  # what comes in the same turn is looked at before
 
 
 # ---- batches -------------------------------------------------------------------------
