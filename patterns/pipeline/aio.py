@@ -325,7 +325,7 @@ class Puller(PullerBase, Peer, Generic[T]):
 
     async def _wait_for_job(self, timeout: float | None) -> bool:
         """Wait until something came, or out of time. False: closed or stopped."""
-        mailbox = self._open_driver.mailbox
+        mailbox = self._mailbox
         deadline = deadline_of(timeout)
         look_at = time.monotonic() + LOOK_ROUND
         while not (self._stopped or self._closed or mailbox.closed):
@@ -336,17 +336,19 @@ class Puller(PullerBase, Peer, Generic[T]):
                 break
             if time.monotonic() >= look_at:  # or another took what we were woken for
                 self._warn_of_credit()
-        if mailbox.failure is not None:
+        if mailbox.failure is not None and not self._closed:
             raise mailbox.failure
         return not (self._stopped or self._closed or mailbox.closed)
 
     def __aiter__(self) -> AsyncIterator[Job[T]]:
         """Jobs as they come, until `stop` or `close`."""
+        self._check_open()
         return _Jobs(self)
 
     def batches(self, max: int = 500, wait: float = 0.05) -> AsyncIterator[Batch[T]]:
         """Batches of jobs as they come. See `zmqkit.Puller.batches`. Cancelled, no job is lost."""
         check_batches(max, wait)
+        self._check_open()
         return _Batches(self, max, wait)
 
     async def _next_batch(self, most: int, wait: float) -> Batch[T] | None:
@@ -361,7 +363,7 @@ class Puller(PullerBase, Peer, Generic[T]):
             deadline = time.monotonic() + wait
             try:
                 while not full and (left := deadline - time.monotonic()) > 0:
-                    if not await self._open_driver.mailbox.wait_nonempty_async(left):
+                    if not await self._mailbox.wait_nonempty_async(left):
                         break
                     full = self._take_more(taken, most)
                 await checkpoint()

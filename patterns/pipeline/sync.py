@@ -384,8 +384,7 @@ class Puller(PullerBase, Peer, Generic[T]):
 
     def _wait_for_job(self, timeout: float | None) -> bool:
         """Block until something came, or out of time. False: closed or stopped."""
-        driver = self._open_driver
-        mailbox = driver.mailbox
+        mailbox = self._mailbox
         deadline = deadline_of(timeout)
         look_at = time.monotonic() + LOOK_ROUND
         while not (self._stopped or self._closed or mailbox.closed):
@@ -396,7 +395,7 @@ class Puller(PullerBase, Peer, Generic[T]):
                 break
             if time.monotonic() >= look_at:  # or another took what we were woken for
                 self._warn_of_credit()
-        if mailbox.failure is not None:
+        if mailbox.failure is not None and not self._closed:
             raise mailbox.failure
         return not (self._stopped or self._closed or mailbox.closed)
 
@@ -427,7 +426,7 @@ class Puller(PullerBase, Peer, Generic[T]):
                         mailbox.nudge()
                     claimed = -1
                     yield job
-                    if self._stopped:
+                    if self._stopped or self._closed:
                         return
             finally:
                 if claimed >= 0:
@@ -444,13 +443,14 @@ class Puller(PullerBase, Peer, Generic[T]):
         return self._batches(max, wait)
 
     def _batches(self, most: int, wait: float) -> Iterator[Batch[T]]:
+        _ = self._open_driver
         while not self._stopped:
             taken: list[Run] = []
             try:
                 full = self._take_more(taken, most)
                 deadline = time.monotonic() + wait
                 while taken and not full and (left := deadline - time.monotonic()) > 0:
-                    if not self._open_driver.mailbox.wait_nonempty(left):
+                    if not self._mailbox.wait_nonempty(left):
                         break
                     full = self._take_more(taken, most)
             except BaseException:

@@ -23,6 +23,7 @@ from zmqkit.patterns.pipeline import wire
 from zmqkit.patterns.pipeline.jobs import Run
 from zmqkit.patterns.pipeline.puller import Parcel, PullerCore
 from zmqkit.peer.base import Common, PeerBase
+from zmqkit.transport.mailbox import Mailbox
 
 T = TypeVar("T", default=Any)
 
@@ -89,6 +90,12 @@ class PullerBase(PeerBase):
 
     # ---- taking --------------------------------------------------------------------
 
+    @property
+    def _mailbox(self) -> Mailbox[Any]:
+        """Opens the puller if that was not done; after a close that of then, so that loops end and do not raise."""
+        driver = self._driver
+        return driver.mailbox if driver is not None else self._open_driver.mailbox
+
     # Jobs are taken from the mailbox's first parcel, which stays there until all of it is taken. `claims` is an
     # iterator that all takers share: CPython gives each index to exactly one of them. In a ``for`` over it no interrupt
     # can come between the claim and the next statement, so a claimed index is always known to the code that must
@@ -96,7 +103,9 @@ class PullerBase(PeerBase):
 
     def _first_item(self) -> Any | None:
         """The first parcel of which something is left, decoded; None if there is none."""
-        mailbox = self._open_driver.mailbox
+        mailbox = self._mailbox
+        if self._closed:
+            return None
         with mailbox.lock:
             while (item := mailbox.peek()) is not None:
                 if not item.parcel.lost and item.claims.__length_hint__():
@@ -115,8 +124,8 @@ class PullerBase(PeerBase):
                 for index in item.claims:
                     claimed = index
                     job = self._make(parcel, index)
-                    if self._open_driver.mailbox.waiters:
-                        self._open_driver.mailbox.nudge()
+                    if self._mailbox.waiters:
+                        self._mailbox.nudge()
                     if job is not None:
                         return job
                     claimed = -1
@@ -197,7 +206,7 @@ class PullerBase(PeerBase):
             self._put_aside(*run)
 
     def _put_aside(self, parcel: Parcel, indexes: list[int]) -> None:
-        self._open_driver.mailbox.put_back([Aside(parcel, indexes)])
+        self._mailbox.put_back([Aside(parcel, indexes)])
 
     def _warn_of_credit(self) -> None:
         """Nothing comes, and all that may come was handed out and not settled: say so, once."""

@@ -43,7 +43,8 @@ class Peer(PeerBase):
             raise WaitTimeout(self._too_few(count, timeout)) from None
 
     async def _start_async(self) -> None:
-        if self._driver is None or self._closed or self._forked:
+        self._check_open()
+        if self._driver is None:
             await in_thread(self._start)
 
     async def _wait(self, ticket: Ticket, timeout: float | None) -> Any:

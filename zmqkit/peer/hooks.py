@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from zmqkit.events import Event
+from zmqkit.transport import forks  # noqa: F401 - see the end of this file
 
 if TYPE_CHECKING:
     from zmqkit.peer.base import PeerBase
@@ -115,5 +116,7 @@ def _after_in_child() -> None:
         peer._after_fork()
 
 
+# Exit handlers run last in, first out. That of zmqkit.transport.forks closes drivers as they are: it is registered
+# before this one, by the import above, so that peers have their little time first.
 atexit.register(_close_all)
 os.register_at_fork(after_in_child=_after_in_child)
