@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
+import signal
 import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
+import anyio
+import anyio.to_thread
+
 import zmqkit
-from zmqkit import Heartbeat
+from zmqkit import Heartbeat, aio
 
 
 def say(what: object) -> None:
@@ -46,6 +54,203 @@ def leave_behind(journal: str, count: str) -> None:
     push = zmqkit.Pusher("tcp://127.0.0.1:*", journal=journal).open()
     say([push.send(n, headers={"n": str(n)}).id for n in range(int(count))])
     heard()
+
+
+# ---- running until a signal ----------------------------------------------------------
+
+
+def slow(body: Any) -> Any:
+    """A handler that says when it begins and ends only when told to."""
+    say(["begins", body])
+    heard()
+    say(["ends", body])
+    return body
+
+
+async def slow_async(body: Any) -> Any:
+    return await anyio.to_thread.run_sync(slow, body)
+
+
+def run_puller(face: str, address: str) -> None:
+    """`Puller.run` until a signal; then say so."""
+    if face == "sync":
+        with zmqkit.Puller(address) as pull:
+            pull.run(slow)
+    else:
+
+        async def main() -> None:
+            async with aio.Puller(address) as pull:
+                await pull.run(slow_async)
+
+        anyio.run(main, backend=face)
+    say("returned")
+
+
+def run_worker(face: str, source: str, sink: str) -> None:
+    """`Worker.run` until a signal; then say so."""
+    if face == "sync":
+        zmqkit.Worker(slow, source=source, sink=sink).run()
+    else:
+        anyio.run(aio.Worker(slow_async, source=source, sink=sink).run, backend=face)
+    say("returned")
+
+
+def run_loop(face: str, address: str) -> None:
+    """A loop of one's own under `stop_on_signals`."""
+    if face == "sync":
+        with zmqkit.Puller(address) as pull, zmqkit.stop_on_signals(pull):
+            for job in pull:
+                with job:
+                    slow(job.body)
+    else:
+
+        async def main() -> None:
+            async with aio.Puller(address) as pull:
+                with aio.stop_on_signals(pull):
+                    async for job in pull:
+                        async with job:
+                            await slow_async(job.body)
+
+        anyio.run(main, backend=face)
+    say("returned")
+
+
+def run_and_fork(address: str) -> None:
+    """A handler forks a child, which the first SIGTERM must end although the parent waits for one."""
+
+    def handler(body: Any) -> None:
+        ready, done = os.pipe()
+        child = os.fork()
+        if not child:
+            os.write(done, b"ready")  # CPython forgets signals that come while it forks
+            while True:
+                time.sleep(0.01)  # and pause() would sleep on if the signal came just before it
+        os.read(ready, 5)
+        os.kill(child, signal.SIGTERM)
+        say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    with zmqkit.Puller(address) as pull:
+        pull.run(handler)
+
+
+# ---- the end without close -----------------------------------------------------------
+
+
+def end_open(face: str, kind: str, journal: str = "") -> None:
+    """Leave everything open, with a message that nobody took."""
+    given: dict[str, Any] = {"journal": journal} if journal else {}
+    KEPT.append(zmqkit.Puller("tcp://127.0.0.1:1").open())
+    if face == "sync":
+        push = zmqkit.Pusher("tcp://127.0.0.1:*", name="left open", linger=None, **given).open()
+        KEPT.append(push)
+        push.send("x")
+    else:
+
+        async def main() -> None:
+            push = await aio.Pusher("tcp://127.0.0.1:*", name="left open", linger=None, **given).open()
+            KEPT.append(push)
+            await push.send("x")
+
+        anyio.run(main, backend=face)
+    say("sent")
+    if kind == "exit":
+        sys.exit(3)
+    if kind == "raise":
+        raise ZeroDivisionError("not caught")
+
+
+def end_served(address: str) -> None:
+    """Send without waiting and end at once: the exit gives what was sent the little time that it needs."""
+    push = zmqkit.Pusher(connect=address).open()
+    push.wait_for_peers(1, timeout=20)
+    KEPT.append(push)
+    for n in range(100):
+        push.send_nowait(n)
+
+
+KEPT: list[Any] = []
+
+
+# ---- forks ---------------------------------------------------------------------------
+
+
+def fork(face: str, journal: str) -> None:
+    """Try every verb of what the parent opened in a forked child; the parent goes on."""
+    if face == "sync":
+        with zmqkit.Pusher("tcp://127.0.0.1:*", journal=journal) as push, zmqkit.Puller(push.addresses[0]) as pull:
+            receipt, job = push.send("x"), pull.receive()
+            push.send("y")
+            other = pull.receive()
+            other.ack()  # the I/O thread may not have seen it yet
+            verbs: dict[str, Callable[[], object]] = {
+                "open": push.open, "send": lambda: push.send(1), "send_nowait": lambda: push.send_nowait(1),
+                "send_many": lambda: push.send_many([1]), "flush": push.flush, "receipt.wait": receipt.wait,
+                "wait_for_peers": push.wait_for_peers, "receive": pull.receive, "iter": lambda: next(iter(pull)),
+                "batches": lambda: next(pull.batches()), "run": lambda: pull.run(print), "ack": job.ack,
+                "ack(wait)": lambda: job.ack(wait=True), "nack": job.nack, "reject": lambda: job.reject("no"),
+                "release": job.release, "puller.open": pull.open,
+            }  # fmt: skip
+            child = os.fork()
+            if not child:
+                try:
+                    say({name: _raised(verb) for name, verb in verbs.items()})
+                    pull.stop()
+                    push.close()
+                    say("closed")
+                finally:
+                    sys.exit(5)  # runs the exit handlers, which must not touch what is the parent's
+            say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            job.ack(wait=True)
+            say(push.flush(20).acked)
+    else:
+        anyio.run(_fork_async, journal, backend=face)
+
+
+async def _fork_async(journal: str) -> None:
+    async with aio.Pusher("tcp://127.0.0.1:*", journal=journal) as push, aio.Puller(push.addresses[0]) as pull:
+        receipt, job = await push.send("x"), await pull.receive()
+        await push.send("y")
+        await (await pull.receive()).ack()
+        verbs: dict[str, Callable[[], Any]] = {
+            "open": push.open, "send": lambda: push.send(1), "send_nowait": lambda: push.send_nowait(1),
+            "send_many": lambda: push.send_many([1]), "flush": push.flush, "receipt.wait": receipt.wait,
+            "wait_for_peers": push.wait_for_peers, "receive": pull.receive, "iter": lambda: anext(aiter(pull)),
+            "batches": lambda: anext(aiter(pull.batches())), "run": lambda: pull.run(print), "ack": job.ack,
+            "ack(wait)": lambda: job.ack(wait=True), "nack": job.nack, "reject": lambda: job.reject("no"),
+            "release": job.release, "puller.open": pull.open,
+        }  # fmt: skip
+        child = os.fork()
+        if not child:
+            # A forked loop must not turn any more: each coroutine is pushed by hand, up to where it would wait.
+            try:
+                say({name: _raised(functools.partial(_push, verb)) for name, verb in verbs.items()})
+                pull.stop()
+                _push(push.close)
+                say("closed")
+            finally:
+                os._exit(5)
+        say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))  # noqa: ASYNC222 - nothing else is to run
+        await job.ack(wait=True)
+        say((await push.flush(20)).acked)
+
+
+def _push(verb: Callable[[], Any]) -> object:
+    awaitable = verb()
+    if not hasattr(awaitable, "__await__"):
+        return awaitable
+    steps = awaitable.__await__()
+    try:
+        next(steps)
+    except StopIteration as end:
+        return end.value
+    return "waits"
+
+
+def _raised(verb: Callable[[], object]) -> str:
+    try:
+        return f"returned {verb()!r}"
+    except BaseException as error:
+        return type(error).__name__ if error.__cause__ is None else type(error.__cause__).__name__
 
 
 # ---- the program runs ----------------------------------------------------------------

@@ -279,7 +279,7 @@ async def test_a_pusher_that_restarts_at_its_address_goes_on_with_the_pullers_th
                 await push.close()
         async with face.Pusher(address, journal=path) as push:
             await found.next()
-            fresh = []
+            fresh: list[Any] = []
             while len(fresh) < 3:  # those of earlier lives are lost, and not handed out any more
                 async with await take(pull) as job:
                     fresh.append(job.body)
