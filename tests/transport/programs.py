@@ -26,7 +26,6 @@ from zmqkit.options import Heartbeat
 from zmqkit.transport import forks
 from zmqkit.transport.iothread import IoThread
 from zmqkit.transport.mailbox import Mailbox
-from zmqkit.transport.sockets import RECEIVE_MESSAGES
 from zmqkit.transport.tickets import Ticket, wait, wait_async
 
 INTERRUPTS = 1500
@@ -556,7 +555,7 @@ def held_back() -> None:
             with zmq.Context() as others, others.socket(zmq.DEALER) as peer:
                 peer.setsockopt(zmq.SNDHWM, 0)
                 peer.connect(bound.addresses[0])
-                for n in range(20 * RECEIVE_MESSAGES):
+                for n in range(20_000):
                     peer.send(b"%d" % n)
                 time.sleep(0.2)
                 peer.close(0)

@@ -214,7 +214,7 @@ def test_last_words_are_heard_before_a_send_finds_their_peer_gone() -> None:
 
 @pytest.mark.slow
 def test_a_peer_that_leaves_while_it_is_held_back_does_not_end_the_process() -> None:
-    """With HEARTBEAT_IVL beside a high-water mark, libzmq aborts here: hence a process of its own."""
+    """With a receiving high-water mark, libzmq aborts here: hence a process of its own."""
     command = [sys.executable, "-m", "tests.transport.programs", "held_back"]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=55)
     assert (done.returncode, done.stdout) == (0, '{"answered": true}\n'), done.stderr

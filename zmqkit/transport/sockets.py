@@ -41,12 +41,10 @@ READABLE = int(zmq.POLLIN)
 MAX_FRAMES = 1024
 """A message of more frames is none of ours: it is read to its end and dropped."""
 
-RECEIVE_MESSAGES = 1000
-"""So many messages of one connection may wait to be looked at; then libzmq reads no more from it.
+SEND_MESSAGES = 200_000
+"""So many messages may wait to be sent over one connection of a bound socket; who lets more pile up is taken for gone.
 
-Credit bounds what an honest peer has under way; a stranger keeps to no credit, and would fill our memory faster than
-garbage can be thrown away. For bound sockets, to which strangers come. It excludes HEARTBEAT_IVL: libzmq 4.3.5 aborts
-the whole process when it is to ping a peer that left while it was being held back (stream_engine_base, `!_io_error`).
+Credit bounds what is lent (see the greatest prefetch), but a stranger that asks and never reads gets his answers too.
 """
 
 RECONNECT_MS = 100
@@ -87,17 +85,17 @@ class Endpoint:
         made = context().socket(kind)
         try:
             made.setsockopt(zmq.LINGER, 0)
-            made.setsockopt(zmq.SNDHWM, 0)  # what may be under way is bounded by credit
-            made.setsockopt(zmq.RCVHWM, RECEIVE_MESSAGES if kind == zmq.ROUTER else 0)
+            made.setsockopt(zmq.SNDHWM, SEND_MESSAGES if kind == zmq.ROUTER else 0)
+            # Never a receiving high-water mark: libzmq 4.3.5 aborts the whole process when a peer that it holds back sent
+            # a heartbeat and is gone (stream_engine_base.cpp, `!_io_error`). Strangers that flood us are expelled instead.
+            made.setsockopt(zmq.RCVHWM, 0)
             made.setsockopt(zmq.MAXMSGSIZE, self._limits.frame_bytes)
             made.setsockopt(zmq.IPV6, int("[" in self.address))
             bound_ms = self._heartbeat.bound * 1000
             # Together below the bound: that the hop is dead is known before the session gives its peer up.
-            # The dialling side asks for both: its pings carry the time after which the bound side gives up.
-            if kind == zmq.DEALER:
-                made.setsockopt(zmq.HEARTBEAT_IVL, _clamp(bound_ms * 0.3))
-                made.setsockopt(zmq.HEARTBEAT_TIMEOUT, _clamp(bound_ms * 0.6))
-                made.setsockopt(zmq.HEARTBEAT_TTL, min(_clamp(bound_ms * 0.6, 100), 6_553_500))
+            made.setsockopt(zmq.HEARTBEAT_IVL, _clamp(bound_ms * 0.3))
+            made.setsockopt(zmq.HEARTBEAT_TIMEOUT, _clamp(bound_ms * 0.6))
+            made.setsockopt(zmq.HEARTBEAT_TTL, min(_clamp(bound_ms * 0.6, 100), 6_553_500))
             made.setsockopt(zmq.HANDSHAKE_IVL, _clamp(bound_ms * 2, 1000))
             made.setsockopt(zmq.TCP_KEEPALIVE, 1)
             self.monitor = _monitor(made, self.EVENTS)
