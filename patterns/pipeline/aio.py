@@ -185,23 +185,14 @@ class Pusher(PusherBase, Peer):
 
     async def _reach(self, until: Point, first: int, last: int, timeout: float | None) -> Settled:
         ticket = self._ask(self._core.wait, until, first, last)
-        acked, dead = await self._wait_or_forget(ticket, timeout)
+        acked, dead = await self._wait_or_forget(ticket, timeout, self._core.forget_wait)
         return Settled(acked, dead)
 
     async def _watch(self, sequence: int, timeout: float | None) -> Literal["acked", "dead", "expired"]:
-        outcome, _ = await self._wait_or_forget(self._ask(self._core.watch_for, sequence), timeout)
+        outcome, _ = await self._wait_or_forget(
+            self._ask(self._core.watch_for, sequence), timeout, self._core.forget_wait
+        )
         return outcome  # type: ignore[no-any-return]
-
-    async def _wait_or_forget(self, ticket: Ticket, timeout: float | None) -> Any:
-        """Out of time, the I/O thread has the last word: timeout=0 tells how it is."""
-        try:
-            return await self._wait(ticket, timeout)
-        except WaitExpired:
-            await self._wait(self._ask(self._core.forget_wait, ticket), None)
-            return await self._wait(ticket, 0)
-        except BaseException:
-            self._forget(ticket)
-            raise
 
     async def _close(self, linger: float | None) -> None:
         try:

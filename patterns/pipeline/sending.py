@@ -262,15 +262,9 @@ class PusherBase(PeerBase):
     def _newest(self) -> int:
         return self._sequence - 1
 
-    def _forget(self, ticket: Ticket) -> None:
-        """Nobody waits on it any more."""
-        if self._driver is not None and not self._closed:
-            self._driver.post(self._core.forget_wait, ticket, None)
-
     def _withdraw_soon(self, ticket: Ticket) -> None:
         """Give up a send that is not accepted yet, without waiting for the answer."""
-        if self._driver is not None and not self._closed:
-            self._driver.post(self._core.withdraw, ticket, None)
+        self._tell_soon(self._core.withdraw, ticket, None)
 
     def _linger_ticket(self, linger: float | None) -> Ticket | None:
         """What a closing pusher waits for; None if there is nothing to wait for."""

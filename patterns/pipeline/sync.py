@@ -219,23 +219,12 @@ class Pusher(PusherBase, Peer):
 
     def _reach(self, until: Point, first: int, last: int, timeout: float | None) -> Settled:
         ticket = self._ask(self._core.wait, until, first, last)
-        acked, dead = self._wait_or_forget(ticket, timeout)
+        acked, dead = self._wait_or_forget(ticket, timeout, self._core.forget_wait)
         return Settled(acked, dead)
 
     def _watch(self, sequence: int, timeout: float | None) -> Literal["acked", "dead", "expired"]:
-        outcome, _ = self._wait_or_forget(self._ask(self._core.watch_for, sequence), timeout)
+        outcome, _ = self._wait_or_forget(self._ask(self._core.watch_for, sequence), timeout, self._core.forget_wait)
         return outcome  # type: ignore[no-any-return]
-
-    def _wait_or_forget(self, ticket: Ticket, timeout: float | None) -> Any:
-        """Out of time, the I/O thread has the last word: timeout=0 tells how it is."""
-        try:
-            return self._wait(ticket, timeout)
-        except WaitExpired:
-            self._wait(self._ask(self._core.forget_wait, ticket), None)
-            return self._wait(ticket, 0)
-        except BaseException:
-            self._forget(ticket)
-            raise
 
     def _close(self, linger: float | None) -> None:
         assert self._driver is not None

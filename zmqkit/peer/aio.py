@@ -6,6 +6,7 @@ nursery is held across ``__aenter__``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -38,7 +39,7 @@ class Peer(PeerBase):
         await self._start_async()
         ticket = self._ask(self._core.wait_for_sessions, count)
         try:
-            await self._wait(ticket, timeout)
+            await self._wait_or_forget(ticket, timeout, self._core.forget_sessions)
         except WaitExpired:
             raise WaitTimeout(self._too_few(count, timeout)) from None
 
@@ -49,6 +50,18 @@ class Peer(PeerBase):
 
     async def _wait(self, ticket: Ticket, timeout: float | None) -> Any:
         return await wait_async(ticket, timeout)
+
+    async def _wait_or_forget(self, ticket: Ticket, timeout: float | None, forget: Callable[..., None]) -> Any:
+        """Wait, and let nothing of it be left behind. Out of time, the I/O thread has the last word."""
+        try:
+            return await self._wait(ticket, timeout)
+        except WaitExpired:
+            # It may be that the I/O thread had no time to answer: timeout=0 is to tell how it is.
+            await self._wait(self._ask(forget, ticket), None)
+            return await self._wait(ticket, 0)
+        except BaseException:
+            self._tell_soon(forget, ticket, None)
+            raise
 
     async def _close(self, linger: float | None) -> None:
         await self._end_driver()

@@ -7,6 +7,7 @@ a pattern the core.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import math
 import os
@@ -76,6 +77,15 @@ class Common(TypedDict, total=False):
     linger: float | None
 
 
+@dataclasses.dataclass(eq=False, slots=True)
+class _Subscription:
+    """A callback for events, and what ends it at the driver, once there is one."""
+
+    event: type[Event]
+    callback: Callable[[Any], object]
+    end: Callable[[], None] = lambda: None
+
+
 class PeerBase:
     """One peer object, without the waiting.
 
@@ -114,7 +124,7 @@ class PeerBase:
         self._owner = 0
         """The process that opened it."""
         self._state_lock = threading.RLock()
-        self._subscriptions: list[tuple[type[Event], Callable[[Any], object]]] = []
+        self._subscriptions: list[_Subscription] = []
         self._watches: list[discovery.Watch] = []
         self._announcements: list[discovery.Announcement] = []
         self._wanted: dict[Address, frozenset[str]] = {}
@@ -215,8 +225,8 @@ class PeerBase:
         driver.on(Event, hooks.dispatch)
         driver.on(Event, self._log_event)
         driver.on(PeerLost, lambda _: self._drop_faded())
-        for kind, callback in self._subscriptions:
-            driver.on(kind, callback)
+        for entry in self._subscriptions:
+            entry.end = driver.on(entry.event, entry.callback)
         for address in self._to_connect:
             if address.looked_up:
                 watch = discovery.watch(address, on_change=partial(self._found, address), roles=self._accepts)
@@ -335,15 +345,16 @@ class PeerBase:
 
         It runs on the peer's I/O thread: be brief. What it raises is logged.
         """
-        entry = (event, callback)
-        self._subscriptions.append(entry)
-        removes = [self._driver.on(event, callback)] if self._driver is not None else []
+        entry = _Subscription(event, callback)
+        with self._state_lock:
+            self._subscriptions.append(entry)
+            if self._driver is not None:
+                entry.end = self._driver.on(event, callback)
 
         def remove() -> None:
-            with contextlib.suppress(ValueError):
-                self._subscriptions.remove(entry)
-            for each in removes:
-                each()
+            with self._state_lock:
+                self._subscriptions = [each for each in self._subscriptions if each is not entry]
+                entry.end()
 
         return remove
 
@@ -374,6 +385,12 @@ class PeerBase:
         ticket = driver.ticket()
         driver.submit(verb, *args, ticket)
         return ticket
+
+    def _tell_soon(self, verb: Callable[..., None], *args: Any) -> None:
+        """Hand a verb to the core that nobody waits for; if it is closed, there is nothing to tell."""
+        if self._driver is not None:
+            with contextlib.suppress(UsageError):
+                self._driver.post(verb, *args)
 
     def _log_event(self, event: Event) -> None:
         kind = type(event).__name__

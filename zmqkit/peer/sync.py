@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -52,12 +53,24 @@ class Peer(PeerBase):
         self._start()
         ticket = self._ask(self._core.wait_for_sessions, count)
         try:
-            self._wait(ticket, timeout)
+            self._wait_or_forget(ticket, timeout, self._core.forget_sessions)
         except WaitExpired:
             raise WaitTimeout(self._too_few(count, timeout)) from None
 
     def _wait(self, ticket: Ticket, timeout: float | None) -> Any:
         return wait(ticket, timeout)
+
+    def _wait_or_forget(self, ticket: Ticket, timeout: float | None, forget: Callable[..., None]) -> Any:
+        """Wait, and let nothing of it be left behind. Out of time, the I/O thread has the last word."""
+        try:
+            return self._wait(ticket, timeout)
+        except WaitExpired:
+            # It may be that the I/O thread had no time to answer: timeout=0 is to tell how it is.
+            self._wait(self._ask(forget, ticket), None)
+            return self._wait(ticket, 0)
+        except BaseException:
+            self._tell_soon(forget, ticket, None)
+            raise
 
     def _close(self, linger: float | None) -> None:
         assert self._driver is not None

@@ -40,6 +40,11 @@ class PatternCore:
         self._awaited.append((count, ticket))
         self._tell_awaited()
 
+    def forget_sessions(self, ticket: Any, answer: Any, now: float) -> None:
+        """Nobody waits on this ticket of `wait_for_sessions` any more; `answer` gets None after it."""
+        self._awaited = [each for each in self._awaited if each[1] is not ticket]
+        self.out.replies.append((answer, None))
+
     def _tell_awaited(self) -> None:
         there = len(self.sessions)
         self.out.replies.extend((ticket, None) for count, ticket in self._awaited if count <= there)
@@ -136,7 +141,7 @@ class PatternCore:
                     try:
                         self.received(up.session, up.frames, up.messages, now)  # type: ignore[union-attr]
                     except DecodeError as error:
-                        sessions.bad_frame(str(error))
+                        sessions.bad_frame(up.session.link, str(error))
                 elif kind is Heard:
                     self.heard(up.session, now)
                 elif kind is Opened:
