@@ -30,8 +30,14 @@ def heard() -> Any:
 
 
 def hold(address: str, count: str, interval: str = "0.2") -> None:
-    """Take so many jobs, say which, then do as told: "ack" them, or "settle" them and say what that brought."""
-    with zmqkit.Puller(address, heartbeat=Heartbeat(float(interval))) as pull:
+    """Take so many jobs, say which, then do as told: "ack" them, or "settle" them and say what that brought.
+
+    With a wildcard for an address it binds there and first says where.
+    """
+    given: dict[str, Any] = {"bind": address} if "*" in address else {"connect": address}
+    with zmqkit.Puller(**given, heartbeat=Heartbeat(float(interval))) as pull:
+        if pull.addresses:
+            say(pull.addresses[0])
         jobs = [pull.receive() for _ in range(int(count))]
         say([[job.id, job.body, job.deliveries, job.failures] for job in jobs])
         while (told := heard()) is not None:
