@@ -374,7 +374,7 @@ def test_a_driver_that_is_a_little_late_still_judges() -> None:
 
 
 def test_an_announced_bound_makes_nobody_immortal() -> None:
-    pair = Pair(Side("c", heartbeat=Heartbeat(1e8, 1000)))
+    pair = Pair(Side("c", heartbeat=Heartbeat(3600.0, 1000)))
     pair.disconnect()
     pair.advance(3601.0)
     assert pair.b.reasons == ["silent"]
