@@ -141,16 +141,18 @@ def durable(count: int, puller: Callable[[Pipe, str, int], None]) -> float:
     """Seconds from the first send until all is settled, and synced."""
     with tempfile.TemporaryDirectory(dir=os.getcwd(), prefix=".bench-") as folder:
         journal = os.path.join(folder, "journal.db")
-        with zmqkit.Pusher("tcp://127.0.0.1:*", journal=journal, durability="power") as push:
-            with _Taker(puller, push.addresses[0], count) as taker:
-                push.wait_for_peers(1, timeout=30)
-                bodies = [body(number) for number in range(count)]
-                begun = time.perf_counter()
-                push.send_many(bodies)
-                settled = push.flush(PATIENCE_S)
-                seconds = time.perf_counter() - begun
-                assert settled.acked == count, settled
-                taker.release()
+        with (
+            zmqkit.Pusher("tcp://127.0.0.1:*", journal=journal, durability="power") as push,
+            _Taker(puller, push.addresses[0], count) as taker,
+        ):
+            push.wait_for_peers(1, timeout=30)
+            bodies = [body(number) for number in range(count)]
+            begun = time.perf_counter()
+            push.send_many(bodies)
+            settled = push.flush(PATIENCE_S)
+            seconds = time.perf_counter() - begun
+            assert settled.acked == count, settled
+            taker.release()
     return seconds
 
 
