@@ -168,7 +168,7 @@ class PullerCore(PatternCore):
         """A pusher came."""
         epoch = session.peer.about.get("epoch")
         if type(epoch) is not bytes or len(epoch) != 16:
-            self.sessions.bad_frame("a pusher without an epoch")
+            self.sessions.bad_frame(session.link, "a pusher without an epoch")
             self.sessions.goodbye(session, "no epoch", now)
             return
         self._sources[session.id] = _Source(session, epoch)

@@ -90,7 +90,7 @@ class Outputs:
         """What the user's ``receive`` takes."""
         self.events: list[Event] = []
         self.disconnects: list[Link] = []
-        """Links that are of no more use."""
+        """Links that are of no more use: their connections are closed."""
         self.written = 0
         """How many writes were ever put out; what ``stored(up_to)`` counts."""
 

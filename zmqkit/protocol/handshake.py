@@ -31,6 +31,9 @@ REDIAL: Final = Backoff(first=0.25, factor=2.0, cap=5.0)
 REFUSED_FACTOR: Final = 5
 """Who was refused asks again so many times slower than `REDIAL.cap`: another program may come to be there."""
 
+OFFENCES_OF_REFUSED: Final = 10
+"""See `zmqkit.protocol.sessions.MAX_OFFENCES`."""
+
 FORGOTTEN: Final = "forgotten by the other side"
 WENT_BACK: Final = "the other side went back in time"
 
@@ -254,6 +257,7 @@ class Handshake(Liveness):
 
     def _refuse(self, link: Link, code: str, reason: str, fields: object) -> None:
         self.counters["handshakes_refused"] += 1
+        self._offended(link, OFFENCES_OF_REFUSED)
         self._out.sends.append((link, [wire.pack([REFUSED, code, reason])]))
         instance = fields.get("instance") if isinstance(fields, dict) else b""
         shown = instance[:16].hex() if isinstance(instance, bytes) else ""

@@ -64,6 +64,9 @@ class Liveness:
     def _greet_again(self, session: Session, now: float) -> None:
         """It does not answer, though its connection stands: perhaps it takes us for another."""
 
+    def _offended(self, link: Link | None, weight: int) -> None:
+        """Over this connection came what breaks the protocol, or is refused."""
+
     def _has_ended(self, session: Session, reason: str, now: float) -> None:
         """A session is lost for good."""
 

@@ -15,10 +15,16 @@ from zmqkit.errors import DecodeError
 from zmqkit.events import BadFrame
 from zmqkit.protocol import wire
 from zmqkit.protocol.core import Frames, Link, Outputs
-from zmqkit.protocol.handshake import Dial, Handshake
+from zmqkit.protocol.handshake import MAX_SESSIONS, Dial, Handshake
 from zmqkit.protocol.local import Heard, Local, Received
 from zmqkit.protocol.session import Session
 from zmqkit.protocol.wire import DATA, GOODBYE, HELLO, LOST, PING, PONG, REFUSED, RESUME, WELCOME
+
+MAX_OFFENCES: Final = 1000
+"""A connection over which so many frames came for sessions that are not there is of no more use..."""
+
+OFFENCES_OF_BAD: Final = 10
+"""...and one that is bad, or a HELLO that is refused, counts for so many: an honest peer has hardly any."""
 
 STATE_DELAY: Final = 0.02
 """Seconds after which the other side is told what we heard, if nothing else has told it."""
@@ -40,6 +46,8 @@ class Sessions(Handshake):
     def __init__(self, local: Local, out: Outputs, counters: dict[str, int | float], rng: random.Random) -> None:
         super().__init__(local, out, counters, rng)
         self._granted: dict[bytes, Session] = {}
+        self._offences: dict[Link, int] = {}
+        counters.setdefault("links_expelled", 0)
 
     def __iter__(self) -> Iterator[Session]:
         return iter(self._by_id.values())
@@ -97,6 +105,7 @@ class Sessions(Handshake):
 
     def link_up(self, link: Link, now: float) -> None:
         """A connection that we made stands: say HELLO."""
+        self._offences.pop(link, None)
         if self._closed:
             return
         dial = self._dials.get(link)
@@ -117,6 +126,7 @@ class Sessions(Handshake):
 
     def link_down(self, link: Link, now: float) -> None:
         """A connection is gone, ours or theirs."""
+        self._offences.pop(link, None)
         dial = self._dials.get(link)
         self._standing.discard(link)
         if dial is not None:
@@ -172,12 +182,26 @@ class Sessions(Handshake):
             else:
                 raise DecodeError(f"a frame of kind {kind}")
         except DecodeError as error:
-            self.bad_frame(str(error))
+            self.bad_frame(link, str(error))
 
-    def bad_frame(self, reason: str) -> None:
+    def bad_frame(self, link: Link | None, reason: str) -> None:
         """Count, and tell by an event, something that breaks the protocol."""
         self.counters["frames_bad"] += 1
         self._out.events.append(BadFrame(self.local.name, reason))
+        self._offended(link, OFFENCES_OF_BAD)
+
+    def _offended(self, link: Link | None, weight: int) -> None:
+        """Whoever says garbage faster than it can be thrown away would fill our memory with it."""
+        if link is None:
+            return
+        offences = self._offences
+        count = offences.pop(link, 0) + weight
+        offences[link] = count
+        if count - weight < MAX_OFFENCES <= count:
+            self.counters["links_expelled"] += 1
+            self._out.disconnects.append(link)
+        if len(offences) > MAX_SESSIONS:
+            del offences[next(iter(offences))]
 
     def _receive_in_session(self, link: Link, kind: int, header: list[Any], frames: Frames, now: float) -> None:
         if len(header) < 5 or kind > GOODBYE:
@@ -216,6 +240,7 @@ class Sessions(Handshake):
         dial = self._dials.get(link)
         if dial is not None and dial.wanted == name:
             return  # it overtook its WELCOME
+        self._offended(link, 1)
         if kind != GOODBYE and not known and not self._closed:
             self._out.sends.append((link, [wire.pack([LOST, name])]))
 

@@ -36,6 +36,7 @@ HANDSHAKE_FAILED = int(
 STOPPED = int(zmq.EVENT_MONITOR_STOPPED)
 
 EVENTS = int(zmq.EVENTS)
+SRCFD = int(zmq.SRCFD)
 READABLE = int(zmq.POLLIN)
 
 MAX_FRAMES = 1024
@@ -46,6 +47,12 @@ SEND_MESSAGES = 200_000
 
 Credit bounds what is lent (see the greatest prefetch), but a stranger that asks and never reads gets his answers too.
 """
+
+EXPELLED_A_TURN = 5000
+"""So many messages of expelled peers are thrown away a turn: it must be quicker than they come."""
+
+MAX_EXPELLED = 1000
+"""So many expelled peers are remembered, by routing ids, of which each connection has its own."""
 
 RECONNECT_MS = 100
 RECONNECT_MAX_MS = 5000
@@ -67,6 +74,8 @@ class Endpoint:
         monitor: the PAIR socket on which libzmq tells what becomes of the connections.
         link: of all messages, ("c", address); None where each peer is a link of its own.
         oversize: how many messages were dropped because they have too many frames, or (inproc) too large ones.
+        expelled: routing ids of peers whose messages are dropped, and whether their connection was closed.
+        unheard: how many messages of expelled peers were dropped.
     """
 
     EVENTS: ClassVar[int] = STOPPED | HANDSHAKE_FAILED | DISCONNECTED
@@ -78,6 +87,8 @@ class Endpoint:
         self.socket: zmq.Socket[bytes] | None = None
         self.monitor: zmq.Socket[bytes] | None = None
         self.oversize = 0
+        self.expelled: dict[bytes, bool] = {}
+        self.unheard = 0
         self._heartbeat = heartbeat
         self._limits = limits
 
@@ -86,8 +97,8 @@ class Endpoint:
         try:
             made.setsockopt(zmq.LINGER, 0)
             made.setsockopt(zmq.SNDHWM, SEND_MESSAGES if kind == zmq.ROUTER else 0)
-            # Never a receiving high-water mark: libzmq 4.3.5 aborts the whole process when a peer that it holds back sent
-            # a heartbeat and is gone (stream_engine_base.cpp, `!_io_error`). Strangers that flood us are expelled instead.
+            # Never a receiving high-water mark: libzmq 4.3.5 aborts the whole process when a peer that it holds back
+            # sent a heartbeat and is gone (stream_engine_base.cpp, `!_io_error`). Who floods us is expelled instead.
             made.setsockopt(zmq.RCVHWM, 0)
             made.setsockopt(zmq.MAXMSGSIZE, self._limits.frame_bytes)
             made.setsockopt(zmq.IPV6, int("[" in self.address))
@@ -116,9 +127,11 @@ class Endpoint:
         recv: Callable[[int, bool], zmq.Frame] = socket.recv  # type: ignore[assignment]  # copy=False
         link: Any = self.link
         address = self.address
+        expelled = self.expelled
         first = True
         try:
-            for _ in range(limit):
+            left, spare = limit, EXPELLED_A_TURN
+            while left and spare:
                 frame = recv(NOWAIT, False)
                 frames = [frame.bytes]
                 while frame.more:
@@ -126,7 +139,13 @@ class Endpoint:
                     if len(frames) <= MAX_FRAMES + 1:
                         frames.append(frame.bytes)
                 if self.link is None:
-                    link = ("b", address, frames.pop(0))
+                    route = frames.pop(0)
+                    link = ("b", address, route)
+                    if route in expelled:
+                        self._expel(route, frame)
+                        spare -= 1
+                        continue
+                left -= 1
                 if len(frames) > MAX_FRAMES or (self.inproc and self._too_large(frames)):
                     self.oversize += 1
                 else:
@@ -140,6 +159,9 @@ class Endpoint:
         except zmq.Again:
             return False
         return True
+
+    def _expel(self, route: bytes, frame: zmq.Frame) -> None:
+        """A message of an expelled peer: close its connection, the first time."""
 
     def events(self, limit: int = 100) -> list[int]:
         """What the monitor told since the last time."""
@@ -289,6 +311,28 @@ class Listener(Endpoint):
             if event == LISTENING:
                 self._listening = (value, os.fstat(value).st_ino)
 
+    def expel(self, routing_id: bytes) -> None:
+        """Hear nothing more from this peer, and close its connection with its next message."""
+        self.expelled[routing_id] = False
+        if len(self.expelled) > MAX_EXPELLED:
+            del self.expelled[next(iter(self.expelled))]
+
+    def _expel(self, route: bytes, frame: zmq.Frame) -> None:
+        self.unheard += 1
+        if self.expelled[route]:
+            return
+        self.expelled[route] = True
+        try:
+            # libzmq closes no single connection; but it tells which descriptor a message came from.
+            fd = os.dup(int(frame.get(SRCFD)))
+        except (zmq.ZMQError, OSError):
+            return  # within the process there is none; what comes is dropped all the same
+        with sockets.socket(fileno=fd) as connection, contextlib.suppress(OSError):
+            # The connection may be gone, and its descriptor used by something else: touch our own port's only. From
+            # here on whatever the other side sends is answered by a reset.
+            if _is_of(connection, self.address):
+                connection.shutdown(sockets.SHUT_RDWR)
+
     def become_forked(self) -> None:
         """This is the child of a fork: let go of the port, or it would stay taken when the parent closes it.
 
@@ -314,6 +358,15 @@ class Listener(Endpoint):
         except BaseException:
             send(b"", NOWAIT)  # or the next message would become a part of this one
             raise
+
+
+def _is_of(connection: sockets.socket, address: str) -> bool:
+    """Whether this is a connection that was accepted at a bound address."""
+    here = connection.getsockname()
+    connection.getpeername()  # raises for what is not connected
+    if isinstance(here, tuple):
+        return address.startswith("tcp:") and address.rpartition(":")[2] == str(here[1])
+    return address.startswith("ipc:") and os.fsdecode(here).replace("\0", "@", 1) == address[len("ipc://") :]
 
 
 def _monitor(socket: zmq.Socket[bytes], events: int) -> zmq.Socket[bytes]:

@@ -295,11 +295,14 @@ class Wires:
                     break
 
     def drop(self, links: list[Link], now: float) -> None:
-        """Links that the core has no use for: a dialled one is dialled anew, a bound one is forgotten."""
+        """Links that the core has no use for: a dialled one is dialled anew, a bound one is closed."""
         for link in links:
             dialer = self._by_link.get(link)
-            if dialer is not None and dialer.socket is not None:
-                self._down(dialer, now)
+            if dialer is not None:
+                if dialer.socket is not None:
+                    self._down(dialer, now)
+            elif isinstance(link, tuple) and link[1] in self._listeners:
+                self._listeners[link[1]].expel(link[2])
 
     # ---- the end ----------------------------------------------------------------------
 
@@ -312,6 +315,7 @@ class Wires:
             "sends_dropped": self.dropped,
             "handshakes_failed": self.handshakes_failed,
             "connections_broken": self.broken,
+            "expelled_messages": sum(endpoint.unheard for endpoint in endpoints),
             "oversize_messages": self.oversize + sum(endpoint.oversize for endpoint in endpoints),
             "connections": sum(dialer.up for dialer in list(self._dialers.values())),
         }
