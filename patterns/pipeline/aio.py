@@ -303,7 +303,7 @@ class Puller(PullerBase, Peer, Generic[T]):
         """Take the next job. See `zmqkit.Puller.receive`. Cancelled, no job is lost."""
         if self._driver is None:
             await self._start_async()
-        job: Job[T] | None = self._take()
+        job: Job[T] | None = None if self._stopped else self._take()
         if job is not None:
             return job
         deadline = deadline_of(timeout)

@@ -360,7 +360,7 @@ class Puller(PullerBase, Peer, Generic[T]):
         Raises:
             Closed: the puller was closed, or stopped.
         """
-        job: Job[T] | None = self._take()
+        job: Job[T] | None = None if self._stopped else self._take()
         if job is not None:
             return job
         deadline = deadline_of(timeout)
