@@ -304,6 +304,7 @@ class PeerBase:
             gone = self._fading - busy
             self._fading -= gone
         for address in gone:
+            self._core.link_forgotten(("c", address), now)
             driver.disconnect(address)
 
     def _end_discovery(self) -> None:
