@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from zmqkit.errors import Closed, UsageError
 from zmqkit.events import Event
@@ -20,11 +21,15 @@ from zmqkit.patterns.pipeline.jobs import JobBase
 from zmqkit.patterns.pipeline.rows import Pack
 from zmqkit.patterns.pipeline.sending import CHUNK_MESSAGES, PusherBase
 from zmqkit.patterns.pipeline.taking import takes
-from zmqkit.peer.base import Addresses, Common
+from zmqkit.peer.base import DRAIN, Addresses, Common
 
 Ev = TypeVar("Ev", bound=Event)
 
 log = logging.getLogger("zmqkit.pipeline")
+
+
+LOOK_FOR_STOP: Final = 0.5
+"""Seconds after which a worker that waits for room at its sink looks whether it was stopped."""
 
 
 class Custody:
@@ -59,6 +64,13 @@ class Custody:
     def sent(self) -> None:
         """The handler is through, and its outputs are handed over."""
         self._one_less()
+
+    def given_up(self, outputs: int) -> None:
+        """So many outputs will not be sent after all: the input goes back, untried."""
+        if self._job.outcome is None:
+            self._job._release()
+        for _ in range(outputs):
+            self._one_less()
 
     def failed(self, error: BaseException) -> bool:
         """The handler raised. True contains it."""
@@ -163,6 +175,8 @@ class TwoSided:
     name: str
     _source: Any
     _sink: Any
+    _stopped_at = 0.0
+    """When it was told to stop, on the monotonic clock; 0 before."""
 
     @property
     def _sides(self) -> list[Any]:
@@ -180,7 +194,15 @@ class TwoSided:
 
     def stop(self) -> None:
         """Make `run` return after what is just handled. From any thread or signal handler."""
+        self._stopped_at = self._stopped_at or time.monotonic()
         self._source.stop()
+
+    def _drain_left(self) -> float:
+        """Seconds that are left of `DRAIN` since the stop."""
+        if not self._source._stopped:
+            return DRAIN
+        self._stopped_at = self._stopped_at or time.monotonic()
+        return max(0.0, self._stopped_at + DRAIN - time.monotonic())
 
     def stats(self) -> dict[str, int | float]:
         """Counters of both sides, as ``source_...`` and ``sink_...``."""
@@ -201,6 +223,15 @@ class TwoSided:
 
     def __repr__(self) -> str:
         return f"<{type(self).__module__}.Worker {self._source!r} -> {self._sink!r}>"
+
+
+def check_sides(own_source: bool, own_sink: bool, on_error: OnError, common: Common) -> None:
+    """Raises `UsageError` for what would be ignored, because the sides were made by the user."""
+    if own_source and on_error != "nack":
+        raise UsageError(f"on_error={on_error!r} belongs to the Puller that is the source: give it there")
+    ignored = sorted(set(common) - {"name"}) if own_source and own_sink else []
+    if ignored:
+        raise UsageError(f"{ignored[0]}= belongs to the Puller and the Pusher that were given: give it there")
 
 
 def results_of(results: object, jobs: Sequence[Any]) -> list[Any]:

@@ -11,13 +11,22 @@ from typing_extensions import Unpack
 
 from zmqkit.errors import Full, Unsettled
 from zmqkit.options import OnError
-from zmqkit.patterns.pipeline.custody import Custody, TwoSided, WorkerParts, addresses_of, results_of
+from zmqkit.patterns.pipeline.custody import (
+    LOOK_FOR_STOP,
+    Custody,
+    TwoSided,
+    WorkerParts,
+    addresses_of,
+    check_sides,
+    results_of,
+)
 from zmqkit.patterns.pipeline.jobs import JobBase
 from zmqkit.patterns.pipeline.sync import Puller, Pusher, run_threads
 from zmqkit.patterns.pipeline.taking import check_handler, outputs_of
-from zmqkit.peer.base import DRAIN, Addresses, Common
+from zmqkit.peer.base import Addresses, Common
 from zmqkit.peer.hooks import stop_on_signals
 from zmqkit.peer.sync import Peer
+from zmqkit.transport.tickets import Ticket, WaitExpired
 
 log = logging.getLogger("zmqkit.pipeline")
 
@@ -52,6 +61,7 @@ class Worker(TwoSided, Peer):
         **common: Unpack[Common],
     ) -> None:
         check_handler(handler, coroutines=False, yields=True)
+        check_sides(isinstance(source, Puller), isinstance(sink, Pusher) or sink is None, on_error, common)
         self._parts = WorkerParts(handler, threads, batch, on_error, common)
         self._source: Puller[Any] = (
             source if isinstance(source, Puller) else Puller(*addresses_of(source), on_error=on_error, **common)
@@ -93,7 +103,7 @@ class Worker(TwoSided, Peer):
         try:
             with stop_on_signals(self):
                 run_threads(self._loop, self._parts.at_a_time, self)
-                if not self._parts.idle.wait(DRAIN):
+                if not self._parts.idle.wait(self._drain_left()):
                     log.info("%s: some outputs have not settled; their inputs are given back", self.name)
         finally:
             self.close()
@@ -143,6 +153,18 @@ class Worker(TwoSided, Peer):
             except Full:
                 ticket = sink._open_driver.ticket()
                 sink._append(pack, ticket, wait=True, watcher=custody)
-                sink._wait(ticket, None)
+                if not self._wait_for_room(sink, ticket):
+                    custody.given_up(len(pack))
+                    return
             else:
                 sink._append(pack, None, wait=True, watcher=custody, lazy=True)
+
+    def _wait_for_room(self, sink: Pusher, ticket: Ticket) -> bool:
+        """Wait until the sink has taken what it had no room for. False: stopped, and there was none in time."""
+        while True:
+            try:
+                sink._wait(ticket, LOOK_FOR_STOP)
+                return True
+            except WaitExpired:
+                if self._drain_left() <= 0 and sink._take_back(ticket):
+                    return False

@@ -14,12 +14,21 @@ from typing_extensions import Unpack
 from zmqkit.errors import Full, Unsettled
 from zmqkit.options import OnError
 from zmqkit.patterns.pipeline.aio import Puller, Pusher, call, run_tasks
-from zmqkit.patterns.pipeline.custody import Custody, TwoSided, WorkerParts, addresses_of, results_of
+from zmqkit.patterns.pipeline.custody import (
+    LOOK_FOR_STOP,
+    Custody,
+    TwoSided,
+    WorkerParts,
+    addresses_of,
+    check_sides,
+    results_of,
+)
 from zmqkit.patterns.pipeline.jobs import JobBase
 from zmqkit.patterns.pipeline.taking import check_handler, outputs_of
 from zmqkit.peer.aio import Peer
-from zmqkit.peer.base import DRAIN, Addresses, Common
+from zmqkit.peer.base import Addresses, Common
 from zmqkit.peer.hooks import stop_on_signals
+from zmqkit.transport.tickets import Ticket, WaitExpired
 from zmqkit.transport.waiters import async_waiter
 
 log = logging.getLogger("zmqkit.pipeline")
@@ -49,6 +58,7 @@ class Worker(TwoSided, Peer):
     ) -> None:
         check_handler(handler, coroutines=True, yields=True)
         plain = not (inspect.iscoroutinefunction(handler) or inspect.isasyncgenfunction(handler))
+        check_sides(isinstance(source, Puller), isinstance(sink, Pusher) or sink is None, on_error, common)
         self._parts = WorkerParts(handler, threads if plain else tasks, batch, on_error, common)
         self._source: Puller[Any] = (
             source if isinstance(source, Puller) else Puller(*addresses_of(source), on_error=on_error, **common)
@@ -103,7 +113,7 @@ class Worker(TwoSided, Peer):
             waiter.wake()
 
         self._parts.on_idle = wake
-        if not self._parts.idle.is_set() and not await waiter.wait(DRAIN):
+        if not self._parts.idle.is_set() and not await waiter.wait(self._drain_left()):
             log.info("%s: some outputs have not settled; their inputs are given back", self.name)
 
     async def _loop(self) -> None:
@@ -156,6 +166,18 @@ class Worker(TwoSided, Peer):
             except Full:
                 ticket = sink._open_driver.ticket()
                 sink._append(pack, ticket, wait=True, watcher=custody)
-                await sink._wait(ticket, None)
+                if not await self._wait_for_room(sink, ticket):
+                    custody.given_up(len(pack))
+                    return
             else:
                 sink._append(pack, None, wait=True, watcher=custody, lazy=True)
+
+    async def _wait_for_room(self, sink: Pusher, ticket: Ticket) -> bool:
+        """Wait until the sink has taken what it had no room for. False: stopped, and there was none in time."""
+        while True:
+            try:
+                await sink._wait(ticket, LOOK_FOR_STOP)
+                return True
+            except WaitExpired:
+                if self._drain_left() <= 0 and await sink._take_back(ticket):
+                    return False
