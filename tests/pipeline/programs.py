@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
@@ -60,6 +60,15 @@ def leave_behind(journal: str, count: str) -> None:
     push = zmqkit.Pusher("tcp://127.0.0.1:*", journal=journal).open()
     say([push.send(n, headers={"n": str(n)}).id for n in range(int(count))])
     heard()
+
+
+def count_up(source: str, sink: str) -> None:
+    """A worker that is to be killed."""
+
+    def count(n: int) -> Iterator[int]:
+        yield from range(n)
+
+    zmqkit.Worker(count, source=source, sink=sink).run()
 
 
 # ---- running until a signal ----------------------------------------------------------
