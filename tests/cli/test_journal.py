@@ -92,14 +92,18 @@ def test_what_is_settled_of_a_batch_is_not_shown(zmqkit: Start, left_behind: str
     """Three lines that were sent at once are one row; what became of each is noted beside it."""
     serve = zmqkit("journal", "serve", left_behind, ANYWHERE)
     only_two = 'read -r word; test "$word" = two'
-    pull = zmqkit("pull", serve.address, "--json", "--count", "3", "--prefetch", "1", "--exec", only_two)
-    assert len(pull.finish_lines(1)) == 3
+    pull = zmqkit("pull", serve.address, "--json", "--prefetch", "1", "--exec", only_two)
+    for message in (4096, 4097, 4098):  # the first may come again before the third comes at all
+        pull.printed(f'-{message}"')
+    pull.signal(signal.SIGINT)
+    pull.finish()
     serve.signal(signal.SIGINT)
     serve.said("stopping")
     serve.signal(signal.SIGINT)
     serve.finish(128 + signal.SIGINT)
     shown = zmqkit("journal", "show", left_behind, "--json").finish_lines()
-    assert [(each["body"], each["failures"]) for each in shown] == [("one", 1), ("three", 1)]
+    assert [each["body"] for each in shown] == ["one", "three"]
+    assert all(each["failures"] >= 1 for each in shown)
 
 
 # ---- held, missing, damaged, no journal ------------------------------------------

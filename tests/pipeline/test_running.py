@@ -218,7 +218,7 @@ async def test_closing_wakes_who_waits_and_a_closed_puller_takes_no_more(face: F
         async with face.together() as start:
             for loop in (receive, iterate, iterate_batches):
                 start(one, loop)
-            await pull.wait_for_peers(1, timeout=PATIENCE_S)
+            await face.until(lambda: pull._driver.mailbox.waiters == 3, "all three wait")
             await pull.close()
             assert sorted([await ended.next() for _ in range(3)]) == ["ended", "ended", "refused"]
         for loop in (receive, iterate, iterate_batches):
