@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -118,9 +118,9 @@ class Dealer(Raw):
         """Any message."""
         self._socket.send_multipart(frames)
 
-    def hello(self, said: Mapping[Any, Any] | None = None, **changed: Any) -> Any:
+    def hello(self, **changed: Any) -> Any:
         """Say HELLO; returns the answer: WELCOME, REFUSED or LOST, as its header."""
-        self.say(pack([HELLO, {**greeting(self.role), **changed, **(said or {})}]))
+        self.say(pack([HELLO, greeting(self.role) | changed]))
         return self.answer(WELCOME, REFUSED, LOST)
 
     def enter(self, **changed: Any) -> Self:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import pytest
 
@@ -209,7 +210,7 @@ def test_a_session_that_ended_does_not_begin_again() -> None:
     with bound_pusher() as scene, Dealer(scene.push.addresses[0], "pull") as stranger:
         stranger.enter(instance=b"i" * 16)
         stranger.say(stranger.header(GOODBYE, "bye", 0))
-        said = {"session": stranger.session, "instance": b"i" * 16}
+        said: dict[str, Any] = {"session": stranger.session, "instance": b"i" * 16}
         assert stranger.hello(**said) == [LOST, stranger.session]
         assert stranger.hello(**said, resume=True) == [LOST, stranger.session]
         (event,) = scene.told(PeerLost, 1)
@@ -220,7 +221,7 @@ def test_a_session_that_ended_does_not_begin_again() -> None:
 def test_a_new_session_in_which_something_was_said_is_bad() -> None:
     with bound_pusher() as scene, Dealer(scene.push.addresses[0], "pull") as stranger:
         for number, said in enumerate(({"heard": 1}, {"sent": 1}), start=1):
-            stranger.say(pack([1, greeting("pull", **said)]))  # type: ignore[arg-type]
+            stranger.say(pack([1, greeting("pull", **said)]))
             stranger.settled()
             scene.expect(frames_bad=number)
         scene.finish()
