@@ -125,7 +125,7 @@ class WaitTimeout(ZmqkitError, TimeoutError):
         id: of the message that was waited for, where it is one.
     """
 
-    def __init__(self, message: str, *, id: str | None = None) -> None:  # noqa: A002 - the face's name
+    def __init__(self, message: str, *, id: str | None = None) -> None:
         super().__init__(message)
         self.id = id
 
@@ -192,7 +192,7 @@ class CommitIndeterminate(JournalError):
         id: of the message, where it is one.
     """
 
-    def __init__(self, message: str, *, id: str | None = None) -> None:  # noqa: A002 - the face's name
+    def __init__(self, message: str, *, id: str | None = None) -> None:
         super().__init__(message)
         self.id = id
 
