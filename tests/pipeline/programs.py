@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
 import json
 import os
+import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -146,6 +150,109 @@ def run_and_fork(address: str) -> None:
 
     with zmqkit.Puller(address) as pull:
         pull.run(handler)
+
+
+# ---- Ctrl-C at random moments --------------------------------------------------------
+
+
+class Interrupts:
+    """Raises KeyboardInterrupt in the main thread at random moments, as Ctrl-C does."""
+
+    def __init__(self, longest_s: float) -> None:
+        self.count = 0
+        self._armed = False
+        self._drawn = random.Random(5)
+        self._longest_s = longest_s
+        signal.signal(signal.SIGALRM, self._ring)
+
+    def _ring(self, number: int, frame: object) -> None:
+        if self._armed:
+            self._armed = False
+            raise KeyboardInterrupt
+
+    def repeat(self, step: Callable[[], None], times: int) -> None:
+        """Repeat a step until it was interrupted so often."""
+        while self.count < times:
+            # And again after a while: CPython sleeps on in a lock if the signal comes just before it sleeps.
+            signal.setitimer(signal.ITIMER_REAL, self._drawn.uniform(1e-6, self._longest_s), 0.02)
+            try:
+                self._armed = True
+                while True:
+                    step()
+            except KeyboardInterrupt:
+                self.count += 1
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def interrupted(journal: str, times: str) -> None:
+    """Send and take, interrupted all the time; then say what became of what was confirmed."""
+    drawn = random.Random(3)
+    numbers = itertools.count()
+    confirmed: set[int] = set()
+    handled: list[int] = []
+    with zmqkit.Pusher("tcp://127.0.0.1:*", journal=journal, durability="process") as push:
+        pull = zmqkit.Puller(push.addresses[0], prefetch=32).open()
+
+        def send() -> None:
+            n = next(numbers)
+            push.send(n)
+            confirmed.add(n)
+
+        def send_many() -> None:
+            some = list(itertools.islice(numbers, 5))
+            push.send_many(some)
+            confirmed.update(some)
+
+        def receive() -> None:
+            job = pull.receive(0.001)
+            if job is not None:
+                with job:
+                    handled.append(job.body)
+
+        def iterate() -> None:
+            for job in pull:
+                with job:
+                    handled.append(job.body)
+                if not drawn.randrange(4):
+                    break
+
+        def batch() -> None:
+            for each in pull.batches(max=8, wait=0.0):
+                with each:
+                    handled.extend(each.bodies)
+                break
+
+        def flush() -> None:
+            with contextlib.suppress(zmqkit.WaitTimeout):
+                push.flush(0.0005)
+
+        def wait() -> None:
+            push.wait_for_peers(1)
+            with contextlib.suppress(zmqkit.WaitTimeout):
+                push.send(next(numbers)).wait("received", timeout=0.001)
+
+        steps = (send, send_many, receive, iterate, batch, flush, wait)
+
+        def step() -> None:
+            drawn.choice(steps)()
+
+        interrupts = Interrupts(0.003)
+        interrupts.repeat(step, int(times))
+        waiting = int(pull._mailbox.waiters)
+        # The same objects go on.
+        last = push.send(-1).id
+        pull.close()
+        with zmqkit.Puller(push.addresses[0]) as fresh:
+            thread = threading.Thread(target=fresh.run, args=(handled.append,), daemon=True)
+            thread.start()
+            settled = push.flush(20)
+            fresh.stop()
+            thread.join(20)
+        say({
+            "interrupts": interrupts.count, "confirmed": len(confirmed), "lost": sorted(confirmed - set(handled)),
+            "last": last != "" and -1 in handled, "dead": settled.dead, "acked": settled.acked,
+            "stored": push.stats()["sent"], "handled": len(handled), "waiting": waiting,
+        })  # fmt: skip
 
 
 # ---- the end without close -----------------------------------------------------------
