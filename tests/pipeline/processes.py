@@ -24,7 +24,15 @@ class Program:
 
     def __init__(self, name: str, *args: object, **environment: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.pipeline.programs", name, *map(str, args)],
+            [
+                sys.executable,
+                "-W",
+                "ignore:This process:DeprecationWarning",
+                "-m",
+                "tests.pipeline.programs",
+                name,
+                *map(str, args),
+            ],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

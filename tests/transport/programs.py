@@ -59,15 +59,17 @@ class Interrupts:
 
     def until(self, done: Callable[[], bool], step: Callable[[], None], recover: Callable[[], None]) -> None:
         """Repeat ``step`` until done, interrupted all the time; after each interrupt ``recover``."""
-        while not done():
+        while True:
             try:
+                if done():
+                    return
                 try:
                     self.arm()
                     while not done():
                         step()
                 finally:
                     self.disarm()
-            except KeyboardInterrupt:
+            except KeyboardInterrupt:  # also one that was drawn before the last `disarm`, and raised after it
                 self.count += 1
                 recover()
 
