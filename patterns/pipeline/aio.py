@@ -389,7 +389,6 @@ class Puller(PullerBase, Peer, Generic[T]):
         check_run(at_a_time, batch, wait)
         limiter = anyio.CapacityLimiter(at_a_time)
         whole = takes(handler, BatchBase if batch is not None else JobBase)
-        await self._start_async()
 
         async def loop() -> None:
             if batch is not None:
@@ -401,7 +400,8 @@ class Puller(PullerBase, Peer, Generic[T]):
                     async with job:
                         await call(handler, job if whole else job.body, limiter)
 
-        with stop_on_signals(self):
+        with stop_on_signals(self):  # first: a signal while it opens counts, too
+            await self._start_async()
             await run_tasks(loop, at_a_time, self)
 
     async def _close(self, linger: float | None) -> None:

@@ -465,7 +465,6 @@ class Puller(PullerBase, Peer, Generic[T]):
         check_handler(handler, coroutines=False, yields=False)
         check_run(threads, batch, wait)
         whole = takes(handler, BatchBase if batch is not None else JobBase)
-        self._start()
 
         def loop() -> None:
             if batch is not None:
@@ -477,7 +476,8 @@ class Puller(PullerBase, Peer, Generic[T]):
                     with job:
                         handler(job if whole else job.body)
 
-        with stop_on_signals(self):
+        with stop_on_signals(self):  # first: a signal while it opens counts, too
+            self._start()
             run_threads(loop, threads, self)
 
     def _close(self, linger: float | None) -> None:

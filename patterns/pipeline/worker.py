@@ -99,14 +99,14 @@ class Worker(TwoSided, Peer):
 
     def run(self) -> None:
         """Work until `stop`, SIGINT or SIGTERM; then finish what runs, wait for outputs to settle, and close."""
-        self.open()
-        try:
-            with stop_on_signals(self):
+        with stop_on_signals(self):  # first: a signal while it opens counts, too
+            self.open()
+            try:
                 run_threads(self._loop, self._parts.at_a_time, self)
                 if not self._parts.idle.wait(self._drain_left()):
                     log.info("%s: some outputs have not settled; their inputs are given back", self.name)
-        finally:
-            self.close()
+            finally:
+                self.close()
 
     def _loop(self) -> None:
         parts = self._parts

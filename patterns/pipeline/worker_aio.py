@@ -97,14 +97,14 @@ class Worker(TwoSided, Peer):
 
     async def run(self) -> None:
         """Work until `stop`, SIGINT or SIGTERM; then finish what runs, wait for outputs to settle, and close."""
-        await self.open()
-        self._limiter = anyio.CapacityLimiter(self._parts.at_a_time)
-        try:
-            with stop_on_signals(self):
+        with stop_on_signals(self):  # first: a signal while it opens counts, too
+            await self.open()
+            self._limiter = anyio.CapacityLimiter(self._parts.at_a_time)
+            try:
                 await run_tasks(self._loop, self._parts.at_a_time, self)
                 await self._wait_idle()
-        finally:
-            await self.close()
+            finally:
+                await self.close()
 
     async def _wait_idle(self) -> None:
         waiter = async_waiter()

@@ -93,13 +93,15 @@ async def slow_async(body: Any) -> Any:
 def run_puller(face: str, address: str) -> None:
     """`Puller.run` until a signal; then say so."""
     if face == "sync":
-        with zmqkit.Puller(address) as pull:
-            pull.run(slow)
+        pull = zmqkit.Puller(address)  # run() opens it, with its signal handlers in place
+        pull.run(slow)
+        pull.close()
     else:
 
         async def main() -> None:
-            async with aio.Puller(address) as pull:
-                await pull.run(slow_async)
+            pull = aio.Puller(address)
+            await pull.run(slow_async)
+            await pull.close()
 
         anyio.run(main, backend=face)
     say("returned")
