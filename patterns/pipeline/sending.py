@@ -88,6 +88,13 @@ class Outgoing(Generic[T]):
         self.body = body
         self.headers = headers
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Outgoing):
+            return NotImplemented
+        return bool(self.body == other.body) and dict(self.headers or {}) == dict(other.headers or {})
+
+    __hash__ = None  # type: ignore[assignment]
+
     def __repr__(self) -> str:
         return f"Outgoing({self.body!r}, headers={self.headers!r})"
 

@@ -1,5 +1,7 @@
 """For those who test what they build on zmqkit, and for zmqkit's own tests.
 
+`job` and `run` try handlers without sockets.
+
 A deterministic simulator: pure cores in one thread, under a virtual clock, over a network and disks that fail as a
 seed says. Define a `Scenario`, `simulate` one seed of it or `sweep` many.
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from zmqkit.testing.clock import HostClock, VirtualClock
     from zmqkit.testing.contract import ContractBroken
     from zmqkit.testing.faults import Faults
+    from zmqkit.testing.handlers import DeadLetter, Report, job, run
     from zmqkit.testing.journal import Disk, SimulatedCrash, SimulatedJournal
     from zmqkit.testing.network import SimulatedNetwork
     from zmqkit.testing.peers import SimPeer, SimTicket
@@ -24,11 +27,13 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ContractBroken": "contract",
+    "DeadLetter": "handlers",
     "Disk": "journal",
     "Failure": "scenario",
     "Faults": "faults",
     "HostClock": "clock",
     "Outcome": "scenario",
+    "Report": "handlers",
     "Scenario": "scenario",
     "SimPeer": "peers",
     "SimTicket": "peers",
@@ -39,6 +44,8 @@ _HOMES = {
     "Totals": "sweeps",
     "VirtualClock": "clock",
     "World": "world",
+    "job": "handlers",
+    "run": "handlers",
     "simulate": "scenario",
     "sweep": "sweeps",
 }
@@ -46,11 +53,13 @@ _HOMES = {
 
 __all__ = [
     "ContractBroken",
+    "DeadLetter",
     "Disk",
     "Failure",
     "Faults",
     "HostClock",
     "Outcome",
+    "Report",
     "Scenario",
     "SimPeer",
     "SimTicket",
@@ -61,6 +70,8 @@ __all__ = [
     "Totals",
     "VirtualClock",
     "World",
+    "job",
+    "run",
     "simulate",
     "sweep",
 ]

@@ -1,0 +1,229 @@
+"""Try handlers without sockets: `job` for a single one, `run` for a handler or a `Worker` over many bodies.
+
+What happens is not imitated: the very classes, cores and codecs of a pipeline run, joined in memory (see `Bench`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from zmqkit import codec as codecs
+from zmqkit.journal import MemoryJournal
+from zmqkit.options import Heartbeat, OnError
+from zmqkit.patterns.pipeline import Job, Outgoing, Puller, Pusher, Worker
+from zmqkit.patterns.pipeline import aio as async_face
+from zmqkit.patterns.pipeline.pusher import PusherCore
+from zmqkit.patterns.pipeline.rows import DEAD, DeadRow
+from zmqkit.patterns.pipeline.sending import PusherBase
+from zmqkit.patterns.pipeline.taking import PullerBase
+from zmqkit.patterns.pipeline.worker_aio import Worker as AsyncWorker
+from zmqkit.protocol.core import Read
+from zmqkit.testing.bench import Bench, BenchDriver
+
+QUIET = Heartbeat(interval=3600.0)
+"""Virtual time leaps over heartbeats anyhow."""
+
+NOWHERE = "inproc://zmqkit.testing"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that no handler will get any more.
+
+    Attributes:
+        id: of the message.
+        body: what was sent.
+        headers: what the sender attached.
+        reason: why, in a line.
+        traceback: of the handler, where it raised.
+        failures: how often a handler had failed on it.
+        at: when it was found dead, UTC.
+    """
+
+    id: str
+    body: Any
+    headers: Mapping[str, str]
+    reason: str
+    traceback: str | None
+    failures: int
+    at: datetime
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Report:
+    """What became of the bodies.
+
+    Attributes:
+        acked: how many succeeded.
+        sent: what the handler's results were on arrival, in order: bodies, or `Outgoing` where they have headers.
+            What a second try sent again is there once, as at a sink that keeps the ids it has seen.
+        dead: the dead letters, in order.
+    """
+
+    acked: int
+    sent: list[Any]
+    dead: list[DeadLetter]
+
+
+def job(body: Any, /, *, failures: int = 0, headers: Mapping[str, str] | None = None) -> Job[Any]:
+    """A job that no socket brought, to be given to a handler. After its ``with`` block `Job.outcome` tells.
+
+    It behaves as any job does: the second settle raises, ``ack(wait=True)`` returns, an exception in its block is
+    contained and nacks.
+
+    Args:
+        body: travels through the codec, as in reality: a tuple arrives as a list.
+        failures: how often a handler is to have failed on it before.
+        headers: what a sender attached.
+
+    Raises:
+        EncodeError: the body, or a header, cannot travel.
+    """
+    if failures < 0:
+        raise ValueError(f"failures must be 0 or more, got {failures!r}")
+    bench = Bench()
+    push, pull = Pusher(NOWHERE, heartbeat=QUIET), Puller[Any](NOWHERE, heartbeat=QUIET)
+    core = PusherCore(push._local(about={"epoch": bytes(16)}), _settings(push, durable=False), push._random())
+    bound = _open(bench, push, core)
+    receipt = push.send(body, headers=headers)
+    row = core.backlog.row_of(receipt._sequence)
+    assert row is not None
+    if failures:
+        row.failures[0] = failures
+        row.deliveries[0] = failures
+    bench.join(_open(bench, pull, pull._build()[0]), bound)
+    return pull.receive()
+
+
+def run(
+    handler: Callable[..., object] | Worker | AsyncWorker, bodies: Iterable[Any], /, *, on_error: OnError = "raise"
+) -> Report:
+    """Run a handler over bodies, in memory and in this thread, as a `Worker` would.
+
+    Exceptions, `Retry`, `Reject`, results, `Outgoing`, generators and annotations mean what they mean there. What is
+    to be tried again is tried again without waiting, until it fails for the 20th time. Threads are not imitated: one
+    handler runs at a time.
+
+    Args:
+        handler: a function, or a `Worker`, whose handler, batch and sink or none are taken over; a coroutine function
+            runs on an asyncio loop of its own, so not within another one.
+        bodies: bodies, or `Outgoing` ones.
+        on_error: as in `Puller`, but by default an exception ends the run and comes out of it.
+
+    Raises:
+        UsageError: the handler cannot be called by a worker.
+        EncodeError: a body cannot travel.
+        Exception: what the handler raised, with ``on_error="raise"``.
+    """
+    bench = Bench()
+    made, batch, with_sink = handler, None, True
+    if isinstance(handler, Worker | AsyncWorker):
+        made, batch = handler._parts.handler, handler._parts.batch
+        with_sink = handler._sink is not None
+    asynchronous = isinstance(handler, AsyncWorker) or _is_async(made)
+    pullers: Any = async_face.Puller if asynchronous else Puller
+    pushers: Any = async_face.Pusher if asynchronous else Pusher
+
+    push = Pusher(NOWHERE, heartbeat=QUIET)
+    core = PusherCore(push._local(about={"epoch": bytes(16)}), _settings(push, durable=True), push._random())
+    journal = MemoryJournal()
+    bound = _open(bench, push, core, journal)
+    packs = push._pack_many(list(bodies))
+
+    source = pullers(NOWHERE, prefetch=batch or 1, on_error=on_error, heartbeat=QUIET)
+    bench.join(_open(bench, source, source._build()[0]), bound)
+    sink, collected = None, _Collected(bench)
+    if with_sink:
+        sink = pushers(NOWHERE, heartbeat=QUIET)
+        bench.join(collected.driver, _open(bench, sink, sink._build()[0]))
+
+    def done() -> bool:
+        if core.unsettled:
+            return False
+        source.stop()
+        return True
+
+    bench.done = done
+    bench.next_due = core.backlog.next_due
+    kind: Any = AsyncWorker if asynchronous else Worker
+    worker = kind(made, source=source, sink=sink, batch=batch)
+    for pack in packs:
+        if len(pack):
+            push._append(pack, None, wait=True)
+    if asynchronous:
+        import anyio
+
+        anyio.run(_loop, worker)
+    else:
+        worker._loop()
+    return Report(core.acked, list(collected.sent.values()), _dead_letters(journal))
+
+
+async def _loop(worker: AsyncWorker) -> None:
+    import anyio
+
+    worker._limiter = anyio.CapacityLimiter(1)
+    await worker._loop()
+
+
+class _Collected:
+    """Takes and acks what a sink sends, each id once."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.sent: dict[str, Any] = {}
+        self._pull = Puller[Any](NOWHERE, heartbeat=QUIET, prefetch=100_000)
+        self.driver = _open(bench, self._pull, self._pull._build()[0])
+        bench.when_quiet = self._take
+
+    def _take(self) -> bool:
+        found = False
+        while (taken := self._pull._take()) is not None:
+            headers = dict(taken.headers)
+            self.sent.setdefault(taken.id, Outgoing(taken.body, headers=headers) if headers else taken.body)
+            taken._ack()
+            found = True
+        return found
+
+
+def _is_async(handler: object) -> bool:
+    return inspect.iscoroutinefunction(handler) or inspect.isasyncgenfunction(handler)
+
+
+def _settings(push: PusherBase, *, durable: bool) -> Any:
+    made = push._build()[0]
+    return dataclasses.replace(made.settings, durable=durable, wall=time.time(), epoch=bytes(16), origin="testing")
+
+
+def _open(
+    bench: Bench, peer: PusherBase | PullerBase, core: Any, journal: MemoryJournal | None = None
+) -> BenchDriver:  # fmt: skip
+    """Let a face that was never opened stand upon the bench."""
+    driver = BenchDriver(bench, core, journal)
+    peer._core = core
+    peer._driver = driver  # type: ignore[assignment]
+    if isinstance(peer, PusherBase):
+        core.opened_at(1)
+    return driver
+
+
+def _dead_letters(journal: MemoryJournal) -> list[DeadLetter]:
+    letters = []
+    for row in journal.read(Read(DEAD, 0, 1 << 62, 1 << 62)):
+        found = DeadRow.unpack(row.value)
+        letters.append(
+            DeadLetter(
+                id=found.id,
+                body=codecs.decode(found.body, found.codec, limits=Puller(NOWHERE)._limits),
+                headers=found.headers,
+                reason=found.reason,
+                traceback=found.traceback or None,
+                failures=found.failures,
+                at=datetime.now(UTC),  # that of the letter is virtual
+            )
+        )
+    return letters
