@@ -295,6 +295,9 @@ class PusherBase(PeerBase):
         )
 
     def _tell_left_behind(self) -> None:
+        failure = self._driver.failure if self._driver is not None else None
+        if failure is not None:
+            raise failure  # what its journal holds is not known to be safe
         count, told = self._left_behind()
         if told is not None:
             warnings.warn(told, RuntimeWarning, stacklevel=5)
