@@ -95,7 +95,8 @@ def test_a_process_that_ends_by_itself_is_told_and_all_others_are_ended(tmp_path
 @pytest.mark.skipif(not Path("/proc/thread-self/children").exists(), reason="finds children of children in /proc")
 def test_children_end_when_their_parent_is_killed_also_a_stopped_one(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.chaos", "--kills", "100000", "--keep", str(tmp_path / "run"), "--verbose"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as parent:
+    # A session of its own: when its leader is gone, the kernel wakes and hangs up what is stopped in it.
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True) as parent:
         try:
             assert parent.stdout is not None
             for line in parent.stdout:
