@@ -200,19 +200,25 @@ async def test_a_job_over_which_pullers_die_alone_is_blamed_and_dead_in_the_end(
         assert receipt.outcome == "dead"
 
 
-async def test_a_puller_that_was_stopped_and_woken_settles_too_late(face: Face, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pushers_bind", [True, False], ids=["pushers-bind", "pullers-bind"])
+async def test_a_puller_that_was_stopped_and_woken_settles_too_late(
+    face: Face, tmp_path: Path, pushers_bind: bool
+) -> None:
     """SIGSTOP beyond the bound: its jobs are redelivered, and what it says after SIGCONT changes nothing."""
     heartbeat = Heartbeat(interval=0.15)
-    with program("hold", LOCAL, 3, heartbeat.interval) as holder:
-        async with (
-            face.Pusher(LOCAL, connect=holder.heard(), journal=tmp_path / "jobs.db", heartbeat=heartbeat) as push,
-        ):
-            given = listen(face, push, JobRedelivered)
-            ids = [(await push.send(n)).id for n in range(3)]
-            holder.heard()
-            holder.signal(signal.SIGSTOP)
-            assert (await given.next()).count == 3
-            pull = await face.Puller(push.addresses[0], heartbeat=heartbeat).open()
+    common: Any = {"journal": tmp_path / "jobs.db", "heartbeat": heartbeat}
+    push = face.Pusher(LOCAL, **common)
+    if pushers_bind:
+        await push.open()
+    with program("hold", push.addresses[0] if pushers_bind else LOCAL, 3, heartbeat.interval) as holder:
+        if not pushers_bind:
+            push = await face.Pusher(LOCAL, connect=holder.heard(), **common).open()
+        given = listen(face, push, JobRedelivered)
+        ids = [(await push.send(n)).id for n in range(3)]
+        holder.heard()
+        holder.signal(signal.SIGSTOP)
+        assert (await given.next()).count == 3
+        async with face.Puller(push.addresses[0], heartbeat=heartbeat) as pull:
             jobs = [await take(pull) for _ in range(3)]
             assert [job.id for job in jobs] == ids
             holder.signal(signal.SIGCONT)
@@ -223,9 +229,9 @@ async def test_a_puller_that_was_stopped_and_woken_settles_too_late(face: Face, 
             for job in jobs:
                 await job.ack(wait=True)
             assert await push.flush(PATIENCE_S) == Settled(acked=3)
-            await pull.close()
-            holder.tell(None)
-            assert holder.end() == 0, holder.errors
+        holder.tell(None)
+        assert holder.end() == 0, holder.errors
+    await push.close()
 
 
 async def test_the_journal_serves_on_after_the_pusher_was_closed(face: Face, tmp_path: Path) -> None:
