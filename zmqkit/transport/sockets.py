@@ -323,13 +323,15 @@ class Listener(Endpoint):
             return
         self.expelled[route] = True
         try:
+            # Who is gone already left his descriptor to somebody else, perhaps: an empty message finds out.
+            self.send(route, [b""])
             # libzmq closes no single connection; but it tells which descriptor a message came from.
             fd = os.dup(int(frame.get(SRCFD)))
         except (zmq.ZMQError, OSError):
-            return  # within the process there is none; what comes is dropped all the same
+            return  # gone, or within the process; what comes is dropped all the same
         with sockets.socket(fileno=fd) as connection, contextlib.suppress(OSError):
-            # The connection may be gone, and its descriptor used by something else: touch our own port's only. From
-            # here on whatever the other side sends is answered by a reset.
+            # To be sure touch a connection of our own port only. From here on whatever the other side sends is answered
+            # by a reset.
             if _is_of(connection, self.address):
                 connection.shutdown(sockets.SHUT_RDWR)
 
