@@ -142,8 +142,9 @@ class JobBase(Generic[T]):
     def _failed(self, error: Exception) -> bool:
         """A handler raised. True contains it."""
         policy: OnError = self._puller._on_error
-        shown = "".join(tracebacks.format_exception(error))
-        reason = str(error) if isinstance(error, Retry | Reject) else f"{type(error).__name__}: {error}"
+        # In a form that a log and a frame can carry, whatever the exception says.
+        shown = wire.sendable("".join(tracebacks.format_exception(error)))
+        reason = wire.sendable(str(error) if isinstance(error, Retry | Reject) else f"{type(error).__name__}: {error}")
         if self.outcome is not None:
             log.error("job %s was %s, then its handler raised:\n%s", self.id, self.outcome, shown)
         elif isinstance(error, Reject) or (policy == "reject" and not isinstance(error, Retry)):
@@ -265,7 +266,7 @@ class BatchBase(Generic[T]):
             self.outcome = self.outcome or "nacked"
             contained: bool = left[0]._failed(error)
             return contained
-        shown = "".join(tracebacks.format_exception(error))
+        shown = wire.sendable("".join(tracebacks.format_exception(error)))
         if not left:
             log.error("a batch was %s, then its handler raised:\n%s", self.outcome, shown)
         else:

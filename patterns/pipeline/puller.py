@@ -139,7 +139,7 @@ class PullerCore(PatternCore):
             return
         self.counters[_COUNTED[kind]] += 1
         lease = parcel.delivery.lease + index
-        reason, traceback = _sendable(reason)[: wire.MAX_REASON], _sendable(traceback)[-wire.MAX_TRACEBACK :]
+        reason, traceback = wire.sendable(reason)[: wire.MAX_REASON], wire.sendable(traceback)[-wire.MAX_TRACEBACK :]
         source.others.append(wire.Unsettled(lease, kind, delay, reason, traceback))
         self._changed[source.session.id] = source
 
@@ -325,15 +325,6 @@ class PullerCore(PatternCore):
             for index, count in runs(parcel.open):
                 held += (first + index, first + index + count - 1)
         self.sessions.send(source.session, wire.Held(source.epoch, source.highest, held).pack(), 0, now)
-
-
-def _sendable(text: str) -> str:
-    """What an exception says may hold halves of surrogate pairs, of a file's name say, which no frame carries."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "backslashreplace").decode()
-    return text
 
 
 def _portions(others: list[wire.Unsettled]) -> list[list[wire.Unsettled]]:

@@ -267,3 +267,12 @@ def gaps(first: int, last: int, ended: Ranges) -> Ranges:
     if first <= last:
         found += (first, last)
     return found
+
+
+def sendable(text: str) -> str:
+    """What an exception says may hold halves of surrogate pairs, of a file's name say, which no frame carries."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode()
+    return text
