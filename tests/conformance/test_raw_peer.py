@@ -156,18 +156,19 @@ def test_what_a_raw_puller_does_not_list_as_held_comes_again(pusher: zmqkit.Push
 
 def test_a_raw_puller_that_says_goodbye_gives_its_jobs_back_at_once(pusher: zmqkit.Pusher) -> None:
     pusher.send_many(range(4))
-    with puller_of(pusher) as first, puller_of(pusher) as second:
-        first.until(lambda: bool(first.held) or second.step(0.01))
-        first.say_goodbye("off")
+    with puller_of(pusher) as first:
+        first.until(lambda: bool(first.held))
+        with puller_of(pusher) as second:
+            first.say_goodbye("off")
 
-        def work() -> bool:
-            if second.held:
-                second.settle(list(second.held), [])
-            return pusher.stats()["acked"] == 4
+            def work() -> bool:
+                if second.held:
+                    second.settle(list(second.held), [])
+                return pusher.stats()["acked"] == 4
 
-        second.until(work)
-        assert {body for body, _ in second.deliveries} == set(range(4))
-        assert any(known.get("deliveries") for _, known in second.deliveries)
+            second.until(work)
+            assert {body for body, _ in second.deliveries} == set(range(4))
+            assert any(known.get("deliveries") for _, known in second.deliveries)
 
 
 def test_a_raw_puller_that_takes_longer_than_its_bound_and_answers_pings_lives() -> None:
