@@ -106,8 +106,6 @@ class Custody:
 class WorkerParts:
     """A worker's settings, and its work without the waiting."""
 
-    _kind = "Worker"
-
     def __init__(
         self, handler: Callable[..., object], at_a_time: int, batch: int | None, on_error: OnError, common: Common
     ) -> None:

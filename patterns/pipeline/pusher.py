@@ -62,7 +62,6 @@ class PusherCore(PatternCore):
         self._holders: dict[bytes, Holder] = {}
         self._lease = 1
         self._arrivals: deque[Arrival] = deque()
-        self._arrived_bytes = 0
         self._storing: deque[Storing] = deque()
         self._settling: deque[Settling] = deque()
         self._turn = Settling()
