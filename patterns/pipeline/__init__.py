@@ -2,8 +2,8 @@
 
 The promise: a message that `Pusher.send` confirmed is waiting, leased or settled (acked, dead, expired), exactly one
 of them, through crashes of either side. ``wire.py``, ``rows.py``, ``backlog.py``, ``leases.py``, ``pusher.py`` and
-``puller.py`` are the pure cores; ``sending.py``, ``taking.py`` and ``custody.py`` what both faces share,
-``sync.py``, ``aio.py`` and ``worker*.py`` the faces.
+``puller.py`` are the pure cores; ``sending.py``, ``bulk.py``, ``taking.py``, ``jobs.py`` and ``custody.py`` what both
+faces share: each decision is there, once; ``sync.py``, ``aio.py`` and ``worker*.py`` the faces, which wait.
 """
 
 from __future__ import annotations

@@ -5,11 +5,10 @@ The classes bear the names of the sync face, and their docstrings say what diffe
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-import itertools
 import logging
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, overload
@@ -20,10 +19,10 @@ from typing_extensions import TypeVar, Unpack
 
 from zmqkit.errors import Closed, Unsettled, WaitTimeout
 from zmqkit.options import Backoff, Durability, OnError, Point
+from zmqkit.patterns.pipeline.bulk import Bulk, cause_of
 from zmqkit.patterns.pipeline.jobs import BatchBase, JobBase, Run
 from zmqkit.patterns.pipeline.rows import Pack
 from zmqkit.patterns.pipeline.sending import (
-    WINDOW,
     Headers,
     Outgoing,
     Path,
@@ -31,8 +30,6 @@ from zmqkit.patterns.pipeline.sending import (
     ReceiptBase,
     Settled,
     check_point,
-    chunk_size,
-    partly,
     too_late,
 )
 from zmqkit.patterns.pipeline.taking import LOOK_ROUND, PullerBase, check_batches, check_handler, check_run, takes
@@ -114,53 +111,33 @@ class Pusher(PusherBase, Peer):
     async def send_many(self, bodies: Iterable[object | Outgoing[Any]], /, *, timeout: float | None = None) -> int:
         """Send all, journalled in groups. See `zmqkit.Pusher.send_many`."""
         await self._start_async()
-        deadline = deadline_of(timeout)
-        on_the_way: deque[tuple[Ticket, int]] = deque()
-        confirmed = 0
-        source = iter(bodies)
-        size = WINDOW
+        bulk = Bulk(self, bodies, timeout)
         try:
-            while chunk := list(itertools.islice(source, size)):
-                packs = self._pack_many(chunk)
-                size = chunk_size(size, packs)
-                for pack in packs:
-                    ticket = self._open_driver.ticket()
-                    self._append(pack, ticket, wait=True, lazy=True)
-                    on_the_way.append((ticket, len(pack)))
-                while len(on_the_way) > WINDOW:
-                    await self._wait(on_the_way[0][0], left_of(deadline))
-                    confirmed += on_the_way.popleft()[1]
+            while bulk.hand_over():
+                for ticket in bulk.awaited():
+                    await self._wait(ticket, bulk.left)
                 await checkpoint()
-            while on_the_way:
-                await self._wait(on_the_way[0][0], left_of(deadline))
-                confirmed += on_the_way.popleft()[1]
+            for ticket in bulk.awaited(0):
+                await self._wait(ticket, bulk.left)
         except Exception as error:
-            cause, confirmed = await self._stopped_midway(error, on_the_way, confirmed, deadline)
-            raise partly(confirmed, cause) from cause
+            await self._find_stored(bulk)
+            cause = cause_of(error)
+            raise bulk.partly(cause) from cause
         except BaseException:
-            for ticket, _ in reversed(on_the_way):
-                self._withdraw_soon(ticket)
+            bulk.withdraw_soon()
             raise
-        return confirmed
+        return bulk.confirmed
 
-    async def _stopped_midway(
-        self, error: Exception, on_the_way: deque[tuple[Ticket, int]], confirmed: int, deadline: float | None
-    ) -> tuple[Exception, int]:
-        """Find out how many of what was handed over is stored. What has no room by then is taken back."""
-        cause = WaitTimeout("out of time") if isinstance(error, WaitExpired) else error
-        for at, (ticket, count) in enumerate(on_the_way):
-            try:
+    async def _find_stored(self, bulk: Bulk) -> None:
+        """Wait for what was handed over before it stopped. What has no room by then is taken back."""
+        with contextlib.suppress(Exception):
+            for ticket in bulk.awaited(0):
                 try:
-                    await self._wait(ticket, left_of(deadline))
+                    await self._wait(ticket, bulk.left)
                 except WaitExpired:
-                    for late, _ in itertools.islice(reversed(on_the_way), len(on_the_way) - at):
+                    for late in bulk.give_up():
                         await self._take_back(late)
-                    deadline = 0.0
                     await self._wait(ticket, 0)
-            except Exception:
-                break
-            confirmed += count
-        return cause, confirmed
 
     async def flush(self, timeout: float | None = None, *, until: Point = "settled") -> Settled:
         """Wait until all that was sent before has come so far. See `zmqkit.Pusher.flush`."""

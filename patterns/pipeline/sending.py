@@ -11,7 +11,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from typing import Any, ClassVar, Final, Generic, Literal
 
@@ -21,7 +21,6 @@ from zmqkit import codec as codecs
 from zmqkit.errors import (
     EncodeError,
     Full,
-    PartlySent,
     Unsettled,
     WaitTimeout,
     ZmqkitError,
@@ -44,9 +43,6 @@ log = logging.getLogger("zmqkit.pipeline")
 CHUNK_MESSAGES: Final = 256
 CHUNK_BYTES: Final = 1 << 20
 """Bodies are packed, journalled and sent in runs of at most so many messages or bytes; a larger body goes alone."""
-
-WINDOW: Final = 16
-"""So many chunks of send_many may be on their way to the journal."""
 
 MAX_HEADERS_BYTES: Final = 8192
 RESERVED: Final = "zmqkit-"
@@ -347,18 +343,6 @@ def check_headers(headers: Headers) -> dict[str, str]:
     if size > MAX_HEADERS_BYTES:
         raise EncodeError(f"headers of {size} bytes; at most {MAX_HEADERS_BYTES} are allowed: put data into the body")
     return found
-
-
-def partly(confirmed: int, error: BaseException) -> PartlySent:
-    """`send_many` stopped."""
-    return PartlySent(f"{confirmed} messages were sent, then: {type(error).__name__}: {error}", confirmed=confirmed)
-
-
-def chunk_size(before: int, packs: Iterable[Pack]) -> int:
-    """How many bodies to encode next, so that a chunk has about its bytes."""
-    size = sum(len(pack.blob) for pack in packs)
-    count = sum(len(pack) for pack in packs)
-    return max(1, min(CHUNK_MESSAGES, before * 4, count * CHUNK_BYTES // max(size, 1)))
 
 
 def too_late(receipt: ReceiptBase, withdrawn: bool, timeout: float | None) -> WaitTimeout:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, overload
@@ -19,10 +18,10 @@ from zmqkit.errors import (
     WaitTimeout,
 )
 from zmqkit.options import Backoff, Durability, OnError, Point
+from zmqkit.patterns.pipeline.bulk import Bulk, cause_of
 from zmqkit.patterns.pipeline.jobs import BatchBase, JobBase, Run
 from zmqkit.patterns.pipeline.rows import Pack
 from zmqkit.patterns.pipeline.sending import (
-    WINDOW,
     Headers,
     Outgoing,
     Path,
@@ -30,8 +29,6 @@ from zmqkit.patterns.pipeline.sending import (
     ReceiptBase,
     Settled,
     check_point,
-    chunk_size,
-    partly,
     too_late,
 )
 from zmqkit.patterns.pipeline.taking import LOOK_ROUND, PullerBase, check_batches, check_handler, check_run, takes
@@ -146,48 +143,29 @@ class Pusher(PusherBase, Peer):
             PartlySent: it stopped midway; `confirmed` of the first are stored, and the cause is chained.
         """
         self._start()
-        deadline = deadline_of(timeout)
-        on_the_way: deque[tuple[Ticket, int]] = deque()
-        confirmed = 0
-        source = iter(bodies)
-        size = WINDOW
+        bulk = Bulk(self, bodies, timeout)
         try:
-            while chunk := list(itertools.islice(source, size)):
-                packs = self._pack_many(chunk)
-                size = chunk_size(size, packs)
-                for pack in packs:
-                    ticket = self._open_driver.ticket()
-                    self._append(pack, ticket, wait=True, lazy=True)
-                    on_the_way.append((ticket, len(pack)))
-                while len(on_the_way) > WINDOW:
-                    self._wait(on_the_way[0][0], left_of(deadline))
-                    confirmed += on_the_way.popleft()[1]
-            while on_the_way:
-                self._wait(on_the_way[0][0], left_of(deadline))
-                confirmed += on_the_way.popleft()[1]
+            while bulk.hand_over():
+                for ticket in bulk.awaited():
+                    self._wait(ticket, bulk.left)
+            for ticket in bulk.awaited(0):
+                self._wait(ticket, bulk.left)
         except Exception as error:
-            cause, confirmed = self._stopped_midway(error, on_the_way, confirmed, deadline)
-            raise partly(confirmed, cause) from cause
-        return confirmed
+            self._find_stored(bulk)
+            cause = cause_of(error)
+            raise bulk.partly(cause) from cause
+        return bulk.confirmed
 
-    def _stopped_midway(
-        self, error: Exception, on_the_way: deque[tuple[Ticket, int]], confirmed: int, deadline: float | None
-    ) -> tuple[Exception, int]:
-        """Find out how many of what was handed over is stored. What has no room by then is taken back."""
-        cause = WaitTimeout("out of time") if isinstance(error, WaitExpired) else error
-        for at, (ticket, count) in enumerate(on_the_way):
-            try:
+    def _find_stored(self, bulk: Bulk) -> None:
+        """Wait for what was handed over before it stopped. What has no room by then is taken back."""
+        with contextlib.suppress(Exception):
+            for ticket in bulk.awaited(0):
                 try:
-                    self._wait(ticket, left_of(deadline))
+                    self._wait(ticket, bulk.left)
                 except WaitExpired:
-                    for late, _ in itertools.islice(reversed(on_the_way), len(on_the_way) - at):
+                    for late in bulk.give_up():
                         self._take_back(late)
-                    deadline = 0.0
                     self._wait(ticket, 0)
-            except Exception:
-                break
-            confirmed += count
-        return cause, confirmed
 
     def flush(self, timeout: float | None = None, *, until: Point = "settled") -> Settled:
         """Block until all that was sent before has come so far. Returns the counts.
