@@ -11,17 +11,16 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, overload
+from typing import Any, Generic, Self, overload
 
 import anyio
 import anyio.to_thread
 from typing_extensions import TypeVar, Unpack
 
-from zmqkit.errors import Closed, Unsettled, WaitTimeout
+from zmqkit.errors import Closed, Unsettled
 from zmqkit.options import Backoff, Durability, OnError, Point
 from zmqkit.patterns.pipeline.bulk import Bulk, cause_of
 from zmqkit.patterns.pipeline.jobs import BatchBase, JobBase, Run
-from zmqkit.patterns.pipeline.rows import Pack
 from zmqkit.patterns.pipeline.sending import (
     Headers,
     Outgoing,
@@ -60,17 +59,19 @@ class Receipt(ReceiptBase):
         deadline = deadline_of(timeout)
         try:
             await pusher._wait(self._ticket, timeout)
-            if until == "received":
-                await pusher._reach("received", self._sequence, self._sequence, left_of(deadline))
-            elif until == "settled" and self.outcome is None:
-                self.outcome = await pusher._watch(self._sequence, left_of(deadline))
+            further = self._ask_for(until)
+            if further is not None:
+                forget = pusher._core.forget_wait
+                self._told(until, await pusher._wait_or_forget(further, left_of(deadline), forget))
         except WaitExpired:
-            raise WaitTimeout(f"message {self.id} is not {until} within {timeout} s", id=self.id) from None
+            raise self._too_early(until, timeout) from None
         return pusher._settled_now()
 
 
 class Pusher(PusherBase, Peer):
     """Hands out messages, each to one of the pullers, until it is settled. See `zmqkit.Pusher`."""
+
+    _receipt = Receipt
 
     def __init__(
         self,
@@ -92,7 +93,7 @@ class Pusher(PusherBase, Peer):
         await self._start_async()
         check_timeout(timeout)
         pack = self._pack_one(body, headers)
-        receipt = self._begin(pack, wait=timeout != 0)
+        receipt: Receipt = self._begin(pack, wait=timeout != 0)
         try:
             await self._wait(receipt._ticket, timeout or None)
         except WaitExpired:
@@ -106,7 +107,8 @@ class Pusher(PusherBase, Peer):
         """Send one message without waiting. See `zmqkit.Pusher.send_nowait`. Opens the pusher if that was not done."""
         pack = self._pack_one(body, headers)
         self._check_room(pack)
-        return self._begin(pack, wait=True, lazy=True)
+        receipt: Receipt = self._begin(pack, wait=True, lazy=True)
+        return receipt
 
     async def send_many(self, bodies: Iterable[object | Outgoing[Any]], /, *, timeout: float | None = None) -> int:
         """Send all, journalled in groups. See `zmqkit.Pusher.send_many`."""
@@ -144,32 +146,17 @@ class Pusher(PusherBase, Peer):
         check_point(until)
         check_timeout(timeout)
         await self._start_async()
+        ticket = self._ask(self._core.wait, until, 0, self._newest)
         try:
-            return await self._reach(until, 0, self._newest, timeout)
+            acked, dead = await self._wait_or_forget(ticket, timeout, self._core.forget_wait)
         except WaitExpired:
-            left = self._core.unsettled
-            raise WaitTimeout(f"{left} messages are not settled; not {until} within {timeout} s") from None
+            raise self._unflushed(until, timeout) from None
+        return Settled(acked, dead)
 
     # ---- waiting -------------------------------------------------------------------
 
-    def _begin(self, pack: Pack, *, wait: bool, lazy: bool = False) -> Receipt:
-        ticket = self._open_driver.ticket()
-        first = self._append(pack, ticket, wait=wait, lazy=lazy)
-        return Receipt(self, self._id(first), first, ticket)
-
     async def _take_back(self, ticket: Ticket) -> bool:
         return bool(await self._wait(self._ask(self._core.withdraw, ticket), None))
-
-    async def _reach(self, until: Point, first: int, last: int, timeout: float | None) -> Settled:
-        ticket = self._ask(self._core.wait, until, first, last)
-        acked, dead = await self._wait_or_forget(ticket, timeout, self._core.forget_wait)
-        return Settled(acked, dead)
-
-    async def _watch(self, sequence: int, timeout: float | None) -> Literal["acked", "dead", "expired"]:
-        outcome, _ = await self._wait_or_forget(
-            self._ask(self._core.watch_for, sequence), timeout, self._core.forget_wait
-        )
-        return outcome  # type: ignore[no-any-return]
 
     async def _close(self, linger: float | None) -> None:
         try:
@@ -177,10 +164,8 @@ class Pusher(PusherBase, Peer):
             if ticket is not None:
                 try:
                     await self._wait(ticket, linger)
-                except WaitExpired:
-                    log.debug("%s: not all is settled after %s s", self.name, linger)
                 except Exception as error:
-                    log.warning("%s: %s", self.name, error)
+                    self._tell_lingered(error, linger)
         finally:
             await self._end_driver()
         self._tell_left_behind()

@@ -115,6 +115,23 @@ class ReceiptBase:
     def __repr__(self) -> str:
         return f"<Receipt {self.id} {self.outcome or 'on its way'}>"
 
+    def _ask_for(self, until: Point) -> Ticket | None:
+        """What to wait for once the message is stored; None if nothing more."""
+        pusher, sequence = self._pusher, self._sequence
+        ticket: Ticket | None = None
+        if until == "received":
+            ticket = pusher._ask(pusher._core.wait, until, sequence, sequence)
+        elif until == "settled" and self.outcome is None:
+            ticket = pusher._ask(pusher._core.watch_for, sequence)
+        return ticket
+
+    def _told(self, until: Point, answer: tuple[Any, Any]) -> None:
+        if until == "settled":
+            self.outcome = answer[0]
+
+    def _too_early(self, until: Point, timeout: float | None) -> WaitTimeout:
+        return WaitTimeout(f"message {self.id} is not {until} within {timeout} s", id=self.id)
+
 
 class PusherBase(PeerBase):
     """A pusher without the waiting."""
@@ -123,6 +140,7 @@ class PusherBase(PeerBase):
     _accepts: ClassVar[frozenset[str]] = frozenset({"pull"})
     _binds: ClassVar[bool] = True
     _core: PusherCore
+    _receipt: ClassVar[type[Any]]
 
     def __init__(
         self, addresses: Sequence[str], journal: Path | None, durability: Durability, max_failures: int,
@@ -226,6 +244,11 @@ class PusherBase(PeerBase):
             hand(self._core.append, pack, first, ticket, wait, watcher)
         return first
 
+    def _begin(self, pack: Pack, *, wait: bool, lazy: bool = False) -> Any:
+        ticket = self._open_driver.ticket()
+        first = self._append(pack, ticket, wait=wait, lazy=lazy)
+        return self._receipt(self, self._id(first), first, ticket)
+
     def _check_room(self, pack: Pack) -> None:
         """For sends that do not wait: refuse before anything is handed over."""
         self._start()
@@ -265,6 +288,9 @@ class PusherBase(PeerBase):
     def _newest(self) -> int:
         return self._sequence - 1
 
+    def _unflushed(self, until: Point, timeout: float | None) -> WaitTimeout:
+        return WaitTimeout(f"{self._core.unsettled} messages are not settled; not {until} within {timeout} s")
+
     def _withdraw_soon(self, ticket: Ticket) -> None:
         """Give up a send that is not accepted yet, without waiting for the answer."""
         self._tell_soon(self._core.withdraw, ticket, None)
@@ -278,6 +304,13 @@ class PusherBase(PeerBase):
         ticket = driver.ticket()
         driver.submit(self._core.wait, "settled", 0, self._newest, ticket)
         return ticket
+
+    def _tell_lingered(self, error: Exception, linger: float | None) -> None:
+        """Waiting for what `_linger_ticket` gave ended with this; what is left is told by `_tell_left_behind`."""
+        if isinstance(error, WaitExpired):
+            log.debug("%s: not all is settled after %s s", self.name, linger)
+        else:
+            log.warning("%s: %s", self.name, error)
 
     def _left_behind(self) -> tuple[int, str | None]:
         """After closing: how many messages are not settled, and what to tell of it (None: lost with the process)."""

@@ -8,19 +8,17 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, overload
+from typing import Any, Generic, Self, overload
 
 from typing_extensions import TypeVar, Unpack
 
 from zmqkit.errors import (
     Closed,
     Unsettled,
-    WaitTimeout,
 )
 from zmqkit.options import Backoff, Durability, OnError, Point
 from zmqkit.patterns.pipeline.bulk import Bulk, cause_of
 from zmqkit.patterns.pipeline.jobs import BatchBase, JobBase, Run
-from zmqkit.patterns.pipeline.rows import Pack
 from zmqkit.patterns.pipeline.sending import (
     Headers,
     Outgoing,
@@ -61,12 +59,12 @@ class Receipt(ReceiptBase):
         deadline = deadline_of(timeout)
         try:
             pusher._wait(self._ticket, timeout)
-            if until == "received":
-                pusher._reach("received", self._sequence, self._sequence, left_of(deadline))
-            elif until == "settled" and self.outcome is None:
-                self.outcome = pusher._watch(self._sequence, left_of(deadline))
+            further = self._ask_for(until)
+            if further is not None:
+                forget = pusher._core.forget_wait
+                self._told(until, pusher._wait_or_forget(further, left_of(deadline), forget))
         except WaitExpired:
-            raise WaitTimeout(f"message {self.id} is not {until} within {timeout} s", id=self.id) from None
+            raise self._too_early(until, timeout) from None
         return pusher._settled_now()
 
 
@@ -84,6 +82,8 @@ class Pusher(PusherBase, Peer):
             as the disk (with a journal) or `limits` (without) take.
         **common: see `Common`.
     """
+
+    _receipt = Receipt
 
     def __init__(
         self,
@@ -114,11 +114,11 @@ class Pusher(PusherBase, Peer):
         """
         check_timeout(timeout)
         pack = self._pack_one(body, headers)
-        receipt = self._begin(pack, wait=timeout != 0)
+        receipt: Receipt = self._begin(pack, wait=timeout != 0)
         try:
             self._wait(receipt._ticket, timeout or None)
         except WaitExpired:
-            raise too_late(receipt, self._withdraw(receipt), timeout) from None
+            raise too_late(receipt, self._take_back(receipt._ticket), timeout) from None
         return receipt
 
     def send_nowait(self, body: object, /, *, headers: Headers | None = None) -> Receipt:
@@ -130,7 +130,8 @@ class Pusher(PusherBase, Peer):
         """
         pack = self._pack_one(body, headers)
         self._check_room(pack)
-        return self._begin(pack, wait=True, lazy=True)
+        receipt: Receipt = self._begin(pack, wait=True, lazy=True)
+        return receipt
 
     def send_many(self, bodies: Iterable[object | Outgoing[Any]], /, *, timeout: float | None = None) -> int:
         """Send all, journalled in groups; returns how many, once all are stored.
@@ -176,33 +177,17 @@ class Pusher(PusherBase, Peer):
         check_point(until)
         check_timeout(timeout)
         self._start()
+        ticket = self._ask(self._core.wait, until, 0, self._newest)
         try:
-            return self._reach(until, 0, self._newest, timeout)
+            acked, dead = self._wait_or_forget(ticket, timeout, self._core.forget_wait)
         except WaitExpired:
-            left = self._core.unsettled
-            raise WaitTimeout(f"{left} messages are not settled; not {until} within {timeout} s") from None
+            raise self._unflushed(until, timeout) from None
+        return Settled(acked, dead)
 
     # ---- waiting -------------------------------------------------------------------
 
-    def _begin(self, pack: Pack, *, wait: bool, lazy: bool = False) -> Receipt:
-        ticket = self._open_driver.ticket()
-        first = self._append(pack, ticket, wait=wait, lazy=lazy)
-        return Receipt(self, self._id(first), first, ticket)
-
-    def _withdraw(self, receipt: Receipt) -> bool:
-        return self._take_back(receipt._ticket)
-
     def _take_back(self, ticket: Ticket) -> bool:
         return bool(self._wait(self._ask(self._core.withdraw, ticket), None))
-
-    def _reach(self, until: Point, first: int, last: int, timeout: float | None) -> Settled:
-        ticket = self._ask(self._core.wait, until, first, last)
-        acked, dead = self._wait_or_forget(ticket, timeout, self._core.forget_wait)
-        return Settled(acked, dead)
-
-    def _watch(self, sequence: int, timeout: float | None) -> Literal["acked", "dead", "expired"]:
-        outcome, _ = self._wait_or_forget(self._ask(self._core.watch_for, sequence), timeout, self._core.forget_wait)
-        return outcome  # type: ignore[no-any-return]
 
     def _close(self, linger: float | None) -> None:
         assert self._driver is not None
@@ -211,10 +196,8 @@ class Pusher(PusherBase, Peer):
             if ticket is not None:
                 try:
                     self._wait(ticket, linger)
-                except WaitExpired:
-                    log.debug("%s: not all is settled after %s s", self.name, linger)
                 except Exception as error:
-                    log.warning("%s: %s", self.name, error)
+                    self._tell_lingered(error, linger)
         finally:
             self._driver.close(1.0)
         self._tell_left_behind()
