@@ -42,35 +42,62 @@ KEPT: list[object] = []
 
 
 class Interrupts:
-    """Raises KeyboardInterrupt in the main thread, again and again, at random moments."""
+    """Raises KeyboardInterrupt in the main thread, again and again, at random moments of what it is asked to interrupt.
+
+    At those only, for no loop of Python's own is proof against Ctrl-C: there are moments before its ``try`` and after
+    its ``except``; and in CPython 3.13 the jump at the end of a ``while`` within a ``try`` is outside that ``try``
+    (python/cpython#130279). So the handler raises only while it is armed, that is while `_exposed` runs, and
+    once; whatever is raised there, in a jump of its own too, comes out of a call that stands in a ``try``.
+    """
 
     def __init__(self, longest_s: float) -> None:
         self.count = 0
+        self._armed = False
         self._drawn = random.Random(7)
         self._longest_s = longest_s
-        # The handler that Ctrl-C has; only the signal differs, because timers send that one.
-        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        # Not SIGINT, because timers send this one.
+        signal.signal(signal.SIGALRM, self._ring)
 
-    def arm(self) -> None:
-        signal.setitimer(signal.ITIMER_REAL, self._drawn.uniform(1e-6, self._longest_s))
+    def _ring(self, number: int, frame: object) -> None:
+        if self._armed:
+            self._armed = False
+            raise KeyboardInterrupt
 
-    def disarm(self) -> None:
+    def start_timer(self) -> None:
+        # And again after a while: Python swallows an interrupt that comes while an object is freed, and sleeps on in a
+        # lock if the signal comes just before it sleeps.
+        signal.setitimer(signal.ITIMER_REAL, self._drawn.uniform(1e-6, self._longest_s), 0.02)
+
+    def stop_timer(self) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
-    def until(self, done: Callable[[], bool], step: Callable[[], None], recover: Callable[[], None]) -> None:
+    def during(self, call: Callable[[], object]) -> bool:
+        """True if the call was interrupted. Start the timer in it, or in another thread meanwhile."""
+        try:
+            self._exposed(call)
+        except KeyboardInterrupt:
+            self.count += 1
+            return True
+        finally:
+            self.stop_timer()
+        return False
+
+    def _exposed(self, call: Callable[[], object]) -> None:
+        self._armed = True
+        call()
+        self._armed = False
+
+    def until(self, done: Callable[[], bool], step: Callable[[], object], recover: Callable[[], object]) -> None:
         """Repeat ``step`` until done, interrupted all the time; after each interrupt ``recover``."""
-        while True:
-            try:
-                if done():
-                    return
-                try:
-                    self.arm()
-                    while not done():
-                        step()
-                finally:
-                    self.disarm()
-            except KeyboardInterrupt:  # also one that was drawn before the last `disarm`, and raised after it
-                self.count += 1
+
+        def steps() -> None:
+            self.start_timer()
+            while not done():
+                self._armed = True  # again, if an interrupt was swallowed
+                step()
+
+        while not done():
+            if self.during(steps):
                 recover()
 
 
@@ -164,7 +191,7 @@ def interrupted_hints() -> None:
     turn = threading.Semaphore(0)
     go = threading.Semaphore(0)
     fed = woken = 0
-    closing = stuck = False
+    returned = closing = stuck = False
 
     def wait_for(condition: Callable[[], bool]) -> bool:
         deadline = time.monotonic() + PATIENCE_S
@@ -187,22 +214,20 @@ def interrupted_hints() -> None:
             wait_for(lambda: len(mailbox._waiters) == 1)
             turn.release()
             wait_for(lambda: len(mailbox._waiters) == 2)
-            interrupts.arm()
+            interrupts.start_timer()
             mailbox.put_many([len(got)])
+
+    def wait_once() -> None:
+        nonlocal returned
+        go.release()
+        returned = mailbox.wait_nonempty(PATIENCE_S)
 
     threads = [threading.Thread(target=feed), threading.Thread(target=other)]
     for thread in threads:
         thread.start()
     while interrupts.count < INTERRUPTS and not stuck:
         returned = False
-        try:
-            try:
-                go.release()
-                returned = mailbox.wait_nonempty(PATIENCE_S)
-            finally:
-                interrupts.disarm()
-        except KeyboardInterrupt:
-            interrupts.count += 1
+        interrupts.during(wait_once)
         if returned:
             woken += 1
             mailbox.nudge()  # it does not take what it was woken for
