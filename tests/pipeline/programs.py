@@ -181,6 +181,7 @@ class Interrupts:
                 self._armed = True
                 while True:
                     step()
+                    self._armed = True  # Python swallows an interrupt that comes while an object is freed
             except KeyboardInterrupt:
                 self.count += 1
         signal.setitimer(signal.ITIMER_REAL, 0)
