@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 from typing_extensions import TypeVar, Unpack
 
-from zmqkit.errors import Closed, Unsettled
+from zmqkit.errors import Unsettled
 from zmqkit.options import Backoff, Durability, OnError, Point
 from zmqkit.patterns.pipeline.bulk import Bulk, cause_of
 from zmqkit.patterns.pipeline.jobs import BatchBase, JobBase, Run
@@ -31,7 +31,7 @@ from zmqkit.patterns.pipeline.sending import (
     check_point,
     too_late,
 )
-from zmqkit.patterns.pipeline.taking import LOOK_ROUND, PullerBase, check_batches, check_handler, check_run, takes
+from zmqkit.patterns.pipeline.taking import PullerBase, check_batches, check_handler, check_run, takes
 from zmqkit.peer.aio import Peer
 from zmqkit.peer.base import DRAIN, Common, check_timeout, deadline_of, left_of
 from zmqkit.peer.hooks import stop_on_signals
@@ -269,29 +269,19 @@ class Puller(PullerBase, Peer, Generic[T]):
         if job is not None:
             return job
         deadline = deadline_of(timeout)
-        while True:
-            if not await self._wait_for_job(left_of(deadline)):
-                raise Closed(f"{self.name} was {'closed' if self._closed else 'stopped'}")
+        while await self._wait_for_job(deadline):
             job = self._take()
-            if job is not None or (deadline is not None and time.monotonic() >= deadline):
+            if job is not None or left_of(deadline) == 0:
                 return job
+        raise self._ended()
 
-    async def _wait_for_job(self, timeout: float | None) -> bool:
+    async def _wait_for_job(self, deadline: float | None) -> bool:
         """Wait until something came, or out of time. False: closed or stopped."""
         mailbox = self._mailbox
-        deadline = deadline_of(timeout)
-        look_at = time.monotonic() + LOOK_ROUND
-        while not (self._stopped or self._closed or mailbox.closed):
-            left = left_of(deadline)
-            if await mailbox.wait_nonempty_async(LOOK_ROUND if left is None else min(left, LOOK_ROUND)):
+        for seconds in self._rounds(mailbox, deadline):
+            if await mailbox.wait_nonempty_async(seconds):
                 return True
-            if left is not None and left <= LOOK_ROUND:
-                break
-            if time.monotonic() >= look_at:  # or another took what we were woken for
-                self._warn_of_credit()
-        if mailbox.failure is not None and not self._closed:
-            raise mailbox.failure
-        return not (self._stopped or self._closed or mailbox.closed)
+        return self._goes_on(mailbox)
 
     def __aiter__(self) -> AsyncIterator[Job[T]]:
         """Jobs as they come, until `stop` or `close`."""
@@ -308,22 +298,19 @@ class Puller(PullerBase, Peer, Generic[T]):
         """None: closed or stopped."""
         while not self._stopped:
             taken: list[Run] = []
-            full = self._take_more(taken, most)
-            if not taken:
-                if self._closed or not await self._wait_for_job(None):
-                    return None
-                continue
-            deadline = time.monotonic() + wait
             try:
-                while not full and (left := deadline - time.monotonic()) > 0:
-                    if not await self._mailbox.wait_nonempty_async(left):
+                for seconds in self._fill(taken, most, wait):
+                    if not await self._mailbox.wait_nonempty_async(seconds):
                         break
-                    full = self._take_more(taken, most)
-                await checkpoint()
+                if taken:
+                    await checkpoint()
             except BaseException:
                 self._give_back(taken)
                 raise
-            return Batch(self, taken)
+            if taken:
+                return Batch(self, taken)
+            if self._closed or not await self._wait_for_job(None):
+                break
         return None
 
     async def run(

@@ -91,11 +91,9 @@ class JobBase(Generic[T]):
         parcel.acked.append(self._index)
         self.outcome = "acked"
         if not parcel.told:
-            parcel.told = True
             try:
                 self._puller._collect(parcel)
-            except UsageError:  # closed, or forked: nothing happened, and the next one shall hear of it too
-                parcel.told = False
+            except UsageError:  # closed, or forked: nothing happened
                 self.outcome = None
                 raise
 
@@ -107,8 +105,7 @@ class JobBase(Generic[T]):
 
     def _settle(self, outcome: Outcome, kind: int, delay: float | None, reason: str, traceback: str = "") -> None:
         self._check()
-        if delay is not None and not 0 <= delay < 1e9:
-            raise ValueError(f"delay must be 0 or more seconds, got {delay!r}")
+        check_delay(delay)
         if not isinstance(reason, str):
             raise TypeError(f"a reason is text, got {reason!r}")
         self._puller._settle(self._parcel, self._index, kind, delay, reason, traceback)
@@ -142,19 +139,34 @@ class JobBase(Generic[T]):
     def _failed(self, error: Exception) -> bool:
         """A handler raised. True contains it."""
         policy: OnError = self._puller._on_error
-        # In a form that a log and a frame can carry, whatever the exception says.
-        shown = wire.sendable("".join(tracebacks.format_exception(error)))
+        trace = shown(error)
         reason = wire.sendable(str(error) if isinstance(error, Retry | Reject) else f"{type(error).__name__}: {error}")
         if self.outcome is not None:
-            log.error("job %s was %s, then its handler raised:\n%s", self.id, self.outcome, shown)
+            log.error("job %s was %s, then its handler raised:\n%s", self.id, self.outcome, trace)
         elif isinstance(error, Reject) or (policy == "reject" and not isinstance(error, Retry)):
-            log.warning("job %s is rejected: %s", self.id, reason if isinstance(error, Reject) else shown)
-            self._settle("rejected", wire.REJECT, None, reason, shown)
+            log.warning("job %s is rejected: %s", self.id, reason if isinstance(error, Reject) else trace)
+            self._settle("rejected", wire.REJECT, None, reason, trace)
         else:
             delay = error.delay if isinstance(error, Retry) else None
-            log.warning("job %s failed and is tried again: %s", self.id, reason if isinstance(error, Retry) else shown)
-            self._settle("nacked", wire.NACK, delay, reason, shown)
-        return policy != "raise" or isinstance(error, Retry | Reject)
+            log.warning("job %s failed and is tried again: %s", self.id, reason if isinstance(error, Retry) else trace)
+            self._settle("nacked", wire.NACK, delay, reason, trace)
+        return contained(policy, error)
+
+
+def check_delay(delay: float | None) -> None:
+    """Raises `ValueError` for what is no delay of a nack."""
+    if delay is not None and not 0 <= delay < 1e9:
+        raise ValueError(f"delay must be 0 or more seconds, got {delay!r}")
+
+
+def shown(error: Exception) -> str:
+    """A handler's exception in a form that a log and a frame can carry, whatever it says."""
+    return wire.sendable("".join(tracebacks.format_exception(error)))
+
+
+def contained(policy: OnError, error: Exception) -> bool:
+    """Whether an exception that a job or a batch has answered ends there."""
+    return policy != "raise" or isinstance(error, Retry | Reject)
 
 
 def _with_ticket(core: PullerCore, parcel: Parcel, index: int, ticket: Ticket, now: float) -> None:
@@ -222,12 +234,7 @@ class BatchBase(Generic[T]):
             for parcel, indexes in self._runs:
                 parcel.acked.extend(indexes)
                 if not parcel.told:
-                    parcel.told = True
-                    try:
-                        self._puller._collect(parcel)
-                    except UsageError:
-                        parcel.told = False
-                        raise
+                    self._puller._collect(parcel)
         else:
             for job in self._made:
                 if job.outcome is None:
@@ -237,8 +244,7 @@ class BatchBase(Generic[T]):
     def _nack(self, delay: float | None, reason: str = "", traceback: str = "") -> None:
         """One job alone is to blame; of several, each is delivered again alone, and blamed only then."""
         self._check()
-        if delay is not None and not 0 <= delay < 1e9:
-            raise ValueError(f"delay must be 0 or more seconds, got {delay!r}")
+        check_delay(delay)
         left = [job for job in self._jobs if job.outcome is None]
         for job in left:
             if len(left) == 1:
@@ -264,13 +270,11 @@ class BatchBase(Generic[T]):
         left = [job for job in self._jobs if job.outcome is None]
         if len(left) == 1:
             self.outcome = self.outcome or "nacked"
-            contained: bool = left[0]._failed(error)
-            return contained
-        shown = wire.sendable("".join(tracebacks.format_exception(error)))
+            return bool(left[0]._failed(error))
         if not left:
-            log.error("a batch was %s, then its handler raised:\n%s", self.outcome, shown)
+            log.error("a batch was %s, then its handler raised:\n%s", self.outcome, shown(error))
         else:
-            log.warning("a batch of %d jobs failed; each is delivered again alone:\n%s", len(left), shown)
+            log.warning("a batch of %d jobs failed; each is delivered again alone:\n%s", len(left), shown(error))
             delay = error.delay if isinstance(error, Retry) else None
             self._nack(delay)
-        return bool(self._puller._on_error != "raise") or isinstance(error, Retry | Reject)
+        return contained(self._puller._on_error, error)

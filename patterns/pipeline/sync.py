@@ -13,7 +13,6 @@ from typing import Any, Generic, Self, overload
 from typing_extensions import TypeVar, Unpack
 
 from zmqkit.errors import (
-    Closed,
     Unsettled,
 )
 from zmqkit.options import Backoff, Durability, OnError, Point
@@ -29,7 +28,7 @@ from zmqkit.patterns.pipeline.sending import (
     check_point,
     too_late,
 )
-from zmqkit.patterns.pipeline.taking import LOOK_ROUND, PullerBase, check_batches, check_handler, check_run, takes
+from zmqkit.patterns.pipeline.taking import PullerBase, check_batches, check_handler, check_run, takes
 from zmqkit.peer.base import DRAIN, Common, check_timeout, deadline_of, left_of
 from zmqkit.peer.hooks import stop_on_signals
 from zmqkit.peer.sync import Peer
@@ -325,29 +324,19 @@ class Puller(PullerBase, Peer, Generic[T]):
         if job is not None:
             return job
         deadline = deadline_of(timeout)
-        while True:
-            if not self._wait_for_job(left_of(deadline)):
-                raise Closed(f"{self.name} was {'closed' if self._closed else 'stopped'}")
+        while self._wait_for_job(deadline):
             job = self._take()
-            if job is not None or (deadline is not None and time.monotonic() >= deadline):
+            if job is not None or left_of(deadline) == 0:
                 return job
+        raise self._ended()
 
-    def _wait_for_job(self, timeout: float | None) -> bool:
+    def _wait_for_job(self, deadline: float | None) -> bool:
         """Block until something came, or out of time. False: closed or stopped."""
         mailbox = self._mailbox
-        deadline = deadline_of(timeout)
-        look_at = time.monotonic() + LOOK_ROUND
-        while not (self._stopped or self._closed or mailbox.closed):
-            left = left_of(deadline)
-            if mailbox.wait_nonempty(LOOK_ROUND if left is None else min(left, LOOK_ROUND)):
+        for seconds in self._rounds(mailbox, deadline):
+            if mailbox.wait_nonempty(seconds):
                 return True
-            if left is not None and left <= LOOK_ROUND:
-                break
-            if time.monotonic() >= look_at:  # or another took what we were woken for
-                self._warn_of_credit()
-        if mailbox.failure is not None and not self._closed:
-            raise mailbox.failure
-        return not (self._stopped or self._closed or mailbox.closed)
+        return self._goes_on(mailbox)
 
     def __iter__(self) -> Iterator[Job[T]]:
         """Jobs as they come, until `stop` or `close`."""
@@ -397,12 +386,9 @@ class Puller(PullerBase, Peer, Generic[T]):
         while not self._stopped:
             taken: list[Run] = []
             try:
-                full = self._take_more(taken, most)
-                deadline = time.monotonic() + wait
-                while taken and not full and (left := deadline - time.monotonic()) > 0:
-                    if not self._mailbox.wait_nonempty(left):
+                for seconds in self._fill(taken, most, wait):
+                    if not self._mailbox.wait_nonempty(seconds):
                         break
-                    full = self._take_more(taken, most)
             except BaseException:
                 self._give_back(taken)
                 raise

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final, get_type_hints
 
@@ -22,7 +23,7 @@ from zmqkit.options import OnError
 from zmqkit.patterns.pipeline import wire
 from zmqkit.patterns.pipeline.jobs import Run
 from zmqkit.patterns.pipeline.puller import Parcel, PullerCore
-from zmqkit.peer.base import Common, PeerBase
+from zmqkit.peer.base import Common, PeerBase, left_of
 from zmqkit.transport.mailbox import Mailbox
 
 T = TypeVar("T", default=Any)
@@ -200,6 +201,15 @@ class PullerBase(PeerBase):
                 return True
         return True
 
+    def _fill(self, taken: list[Run], most: int, wait: float) -> Iterator[float]:
+        """Take what is here, and so again after each wait; yields how long to wait at most, until the batch is full or
+        its time is over. Empty, it is not waited for."""
+        full = self._take_more(taken, most)
+        deadline = time.monotonic() + wait
+        while taken and not full and (left := deadline - time.monotonic()) > 0:
+            yield left
+            full = self._take_more(taken, most)
+
     def _give_back(self, taken: list[Run]) -> None:
         """Jobs that were taken and reached nobody."""
         for run in reversed(taken):
@@ -207,6 +217,29 @@ class PullerBase(PeerBase):
 
     def _put_aside(self, parcel: Parcel, indexes: list[int]) -> None:
         self._mailbox.put_back([Aside(parcel, indexes)])
+
+    # ---- waiting -------------------------------------------------------------------
+
+    def _rounds(self, mailbox: Mailbox[Any], deadline: float | None) -> Iterator[float]:
+        """How long to wait for a job, time and again, until out of time or closed or stopped."""
+        look_at = time.monotonic() + LOOK_ROUND
+        while not (self._stopped or self._closed or mailbox.closed):
+            left = left_of(deadline)
+            if left is not None and left <= LOOK_ROUND:
+                yield left
+                return
+            yield LOOK_ROUND
+            if time.monotonic() >= look_at:  # or another took what we were woken for
+                self._warn_of_credit()
+
+    def _goes_on(self, mailbox: Mailbox[Any]) -> bool:
+        """Whether more may come, after a wait in which nothing did. Raises what ended the I/O thread."""
+        if mailbox.failure is not None and not self._closed:
+            raise mailbox.failure
+        return not (self._stopped or self._closed or mailbox.closed)
+
+    def _ended(self) -> Closed:
+        return Closed(f"{self.name} was {'closed' if self._closed else 'stopped'}")
 
     def _warn_of_credit(self) -> None:
         """Nothing comes, and all that may come was handed out and not settled: say so, once."""
@@ -222,7 +255,13 @@ class PullerBase(PeerBase):
     # ---- settling ------------------------------------------------------------------
 
     def _collect(self, parcel: Parcel) -> None:
-        self._usable().post(self._core.collect, parcel)
+        """Tell the core that something of this parcel is acked. Once: it looks for the rest itself."""
+        parcel.told = True
+        try:
+            self._usable().post(self._core.collect, parcel)
+        except UsageError:  # closed, or forked: nothing happened, and the next one shall hear of it too
+            parcel.told = False
+            raise
 
     def _settle(self, parcel: Parcel, index: int, kind: int, delay: float | None, reason: str, traceback: str) -> None:
         self._usable().post(self._core.settle, parcel, index, kind, delay, reason, traceback)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import zmqkit
+import zmqkit.patterns.pipeline.taking as taking
 from tests.pipeline.faces import LOCAL, PATIENCE_S, Face, dead_letters, handle, listen, take
 from zmqkit import AlreadySettled, Backoff, Closed, LeaseLost, Reject, Retry, Settled
 from zmqkit.events import JobDead, JobFailed, JobRedelivered, StaleSettle
@@ -555,11 +556,7 @@ def test_batches_of_nothing_are_refused(face: Face) -> None:
 async def test_a_puller_that_waits_while_it_holds_all_its_credit_is_told_of_its_mistake(
     face: Face, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import zmqkit.patterns.pipeline.aio as async_face
-    import zmqkit.patterns.pipeline.sync as sync_face
-
-    monkeypatch.setattr(sync_face, "LOOK_ROUND", 0.02)
-    monkeypatch.setattr(async_face, "LOOK_ROUND", 0.02)
+    monkeypatch.setattr(taking, "LOOK_ROUND", 0.02)
     caplog.set_level(logging.WARNING)
     async with face.Pusher(LOCAL, linger=0) as push, face.Puller(push.addresses[0], prefetch=2) as pull:
         await push.send_many(range(3))
