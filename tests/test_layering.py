@@ -6,7 +6,7 @@
     5  devices
     4  patterns
     3  peer                           what the faces of all patterns share
-    2  journal, transport, discovery  siblings: never each other
+    2  journal, inbox, transport, discovery  siblings: never each other
     1  codec, address, protocol
     0  errors, events, options
 
@@ -35,6 +35,7 @@ LEVELS = {
     "address": 1,
     "protocol": 1,
     "journal": 2,
+    "inbox": 2,
     "transport": 2,
     "discovery": 2,
     "peer": 3,
@@ -49,7 +50,7 @@ ROOTS = {"zmqkit", "zmqkit.aio"}
 OWNERS = {
     "zmq": {"transport", "devices"},
     "apsw": {"journal"},
-    "sqlite3": set[str](),
+    "sqlite3": {"inbox"},
     "zeroconf": {"discovery"},
     "typer": {"cli"},
     "rich": {"cli", "demo"},

@@ -1,0 +1,171 @@
+"""Connections to the user's own SQLite file, one a thread, checked for what an inbox relies on.
+
+Knows the standard library's sqlite3, no record and no pattern. It is the user's own copy of SQLite on purpose: two
+copies in one process do not see each other's locks, and a committed row vanishes without an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from zmqkit.errors import Closed, Forked, JournalBusy, JournalDamaged, JournalError, JournalVersion, UsageError
+
+Source = str | os.PathLike[str] | Callable[[], Any]
+
+BUSY_SECONDS: Final = 30.0
+"""How long another process may hold the file before we give up."""
+
+FULL: Final = 2
+SAFE_MODES: Final = frozenset({"delete", "truncate", "persist", "wal"})
+JOURNAL_ID: Final = 0x7A6D716A
+"""The application id of zmqkit's journals, which are never opened with this copy of SQLite."""
+
+_FULL_CODES: Final = frozenset({sqlite3.SQLITE_FULL})
+_BUSY_CODES: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_DAMAGED_CODES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+
+class Connections:
+    """One connection a thread, each synced at every commit.
+
+    Args:
+        source: the path of the file, made if it is not there; or a callable that gives a new `sqlite3.Connection`,
+            called once in each thread that uses it.
+        prepare: called with the first connection: makes the tables.
+
+    Attributes:
+        path: of the file, absolute; None while it is not known (a callable that was not called yet), or in memory.
+        writing: held by the thread or task of this process that writes: SQLite lets only one do so at a time.
+    """
+
+    def __init__(self, source: Source, prepare: Callable[[sqlite3.Connection], None]) -> None:
+        if not (callable(source) or isinstance(source, (str, os.PathLike))):
+            raise TypeError(f"inbox must be a path, or a callable that gives a connection, got {source!r}")
+        if isinstance(source, (str, os.PathLike)) and str(source) in ("", ":memory:"):
+            raise UsageError("an inbox in memory would forget what was done: give it a file")
+        self.path: str | None = None if callable(source) else str(Path(source).absolute())
+        self.writing = threading.Lock()
+        self._source = source
+        self._prepare: Callable[[sqlite3.Connection], None] | None = prepare
+        self._first = threading.Lock()
+        self._here = threading.local()
+        self._pid = os.getpid()
+        self._closed = False
+
+    def here(self) -> sqlite3.Connection:
+        """This thread's connection, in autocommit mode. Raises `JournalError`, `Closed`, `Forked`."""
+        if os.getpid() != self._pid:
+            raise Forked(f"the inbox {self.path} belongs to the parent process {self._pid}; open a new one")
+        if self._closed:
+            raise Closed(f"the inbox {self.path} is closed")
+        connection: sqlite3.Connection | None = getattr(self._here, "connection", None)
+        if connection is None:
+            with translated(self.path):
+                connection = self._open()
+            self._here.connection = connection
+        return connection
+
+    def drop(self) -> None:
+        """Close this thread's connection; the next `here` opens a new one."""
+        connection: sqlite3.Connection | None = getattr(self._here, "connection", None)
+        if connection is not None:
+            del self._here.connection
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+
+    def close(self) -> None:
+        """Close this thread's connection, and let no other be opened. Those of other threads end with them."""
+        if os.getpid() == self._pid:
+            self.drop()
+        self._closed = True
+
+    def _open(self) -> sqlite3.Connection:
+        if callable(self._source):
+            connection = self._source()
+            if not isinstance(connection, sqlite3.Connection):
+                raise UsageError(
+                    f"the inbox's callable gave {type(connection).__name__}, not a sqlite3.Connection; for another "
+                    f"database keep the request's id in a table of your own, in your own transaction"
+                )
+            if connection.in_transaction:
+                raise UsageError("the inbox's callable gave a connection that is within a transaction")
+        else:
+            connection = sqlite3.connect(self._source, timeout=BUSY_SECONDS)
+        try:
+            connection.isolation_level = None  # we say BEGIN and COMMIT ourselves
+            self._check(connection)
+            with self._first:
+                if self._prepare is not None:
+                    self._prepare(connection)
+                    self._prepare = None
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _check(self, connection: sqlite3.Connection) -> None:
+        """Synced at each commit, and read back: a setting that SQLite did not take must not be believed."""
+        if _ask(connection, "application_id") == JOURNAL_ID:
+            raise UsageError(
+                f"{self.path} is a journal of zmqkit: it holds messages, not your effects; choose another file"
+            )
+        mode = str(_ask(connection, "journal_mode")).lower()
+        if mode not in SAFE_MODES:
+            raise UsageError(
+                f"the inbox is in journal_mode={mode}, in which a crash loses or damages what was committed: "
+                f"set it to delete, truncate, persist or wal"
+            )
+        # With a rollback journal, EXTRA also syncs the folder after the journal's removal; in WAL mode it is FULL.
+        connection.execute("pragma synchronous = extra")
+        connection.execute("pragma fullfsync = on")
+        level = _ask(connection, "synchronous")
+        if not isinstance(level, int) or level < FULL:
+            raise UsageError(f"the inbox has synchronous={level} though FULL was set: its commits are not safe")
+        if self.path is None:
+            for _, name, file in connection.execute("pragma database_list"):
+                if name == "main" and file:
+                    self.path = file
+            if self.path is None:
+                raise UsageError("an inbox in memory would forget what was done: give it a file")
+
+
+def _ask(connection: sqlite3.Connection, pragma: str) -> Any:
+    row = connection.execute(f"pragma {pragma}").fetchone()
+    return row[0] if row else None
+
+
+@contextlib.contextmanager
+def translated(path: str | None) -> Iterator[None]:
+    """SQLite's errors become `JournalError`s that say what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise translate(error, path) from error
+
+
+def translate(error: sqlite3.Error, path: str | None) -> JournalError:
+    """The `JournalError` for an error of SQLite's before a commit: nothing was stored."""
+    code = getattr(error, "sqlite_errorcode", None)
+    code = code & 0xFF if isinstance(code, int) else None
+    if code in _BUSY_CODES:
+        return JournalBusy(f"the inbox {path} is held by another process for longer than {BUSY_SECONDS:.0f} s: {error}")
+    if code in _DAMAGED_CODES:
+        return JournalDamaged(f"the inbox {path} is not a database, or is damaged: {error}; restore it from a copy")
+    if code == sqlite3.SQLITE_CANTOPEN:
+        return JournalError(f"the inbox {path} cannot be opened: {error}; does its folder exist, may we write there?")
+    if code in _FULL_CODES:
+        return JournalError(f"no room on the disk for the inbox {path}: {error}; nothing was stored")
+    if code == sqlite3.SQLITE_READONLY:
+        return JournalError(f"the inbox {path} cannot be written: {error}; may we write the file and its folder?")
+    return JournalError(f"the inbox {path}: {error}")
+
+
+def wrong_version(path: str | None, version: object, ours: int) -> JournalVersion:
+    """The tables in the file are of another version."""
+    return JournalVersion(f"the inbox {path} has tables of version {version}; this zmqkit writes version {ours}")
