@@ -16,7 +16,7 @@ import anyio.to_thread
 from zmqkit.errors import WaitTimeout
 from zmqkit.peer.base import PeerBase, check_timeout
 from zmqkit.peer.hooks import on, stop_on_signals
-from zmqkit.transport.tickets import Ticket, WaitExpired, wait_async
+from zmqkit.transport.tickets import Ticket, WaitExpired
 
 
 class Peer(PeerBase):
@@ -49,7 +49,8 @@ class Peer(PeerBase):
             await in_thread(self._start)
 
     async def _wait(self, ticket: Ticket, timeout: float | None) -> Any:
-        return await wait_async(ticket, timeout)
+        assert self._driver is not None  # who has a ticket of it has opened it
+        return await self._driver.wait_async(ticket, timeout)
 
     async def _wait_or_forget(self, ticket: Ticket, timeout: float | None, forget: Callable[..., None]) -> Any:
         """Wait, and let nothing of it be left behind. Out of time, the I/O thread has the last word."""

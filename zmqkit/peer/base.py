@@ -29,6 +29,7 @@ from zmqkit.peer import hooks
 from zmqkit.protocol.local import Local
 from zmqkit.protocol.pattern import PatternCore
 from zmqkit.transport import hosts
+from zmqkit.transport.driver import Driver
 from zmqkit.transport.iothread import IoThread
 from zmqkit.transport.tickets import Ticket
 
@@ -96,6 +97,9 @@ class PeerBase:
     _accepts: ClassVar[frozenset[str]]
     _binds: ClassVar[bool]
     """Where addresses in front go: bound, else connected."""
+    _latency: ClassVar[bool] = False
+    """Whether a lone message should be as quick as can be, at the price of work in the callers' threads. A peer with a
+    journal never does that work there: it may sync a disk."""
     _core: PatternCore
 
     def __init__(self, addresses: Sequence[str], common: Common) -> None:
@@ -117,7 +121,7 @@ class PeerBase:
         binds, connects = _several(common.get("bind")), _several(common.get("connect"))
         (binds if self._binds else connects).extend(_several(addresses))
         self._to_bind, self._to_connect = self._sort_out(binds, connects)
-        self._driver: IoThread | None = None
+        self._driver: Driver | None = None
         self._closed = False
         self._stopped = False
         self._forked = False
@@ -203,12 +207,9 @@ class PeerBase:
             hooks.entered(self)
             binds = [str(each) for each in self._resolved_binds()]
             core, journal = self._build()
-            driver = None
+            driver: Driver | None = None
             try:
-                driver = IoThread(
-                    core, journal=journal, name=self.name, binds=binds, connects=[], heartbeat=self._heartbeat,
-                    limits=self._limits,
-                )  # fmt: skip
+                driver = self._make_driver(core, journal, binds)
                 driver.start()
                 self._core, self._driver = core, driver
                 self._set_up(driver)
@@ -221,7 +222,13 @@ class PeerBase:
                     journal.close()
                 raise
 
-    def _set_up(self, driver: IoThread) -> None:
+    def _make_driver(self, core: PatternCore, journal: Any, binds: list[str]) -> Driver:
+        return IoThread(
+            core, journal=journal, name=self.name, binds=binds, connects=[], heartbeat=self._heartbeat,
+            limits=self._limits,
+        )  # fmt: skip
+
+    def _set_up(self, driver: Driver) -> None:
         driver.on(Event, hooks.dispatch)
         driver.on(Event, self._log_event)
         driver.on(PeerLost, lambda _: self._drop_faded())
@@ -367,7 +374,7 @@ class PeerBase:
     # ---- for faces -----------------------------------------------------------------
 
     @property
-    def _open_driver(self) -> IoThread:
+    def _open_driver(self) -> Driver:
         driver = self._driver
         if driver is None or self._closed:
             self._start()

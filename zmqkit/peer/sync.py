@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from zmqkit.errors import WaitTimeout
 from zmqkit.peer.base import PeerBase, check_timeout
-from zmqkit.transport.tickets import Ticket, WaitExpired, wait
+from zmqkit.transport.tickets import Ticket, WaitExpired
 
 
 class Peer(PeerBase):
@@ -58,7 +58,8 @@ class Peer(PeerBase):
             raise WaitTimeout(self._too_few(count, timeout)) from None
 
     def _wait(self, ticket: Ticket, timeout: float | None) -> Any:
-        return wait(ticket, timeout)
+        assert self._driver is not None  # who has a ticket of it has opened it
+        return self._driver.wait(ticket, timeout)
 
     def _wait_or_forget(self, ticket: Ticket, timeout: float | None, forget: Callable[..., None]) -> Any:
         """Wait, and let nothing of it be left behind. Out of time, the I/O thread has the last word."""

@@ -75,6 +75,22 @@ class BenchDriver:
 
     submit = post
 
+    def wait(self, ticket: Ticket, timeout: float | None = None) -> Any:
+        """The ticket's result: all that can come without time going on has come."""
+        return ticket.result()
+
+    def wait_items(self, timeout: float | None = None) -> bool:
+        """Let time go on until there is something to take, or the mailbox is stopped."""
+        return self.mailbox.wait_nonempty(timeout)
+
+    async def wait_async(self, ticket: Ticket, timeout: float | None = None) -> Any:
+        """The same."""
+        return self.wait(ticket, timeout)
+
+    async def wait_items_async(self, timeout: float | None = None) -> bool:
+        """The same."""
+        return self.wait_items(timeout)
+
     def on(self, event_type: type[E], callback: Callable[[E], object]) -> Callable[[], None]:
         """Call back for events of this type. Returns its removal."""
         entry = (event_type, callback)

@@ -28,10 +28,10 @@ from zmqkit.errors import AddressError, Closed, Forked
 from zmqkit.events import Event
 from zmqkit.options import Heartbeat, Limits
 from zmqkit.protocol.core import Core
-from zmqkit.transport import forks, wakeup
+from zmqkit.transport import forks, tickets, wakeup
 from zmqkit.transport.mailbox import Mailbox
 from zmqkit.transport.pump import Pump, Store
-from zmqkit.transport.tickets import Desk, Ticket, WaitExpired, wait
+from zmqkit.transport.tickets import Desk, Ticket, WaitExpired
 from zmqkit.transport.timers import Alarms
 from zmqkit.transport.wires import Wires
 
@@ -170,6 +170,28 @@ class IoThread:
         """A ticket for a verb to resolve; when the driver ends without, its waiters are told."""
         return Ticket(self._desk)
 
+    def wait(self, ticket: Ticket, timeout: float | None = None) -> Any:
+        """Block this thread for the ticket's result. See `tickets.wait`."""
+        try:
+            return tickets.wait(ticket, timeout)
+        finally:
+            del ticket  # see `Ticket.result`
+
+    def wait_items(self, timeout: float | None = None) -> bool:
+        """Block this thread until there is something to take. See `Mailbox.wait_nonempty`."""
+        return self.mailbox.wait_nonempty(timeout)
+
+    async def wait_async(self, ticket: Ticket, timeout: float | None = None) -> Any:
+        """The same for a task of asyncio or trio."""
+        try:
+            return await tickets.wait_async(ticket, timeout)
+        finally:
+            del ticket
+
+    async def wait_items_async(self, timeout: float | None = None) -> bool:
+        """The same for a task of asyncio or trio."""
+        return await self.mailbox.wait_nonempty_async(timeout)
+
     def connect(self, address: str) -> None:
         """Connect to one more address, or count one more user of it. An address that cannot be read is logged."""
         self.submit(self._connect, address)
@@ -234,7 +256,7 @@ class IoThread:
             return False
         patience = None if timeout is None else max(timeout, 0.0) + FLUSH_SECONDS + GRACE_SECONDS
         try:
-            return bool(wait(self.ended, patience))
+            return bool(tickets.wait(self.ended, patience))
         except WaitExpired:
             log.warning("%s: the I/O thread is still busy, probably with the disk; left behind", self.name)
             return False
