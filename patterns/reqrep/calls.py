@@ -67,7 +67,7 @@ class Item(NamedTuple):
 
 
 class ServerState(enum.Enum):
-    """What a client thinks of one server (docs/protocol.md, section 8)."""
+    """What a client thinks of one server (docs/protocol.md, section 12)."""
 
     UP = "up"
     SUSPECT = "suspect"

@@ -1,4 +1,4 @@
-"""Frames of request-reply, inside a session's messages (docs/protocol.md, section 8).
+"""Frames of request-reply, inside a session's messages (docs/protocol.md, section 12).
 
 Pure. A message carries many records, so that what is ready together shares a frame::
 
