@@ -359,6 +359,15 @@ def test_a_missing_directory_is_named(tmp_path: Path) -> None:
         SqliteJournal(tmp_path)
 
 
+def test_what_is_no_file_is_left_as_it_is(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(JournalError, match="is a device, a pipe or a socket; a journal is a file"):
+        SqliteJournal(pipe)
+    assert pipe.is_fifo()
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
 def test_everything_survives_closing_and_opening(path: Path) -> None:
     with SqliteJournal(path) as journal:
         journal.commit([put(1, weight=4), put(2, weight=5), put(3), put(8, log="dead")])

@@ -128,6 +128,11 @@ class SqliteJournal:
             raise JournalError(f"{self.path}: there is no directory {os.path.dirname(self.path)}; make it first")
         if os.path.isdir(self.path):
             raise JournalError(f"{self.path} is a directory; a journal is a file")
+        if os.path.exists(self.path) and not os.path.isfile(self.path):
+            # It has no size, as if it were empty: a journal made there would take its place, and /dev/null be gone.
+            raise JournalError(
+                f"{self.path} is a device, a pipe or a socket; a journal is a file. It was left as it is"
+            )
         with self._errors_of("opening"):
             if read_only:
                 with self._view() as connection:
