@@ -547,3 +547,25 @@ def test_a_callback_that_raises_spoils_nothing() -> None:
         job.reject("for the sake of an event")
         until(lambda: scene.count("io_callback_errors") >= 1)
         scene.finish()
+
+
+@pytest.mark.parametrize(("event", "callback"), [("JobDead", print), (int, print), (None, print), (JobDead, None)])
+def test_a_callback_that_cannot_work_is_refused_and_not_met_by_the_io_thread(event: Any, callback: Any) -> None:
+    with zmqkit.Pusher(LOCAL, linger=0) as push:
+        with pytest.raises(TypeError):
+            push.on(event, callback)
+        with pytest.raises(TypeError):
+            zmqkit.on(event, callback)
+        push.send("still there", timeout=PATIENCE_S)
+        with zmqkit.Puller[Any](push.addresses[0]) as pull:
+            job = pull.receive(PATIENCE_S)
+            assert job is not None
+            job.ack(wait=True)
+
+
+@pytest.mark.parametrize("count", ["1", None, [], 1.5])
+def test_a_count_of_peers_that_is_none_is_refused_here_and_not_in_the_io_thread(count: Any) -> None:
+    with zmqkit.Pusher(LOCAL, linger=0) as push:
+        with pytest.raises(TypeError, match="count must be int"):
+            push.wait_for_peers(count, timeout=PATIENCE_S)
+        assert push.stats()["io_core_errors"] == 0

@@ -353,6 +353,7 @@ class PeerBase:
 
         It runs on the peer's I/O thread: be brief. What it raises is logged.
         """
+        hooks.check_callback(event, callback)
         entry = _Subscription(event, callback)
         with self._state_lock:
             self._subscriptions.append(entry)

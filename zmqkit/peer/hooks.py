@@ -37,6 +37,7 @@ def on(event: type[Ev], callback: Callable[[Ev], object], /) -> Callable[[], Non
     It runs on the I/O thread of the peer that the event names: be brief. What it raises is logged.
     """
     global _callbacks
+    check_callback(event, callback)
     entry = (event, callback)
     _callbacks = (*_callbacks, entry)
 
@@ -45,6 +46,14 @@ def on(event: type[Ev], callback: Callable[[Ev], object], /) -> Callable[[], Non
         _callbacks = tuple(each for each in _callbacks if each is not entry)
 
     return remove
+
+
+def check_callback(event: object, callback: object) -> None:
+    """Raises `TypeError` here, at the caller's line: in the I/O thread it would end the peer."""
+    if not (isinstance(event, type) and issubclass(event, Event)):
+        raise TypeError(f"the first argument is a class of zmqkit.events, as in zmqkit.events.JobDead, got {event!r}")
+    if not callable(callback):
+        raise TypeError(f"a callback is a function that takes an event, got {callback!r}")
 
 
 def dispatch(event: Event) -> None:

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from zmqkit.errors import WaitTimeout
-from zmqkit.peer.base import PeerBase, check_timeout
+from zmqkit.peer.base import PeerBase, check_timeout, check_types
 from zmqkit.transport.tickets import Ticket, WaitExpired
 
 
@@ -49,6 +49,7 @@ class Peer(PeerBase):
         Raises:
             WaitTimeout: they were not within `timeout` seconds.
         """
+        check_types(count=(count, int))
         check_timeout(timeout)
         self._start()
         ticket = self._ask(self._core.wait_for_sessions, count)
