@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import random
+import threading
+import time
 from collections.abc import Awaitable, Callable
 from itertools import count, islice
 from pathlib import Path
@@ -14,7 +17,7 @@ import pytest
 
 from tests.pipeline.faces import LOCAL, PATIENCE_S, Face, handle, take
 from tests.pipeline.processes import program
-from zmqkit import Settled
+from zmqkit import Settled, aio
 
 JOBS = 200
 CANCELS = 60
@@ -233,3 +236,31 @@ def test_ctrl_c_at_random_moments_loses_no_job_and_leaves_all_usable(tmp_path: P
     assert said["dead"] == 0
     assert said["acked"] == said["stored"] >= said["confirmed"] > 100
     assert said["waiting"] == 0, "an interrupted wait for jobs left its waiter"
+
+
+def test_an_entry_that_is_cancelled_while_it_opens_leaves_nothing_open(tmp_path: Path) -> None:
+    class Slow(aio.Pusher):
+        def _build(self) -> Any:
+            entered.set()
+            time.sleep(0.2)
+            return super()._build()
+
+    async def cancelled() -> None:
+        push = Slow(LOCAL, journal=tmp_path / "jobs.db")
+
+        async def enter() -> None:
+            async with push:
+                raise AssertionError("it was cancelled before")
+
+        # asyncio's own cancel: it does not wait for the thread in which the opening goes on.
+        task = asyncio.create_task(enter())
+        await asyncio.to_thread(entered.wait, PATIENCE_S)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert push.closed
+        async with aio.Pusher(LOCAL, journal=tmp_path / "jobs.db"):  # not JournalBusy
+            pass
+
+    entered = threading.Event()
+    asyncio.run(cancelled())

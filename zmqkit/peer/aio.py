@@ -6,6 +6,7 @@ nursery is held across ``__aenter__``.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
@@ -13,8 +14,8 @@ from typing import Any, Self
 import anyio
 import anyio.to_thread
 
-from zmqkit.errors import WaitTimeout
-from zmqkit.peer.base import PeerBase, check_timeout
+from zmqkit.errors import WaitTimeout, ZmqkitError
+from zmqkit.peer.base import PeerBase, check_timeout, check_types
 from zmqkit.peer.hooks import on, stop_on_signals
 from zmqkit.transport.tickets import Ticket, WaitExpired
 
@@ -35,6 +36,7 @@ class Peer(PeerBase):
 
     async def wait_for_peers(self, count: int = 1, *, timeout: float | None = None) -> None:
         """Wait until so many others are in session with this peer. See `zmqkit.Peer.wait_for_peers`."""
+        check_types(count=(count, int))
         check_timeout(timeout)
         await self._start_async()
         ticket = self._ask(self._core.wait_for_sessions, count)
@@ -75,7 +77,13 @@ class Peer(PeerBase):
             await in_thread(driver.close, 1.0)
 
     async def __aenter__(self) -> Self:
-        return await self.open()
+        try:
+            return await self.open()
+        except anyio.get_cancelled_exc_class():
+            # What opens in a thread is open by then, and `__aexit__` is not called: nobody else would close it.
+            with anyio.CancelScope(shield=True), contextlib.suppress(ZmqkitError):
+                await self.close(0)
+            raise
 
     async def __aexit__(self, t: type[BaseException] | None, v: BaseException | None, tb: TracebackType | None) -> None:
         await self.close()
