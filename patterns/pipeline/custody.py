@@ -11,17 +11,18 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, TypeVar
+from types import TracebackType
+from typing import Any, ClassVar, Final, Self, TypeVar
 
-from zmqkit.errors import Closed, UsageError
+from zmqkit.errors import Closed, Full, UsageError
 from zmqkit.events import Event
 from zmqkit.options import OnError
 from zmqkit.patterns.pipeline import wire
 from zmqkit.patterns.pipeline.jobs import JobBase
-from zmqkit.patterns.pipeline.rows import Pack
 from zmqkit.patterns.pipeline.sending import CHUNK_MESSAGES, PusherBase
-from zmqkit.patterns.pipeline.taking import takes
+from zmqkit.patterns.pipeline.taking import outputs_of, takes
 from zmqkit.peer.base import DRAIN, Addresses, Common
+from zmqkit.transport.tickets import Ticket
 
 Ev = TypeVar("Ev", bound=Event)
 
@@ -34,6 +35,8 @@ LOOK_FOR_STOP: Final = 0.5
 
 class Custody:
     """One input, until all its outputs have settled. The pusher resolves it once for each output.
+
+    Handle the input in ``with custody:``, which is `sent`, or `failed` if the block raises.
 
     Args:
         job: the input.
@@ -48,6 +51,15 @@ class Custody:
         self._lock = threading.Lock()
         self._left = 1  # the handler, until `sent`
         self._trouble: object = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, t: type[BaseException] | None, v: BaseException | None, tb: TracebackType | None) -> bool:
+        if v is None:
+            self.sent()
+            return False
+        return self.failed(v)
 
     def expect(self, outputs: int) -> None:
         """So many outputs are about to be sent."""
@@ -149,10 +161,15 @@ class WorkerParts:
             self.idle.set()
         self.on_idle()
 
-    def packs(
-        self, sink: PusherBase | None, job: JobBase[Any], outputs: Iterator[Any], custody: Custody
-    ) -> Iterator[Pack]:
-        """Outputs as packs that bear their lineage ids: the input's id and the path of indexes."""
+    def pass_on(
+        self, sink: PusherBase | None, job: JobBase[Any], result: object, custody: Custody
+    ) -> Iterator[tuple[Ticket, int]]:
+        """Hand a result's outputs to the sink, under their lineage ids: the input's id and the path of indexes.
+
+        Yields the ticket of what the sink has no room for, and how many outputs it is of: to be waited for, or given
+        up with all that follows.
+        """
+        outputs = outputs_of(result)
         start = 0
         while chunk := list(itertools.islice(outputs, CHUNK_MESSAGES)):
             if sink is None:
@@ -164,7 +181,14 @@ class WorkerParts:
             start += len(chunk)
             for pack in sink._pack_many(chunk, ids):
                 custody.expect(len(pack))
-                yield pack
+                try:
+                    sink._check_room(pack)
+                except Full:
+                    ticket = sink._open_driver.ticket()
+                    sink._append(pack, ticket, wait=True, watcher=custody)
+                    yield ticket, len(pack)
+                else:
+                    sink._append(pack, None, wait=True, watcher=custody, lazy=True)
 
 
 class TwoSided:
@@ -173,8 +197,25 @@ class TwoSided:
     name: str
     _source: Any
     _sink: Any
+    _pusher: ClassVar[type[Any]]
+    _puller: ClassVar[type[Any]]
     _stopped_at = 0.0
     """When it was told to stop, on the monotonic clock; 0 before."""
+
+    def __init__(
+        self, handler: Callable[..., object], at_a_time: int, batch: int | None, on_error: OnError, source: Any,
+        sink: Any, common: Common,
+    ) -> None:  # fmt: skip
+        own_source, own_sink = isinstance(source, self._puller), isinstance(sink, self._pusher)
+        check_sides(own_source, own_sink or sink is None, on_error, common)
+        self._parts = WorkerParts(handler, at_a_time, batch, on_error, common)
+        self._source = source if own_source else self._puller(*addresses_of(source), on_error=on_error, **common)
+        self._source._warned = True  # what it waits for, while it holds all it may, is that its outputs settle
+        self._sink = sink
+        if not own_sink and sink is not None:
+            common["connect"] = addresses_of(sink)
+            self._sink = self._pusher(**common)
+        self.name = common.get("name") or self._source.name
 
     @property
     def _sides(self) -> list[Any]:
@@ -201,6 +242,9 @@ class TwoSided:
             return DRAIN
         self._stopped_at = self._stopped_at or time.monotonic()
         return max(0.0, self._stopped_at + DRAIN - time.monotonic())
+
+    def _tell_unsettled(self) -> None:
+        log.info("%s: some outputs have not settled; their inputs are given back", self.name)
 
     def stats(self) -> dict[str, int | float]:
         """Counters of both sides, as ``source_...`` and ``sink_...``."""

@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable
 from typing import Any, Self
 
 from typing_extensions import Unpack
 
-from zmqkit.errors import Full, Unsettled
+from zmqkit.errors import Unsettled
 from zmqkit.options import OnError
 from zmqkit.patterns.pipeline.custody import (
     LOOK_FOR_STOP,
     Custody,
     TwoSided,
-    WorkerParts,
-    addresses_of,
-    check_sides,
     results_of,
 )
 from zmqkit.patterns.pipeline.jobs import JobBase
 from zmqkit.patterns.pipeline.sync import Puller, Pusher, run_threads
-from zmqkit.patterns.pipeline.taking import check_handler, outputs_of
+from zmqkit.patterns.pipeline.taking import check_handler
 from zmqkit.peer.base import Addresses, Common
 from zmqkit.peer.hooks import stop_on_signals
 from zmqkit.peer.sync import Peer
 from zmqkit.transport.tickets import Ticket, WaitExpired
-
-log = logging.getLogger("zmqkit.pipeline")
 
 
 class Worker(TwoSided, Peer):
@@ -48,6 +42,11 @@ class Worker(TwoSided, Peer):
         **common: see `Common`; bind, connect and announce belong to a Puller or Pusher of your own.
     """
 
+    _source: Puller[Any]
+    _sink: Pusher | None
+    _puller = Puller
+    _pusher = Pusher
+
     def __init__(
         self,
         handler: Callable[..., object],
@@ -61,19 +60,7 @@ class Worker(TwoSided, Peer):
         **common: Unpack[Common],
     ) -> None:
         check_handler(handler, coroutines=False, yields=True)
-        check_sides(isinstance(source, Puller), isinstance(sink, Pusher) or sink is None, on_error, common)
-        self._parts = WorkerParts(handler, threads, batch, on_error, common)
-        self._source: Puller[Any] = (
-            source if isinstance(source, Puller) else Puller(*addresses_of(source), on_error=on_error, **common)
-        )
-        self._source._warned = True  # what it waits for, while it holds all it may, is that its outputs settle
-        self._sink: Pusher | None = None
-        if isinstance(sink, Pusher):
-            self._sink = sink
-        elif sink is not None:
-            common["connect"] = addresses_of(sink)
-            self._sink = Pusher(**common)
-        self.name = common.get("name") or self._source.name
+        super().__init__(handler, threads, batch, on_error, source, sink, common)
 
     # ---- a peer of two sides -------------------------------------------------------
 
@@ -104,7 +91,7 @@ class Worker(TwoSided, Peer):
             try:
                 run_threads(self._loop, self._parts.at_a_time, self)
                 if not self._parts.idle.wait(self._drain_left()):
-                    log.info("%s: some outputs have not settled; their inputs are given back", self.name)
+                    self._tell_unsettled()
             finally:
                 self.close()
 
@@ -118,14 +105,8 @@ class Worker(TwoSided, Peer):
                 self._handle_batch(batch)
 
     def _handle(self, job: JobBase[Any]) -> None:
-        custody = self._parts.take(job)
-        try:
+        with self._parts.take(job) as custody:
             self._pass_on(job, self._parts.handler(self._parts.argument(job)), custody)
-        except BaseException as error:
-            if not custody.failed(error):
-                raise
-        else:
-            custody.sent()
 
     def _handle_batch(self, batch: Any) -> None:
         try:
@@ -135,29 +116,16 @@ class Worker(TwoSided, Peer):
                 raise
             return
         for job, result in zip(batch, results, strict=True):
-            custody = self._parts.take(job)
-            try:
+            with self._parts.take(job) as custody:
                 self._pass_on(job, result, custody)
-            except BaseException as error:
-                if not custody.failed(error):
-                    raise
-            else:
-                custody.sent()
 
     def _pass_on(self, job: JobBase[Any], result: object, custody: Custody) -> None:
         sink = self._sink
-        for pack in self._parts.packs(sink, job, outputs_of(result), custody):
+        for ticket, outputs in self._parts.pass_on(sink, job, result, custody):
             assert sink is not None
-            try:
-                sink._check_room(pack)
-            except Full:
-                ticket = sink._open_driver.ticket()
-                sink._append(pack, ticket, wait=True, watcher=custody)
-                if not self._wait_for_room(sink, ticket):
-                    custody.given_up(len(pack))
-                    return
-            else:
-                sink._append(pack, None, wait=True, watcher=custody, lazy=True)
+            if not self._wait_for_room(sink, ticket):
+                custody.given_up(outputs)
+                return
 
     def _wait_for_room(self, sink: Pusher, ticket: Ticket) -> bool:
         """Wait until the sink has taken what it had no room for. False: stopped, and there was none in time."""

@@ -4,34 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import logging
 from collections.abc import Callable
 from typing import Any, Self
 
 import anyio
 from typing_extensions import Unpack
 
-from zmqkit.errors import Full, Unsettled
+from zmqkit.errors import Unsettled
 from zmqkit.options import OnError
 from zmqkit.patterns.pipeline.aio import Puller, Pusher, call, run_tasks
 from zmqkit.patterns.pipeline.custody import (
     LOOK_FOR_STOP,
     Custody,
     TwoSided,
-    WorkerParts,
-    addresses_of,
-    check_sides,
     results_of,
 )
 from zmqkit.patterns.pipeline.jobs import JobBase
-from zmqkit.patterns.pipeline.taking import check_handler, outputs_of
+from zmqkit.patterns.pipeline.taking import check_handler
 from zmqkit.peer.aio import Peer
 from zmqkit.peer.base import Addresses, Common
 from zmqkit.peer.hooks import stop_on_signals
 from zmqkit.transport.tickets import Ticket, WaitExpired
 from zmqkit.transport.waiters import async_waiter
-
-log = logging.getLogger("zmqkit.pipeline")
 
 
 class Worker(TwoSided, Peer):
@@ -42,6 +36,11 @@ class Worker(TwoSided, Peer):
         tasks: how many coroutine handlers run at a time.
         threads: how many plain handlers run at a time.
     """
+
+    _source: Puller[Any]
+    _sink: Pusher | None
+    _puller = Puller
+    _pusher = Pusher
 
     def __init__(
         self,
@@ -58,19 +57,7 @@ class Worker(TwoSided, Peer):
     ) -> None:
         check_handler(handler, coroutines=True, yields=True)
         plain = not (inspect.iscoroutinefunction(handler) or inspect.isasyncgenfunction(handler))
-        check_sides(isinstance(source, Puller), isinstance(sink, Pusher) or sink is None, on_error, common)
-        self._parts = WorkerParts(handler, threads if plain else tasks, batch, on_error, common)
-        self._source: Puller[Any] = (
-            source if isinstance(source, Puller) else Puller(*addresses_of(source), on_error=on_error, **common)
-        )
-        self._source._warned = True  # what it waits for, while it holds all it may, is that its outputs settle
-        self._sink: Pusher | None = None
-        if isinstance(sink, Pusher):
-            self._sink = sink
-        elif sink is not None:
-            common["connect"] = addresses_of(sink)
-            self._sink = Pusher(**common)
-        self.name = common.get("name") or self._source.name
+        super().__init__(handler, threads if plain else tasks, batch, on_error, source, sink, common)
 
     # ---- a peer of two sides -------------------------------------------------------
 
@@ -114,7 +101,7 @@ class Worker(TwoSided, Peer):
 
         self._parts.on_idle = wake
         if not self._parts.idle.is_set() and not await waiter.wait(self._drain_left()):
-            log.info("%s: some outputs have not settled; their inputs are given back", self.name)
+            self._tell_unsettled()
 
     async def _loop(self) -> None:
         parts = self._parts
@@ -126,14 +113,8 @@ class Worker(TwoSided, Peer):
                 await self._handle_batch(batch)
 
     async def _handle(self, job: JobBase[Any]) -> None:
-        custody = self._parts.take(job)
-        try:
+        with self._parts.take(job) as custody:
             await self._pass_on(job, await self._call(self._parts.argument(job)), custody)
-        except BaseException as error:
-            if not custody.failed(error):
-                raise
-        else:
-            custody.sent()
 
     async def _call(self, argument: object) -> object:
         if inspect.isasyncgenfunction(self._parts.handler):
@@ -148,29 +129,16 @@ class Worker(TwoSided, Peer):
                 raise
             return
         for job, result in zip(batch, results, strict=True):
-            custody = self._parts.take(job)
-            try:
+            with self._parts.take(job) as custody:
                 await self._pass_on(job, result, custody)
-            except BaseException as error:
-                if not custody.failed(error):
-                    raise
-            else:
-                custody.sent()
 
     async def _pass_on(self, job: JobBase[Any], result: object, custody: Custody) -> None:
         sink = self._sink
-        for pack in self._parts.packs(sink, job, outputs_of(result), custody):
+        for ticket, outputs in self._parts.pass_on(sink, job, result, custody):
             assert sink is not None
-            try:
-                sink._check_room(pack)
-            except Full:
-                ticket = sink._open_driver.ticket()
-                sink._append(pack, ticket, wait=True, watcher=custody)
-                if not await self._wait_for_room(sink, ticket):
-                    custody.given_up(len(pack))
-                    return
-            else:
-                sink._append(pack, None, wait=True, watcher=custody, lazy=True)
+            if not await self._wait_for_room(sink, ticket):
+                custody.given_up(outputs)
+                return
 
     async def _wait_for_room(self, sink: Pusher, ticket: Ticket) -> bool:
         """Wait until the sink has taken what it had no room for. False: stopped, and there was none in time."""
