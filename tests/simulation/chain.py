@@ -11,16 +11,15 @@ from functools import partial
 from typing import Any, ClassVar
 
 from tests.simulation.history import waits
-from tests.simulation.users import LARGEST_ROW, Told
+from tests.simulation.users import LARGEST_ROW, Told, local_of
 from zmqkit.events import BadFrame
-from zmqkit.options import Backoff, Heartbeat
+from zmqkit.options import Backoff
 from zmqkit.patterns.pipeline import wire
 from zmqkit.patterns.pipeline.custody import Custody
 from zmqkit.patterns.pipeline.hands import PusherSettings
 from zmqkit.patterns.pipeline.puller import Parcel, PullerCore
 from zmqkit.patterns.pipeline.pusher import PusherCore
 from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, DeadRow, Pack
-from zmqkit.protocol.local import Local
 from zmqkit.testing.faults import CRASH_FAULTS, DISK_FAULTS, STALL_FAULTS, Faults
 from zmqkit.testing.peers import SimPeer
 from zmqkit.testing.scenario import Scenario
@@ -108,12 +107,6 @@ class ChainScenario(Scenario):
         for peer in world.peers.values():
             peer.on_event = self._on_event
 
-    def _local(self, peer: SimPeer, role: str, accepts: str, **more: Any) -> Local:
-        return Local(
-            role=role, accepts=frozenset({accepts}), instance=peer.random.randbytes(16), heartbeat=Heartbeat(0.25, 4),
-            name=peer.name, host=peer.host, pid=peer.pid, started=peer.started, **more,
-        )  # fmt: skip
-
     def _make_pusher(self, peer: SimPeer) -> PusherCore:
         journal = peer.journal
         epoch = bytes.fromhex(journal.epoch) if journal is not None else peer.random.randbytes(16)
@@ -122,7 +115,7 @@ class ChainScenario(Scenario):
             origin=f"{uuid[:16]}-{epoch.hex()[:8]}", epoch=epoch, durable=journal is not None,
             max_failures=1000, backoff=Backoff(0.05, 2.0, 0.5),
         )  # fmt: skip
-        made = PusherCore(self._local(peer, "push", "pull", about={"epoch": epoch}), settings, peer.random)
+        made = PusherCore(local_of(peer, "push", "pull", about={"epoch": epoch}), settings, peer.random)
         self.next[peer] = 1
         if journal is not None:
             messages, marks = journal.totals(MESSAGES), journal.totals(MARKS)
@@ -140,7 +133,7 @@ class ChainScenario(Scenario):
             if not out.alive:
                 out.start()  # one process has both threads
         return PullerCore(
-            self._local(peer, "pull", "push", credit_messages=peer.random.choice((1, 8)), credit_bytes=1 << 20),
+            local_of(peer, "pull", "push", credit_messages=peer.random.choice((1, 8)), credit_bytes=1 << 20),
             peer.random,
         )
 

@@ -11,15 +11,14 @@ from functools import partial
 from typing import Any, ClassVar
 
 from tests.simulation.history import History, Message, Opening, waits
-from tests.simulation.users import LARGEST_ROW, CountingPusher, Job, Told, User, forget, parts_of
+from tests.simulation.users import LARGEST_ROW, CountingPusher, Job, Told, User, forget, local_of, parts_of
 from zmqkit.events import BadFrame, JobFailed, PeerLost
-from zmqkit.options import Backoff, Heartbeat, Limits
+from zmqkit.options import Backoff, Limits
 from zmqkit.patterns.pipeline import wire
 from zmqkit.patterns.pipeline.hands import PusherSettings
 from zmqkit.patterns.pipeline.puller import Parcel, PullerCore
 from zmqkit.patterns.pipeline.pusher import PusherCore
 from zmqkit.patterns.pipeline.rows import MARKS, MESSAGES, Pack
-from zmqkit.protocol.local import Local
 from zmqkit.testing.faults import CRASH_FAULTS, DISK_FAULTS, JOURNAL_FAULTS, NETWORK_FAULTS, STALL_FAULTS, Faults
 from zmqkit.testing.peers import SimPeer
 from zmqkit.testing.scenario import Scenario
@@ -91,12 +90,6 @@ class PipelineScenario(Scenario):
             (self.pushers if pusher else self.pullers).append(peer)
             peer.on_items, peer.on_event, peer.on_down = self._on_items, self._on_event, self._on_down
 
-    def _local(self, peer: SimPeer, role: str, accepts: str, **more: Any) -> Local:
-        return Local(
-            role=role, accepts=frozenset({accepts}), instance=peer.random.randbytes(16), heartbeat=Heartbeat(0.25, 4),
-            name=peer.name, host=peer.host, pid=peer.pid, started=peer.started, **more,
-        )  # fmt: skip
-
     def _make_pusher(self, peer: SimPeer) -> PusherCore:
         """As the face builds it, but for smaller numbers."""
         journal = peer.journal
@@ -111,7 +104,7 @@ class PipelineScenario(Scenario):
             backoff=Backoff(0.05, 2.0, 0.5), max_waiting=40 if self.small else None,
             limits=Limits(queued_messages=60, queued_bytes=4000),
         )  # fmt: skip
-        made = CountingPusher(self._local(peer, "push", "pull", about={"epoch": epoch}), settings, peer.random)
+        made = CountingPusher(local_of(peer, "push", "pull", about={"epoch": epoch}), settings, peer.random)
         made.backlog.window_messages, made.backlog.window_bytes, made.backlog.read_bytes = 24, 1500, 400
         first, found = 1, 0
         if journal is not None:
@@ -135,7 +128,7 @@ class PipelineScenario(Scenario):
         prefetch = peer.random.choice((1, 4, 16))
         size = peer.random.choice((300, 1 << 20))
         return PullerCore(
-            self._local(peer, "pull", "push", credit_messages=prefetch, credit_bytes=size, busy_bound=20.0), peer.random
+            local_of(peer, "pull", "push", credit_messages=prefetch, credit_bytes=size, busy_bound=20.0), peer.random
         )
 
     # ---- what the pushers' users do ----------------------------------------------------

@@ -7,13 +7,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests.simulation.history import Message
+from zmqkit.options import Heartbeat
 from zmqkit.patterns.pipeline import wire
 from zmqkit.patterns.pipeline.leases import Holder
 from zmqkit.patterns.pipeline.puller import Parcel, PullerCore
 from zmqkit.patterns.pipeline.pusher import PusherCore
 from zmqkit.patterns.pipeline.rows import MARKS, MESSAGES
 from zmqkit.protocol import core
-from zmqkit.testing.peers import SimTicket
+from zmqkit.protocol.local import Local
+from zmqkit.testing.peers import SimPeer, SimTicket
 
 LARGEST_ROW = 1 << 12
 """What the face leaves free between the journal's highest key and the first sequence of an opening."""
@@ -109,3 +111,11 @@ def forget(made: PullerCore, parcel: Parcel, now: float) -> None:
         source.released_messages += count
         source.released_bytes += parcel.size
         made._changed[source.session.id] = source
+
+
+def local_of(peer: SimPeer, role: str, accepts: str, **more: Any) -> Local:
+    """What a simulated peer says of itself."""
+    return Local(
+        role=role, accepts=frozenset({accepts}), instance=peer.random.randbytes(16), heartbeat=Heartbeat(0.25, 4),
+        name=peer.name, host=peer.host, pid=peer.pid, started=peer.started, **more,
+    )  # fmt: skip
