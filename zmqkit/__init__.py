@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         Limits,
         OnError,
         Point,
+        Window,
     )
     from zmqkit.patterns.pipeline import (
         Batch,
@@ -109,6 +110,7 @@ _HOMES = {
     "Limits": "zmqkit.options",
     "OnError": "zmqkit.options",
     "Point": "zmqkit.options",
+    "Window": "zmqkit.options",
     "Batch": "zmqkit.patterns.pipeline",
     "Job": "zmqkit.patterns.pipeline",
     "Outgoing": "zmqkit.patterns.pipeline",
@@ -164,6 +166,7 @@ __all__ = [
     "Unsettled",
     "UsageError",
     "WaitTimeout",
+    "Window",
     "Worker",
     "ZmqkitError",
     "aio",

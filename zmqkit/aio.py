@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         Limits,
         OnError,
         Point,
+        Window,
     )
     from zmqkit.patterns.pipeline import (
         Outgoing,
@@ -102,6 +103,7 @@ _HOMES = {
     "Limits": "zmqkit.options",
     "OnError": "zmqkit.options",
     "Point": "zmqkit.options",
+    "Window": "zmqkit.options",
     "Outgoing": "zmqkit.patterns.pipeline",
     "Settled": "zmqkit.patterns.pipeline",
     "Batch": "zmqkit.patterns.pipeline.aio",
@@ -157,6 +159,7 @@ __all__ = [
     "Unsettled",
     "UsageError",
     "WaitTimeout",
+    "Window",
     "Worker",
     "ZmqkitError",
     "on",

@@ -108,3 +108,24 @@ class Limits:
             raise ValueError(f"frame_bytes must be 65536 or more, got {self.frame_bytes!r}")
         if self.nesting > 500:
             raise ValueError(f"nesting must be 500 or less, got {self.nesting!r}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """How long, and how much, is remembered of what is done. Whichever bound is reached first counts.
+
+    Attributes:
+        seconds: nothing is remembered for longer.
+        count: so many at most.
+        size_bytes: so many bytes at most, all together.
+    """
+
+    seconds: float = 600.0
+    count: int = 100_000
+    size_bytes: int = 64 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        _positive(seconds=self.seconds)
+        for name, value in (("count", self.count), ("size_bytes", self.size_bytes)):
+            if not isinstance(value, int) or not 1 <= value < 1 << 62:
+                raise ValueError(f"{name} must be a whole number from 1 to below 2**62, got {value!r}")

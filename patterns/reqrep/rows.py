@@ -1,0 +1,81 @@
+"""Rows of the journals of request-reply (docs/protocol.md, section 8).
+
+Pure. The log ``calls`` is the server's: a row is a call that was started, or its reply under the same key, or the
+evicted floor of a client.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from zmqkit.errors import DecodeError, JournalDamaged
+from zmqkit.patterns.reqrep.calls import Answer
+from zmqkit.protocol import core, wire
+
+CALLS: Final = "calls"
+
+FORMAT: Final = 1
+
+STARTED, DONE, FLOOR = "started", "done", "floor"
+
+
+class CallRow(NamedTuple):
+    """What a row of ``calls`` says.
+
+    Attributes:
+        key: of the row.
+        kind: STARTED, DONE or FLOOR.
+        client: the client's key.
+        number: of the call; of a FLOOR: the evicted floor.
+        id: the caller's own request id; empty: none.
+        method: its name.
+        answer: of DONE.
+    """
+
+    key: int
+    kind: str
+    client: bytes
+    number: int
+    id: str = ""
+    method: str = ""
+    answer: Answer | None = None
+
+    def pack(self) -> bytes:
+        """The row's value: a head of msgpack, its length before it, and the reply's body."""
+        head: list[object] = [FORMAT, self.kind, self.client, self.number, self.id, self.method]
+        body = b""
+        if self.answer is not None:
+            kind, body, codec, code, message = self.answer[:5]
+            head += [int(kind), codec, code, message]
+        packed = wire.pack(head)
+        return b"".join((len(packed).to_bytes(4, "big"), packed, body))
+
+
+def read_call(row: core.Row) -> CallRow:
+    """A row of ``calls``, back from the journal. Raises `DecodeError`."""
+    size = int.from_bytes(row.value[:4], "big")
+    head = wire.unpack(row.value[4 : 4 + size])
+    if type(head) is not list or len(head) < 6 or head[0] != FORMAT:
+        raise DecodeError(f"row {row.key} of the calls is of a format that this version does not read")
+    _, kind, client, number, id, method = head[:6]
+    if type(client) is not bytes or kind not in (STARTED, DONE, FLOOR):
+        raise DecodeError(f"row {row.key} of the calls is none")
+    answer = None
+    if kind == DONE:
+        if len(head) < 10:
+            raise DecodeError(f"row {row.key} of the calls is a reply with parts missing")
+        answer = Answer(
+            wire.number(head[6], "kind"), row.value[4 + size :], wire.text(head[7], "codec"),
+            wire.text(head[8], "code"), wire.text(head[9], "message", 1 << 20),
+        )  # fmt: skip
+    return CallRow(
+        row.key, kind, client, wire.number(number, "number"), wire.text(id, "id"), wire.text(method, "method"), answer
+    )
+
+
+def unreadable(error: DecodeError) -> JournalDamaged:
+    """What to tell the user of a row that cannot be read."""
+    return JournalDamaged(
+        f"a row of the journal cannot be read: {error}. Another version of zmqkit wrote it, or another program: open "
+        "it with that version, put back a good copy, or move all files of its name aside to begin with an empty one"
+    )
