@@ -15,7 +15,7 @@ from tests.transport.raw import PATIENCE_S, Gone, Heard, MemoryStore, RawCore, d
 from zmqkit.errors import Closed, CommitIndeterminate, JournalDamaged, JournalFull
 from zmqkit.events import BadFrame, Event, PeerLost
 from zmqkit.protocol.core import Probe, Read, Row
-from zmqkit.transport import hosts, iothread, pump
+from zmqkit.transport import base, hosts, iothread, pump
 from zmqkit.transport.iothread import IoThread
 from zmqkit.transport.tickets import Ticket, WaitExpired, wait
 from zmqkit.transport.waiters import ThreadWaiter
@@ -129,7 +129,7 @@ def test_a_core_that_leaves_its_deadline_in_the_past_does_not_take_the_processor
         io.submit(core.wake_at, time.monotonic() - 1)
         turns, begun = core.turns, time.monotonic()
         io.mailbox.wait_nonempty(0.2)
-        assert core.turns - turns <= 5 + 2 * (time.monotonic() - begun) / iothread.STUCK_SECONDS
+        assert core.turns - turns <= 5 + 2 * (time.monotonic() - begun) / base.STUCK_SECONDS
         assert ask(io, "alive") == "alive"
     assert "left its deadline" in caplog.text
 
@@ -144,7 +144,7 @@ def test_a_deadline_that_comes_due_while_a_turn_lasts_is_no_fault(caplog: pytest
 
         def end_turn(self, now: float) -> None:
             super().end_turn(now)
-            while self.fired and self.deadline and time.monotonic() <= self.deadline + 2 * iothread.STUCK_SECONDS:
+            while self.fired and self.deadline and time.monotonic() <= self.deadline + 2 * base.STUCK_SECONDS:
                 time.sleep(0.001)
 
     core = Slow()
@@ -455,8 +455,8 @@ def test_a_driver_is_started_once() -> None:
 def test_a_close_during_a_long_commit_is_bounded(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(iothread, "GRACE_SECONDS", 0.05)
-    monkeypatch.setattr(iothread, "FLUSH_SECONDS", 0.05)
+    monkeypatch.setattr(base, "GRACE_SECONDS", 0.05)
+    monkeypatch.setattr(base, "FLUSH_SECONDS", 0.05)
     release, begun = ThreadWaiter(), ThreadWaiter()
 
     @dataclasses.dataclass

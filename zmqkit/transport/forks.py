@@ -1,4 +1,4 @@
-"""What happens to open drivers when the process forks or exits. Knows them by their interface only.
+"""What happens to open drivers when the process forks or exits. Knows them only as a small protocol.
 
 Fork: neither threads nor sockets live on in the child. Each open driver becomes one there that raises `Forked` at
 every use; nothing of it is flushed, because all of that belongs to the parent. Only the descriptors of bound ports
@@ -14,18 +14,30 @@ import atexit
 import os
 import time
 import weakref
+from typing import Protocol
 
-from zmqkit.transport.driver import Driver
-from zmqkit.transport.tickets import WaitExpired, wait
+from zmqkit.transport.tickets import Ticket, WaitExpired, wait
 
 EXIT_SECONDS = 1.0
 """How long all open drivers together may delay the interpreter's exit."""
 
 
-_open: dict[int, weakref.ref[Driver]] = {}
+class Open(Protocol):
+    """An open driver."""
+
+    ended: Ticket
+
+    def begin_close(self, timeout: float | None, *, flush: float = ...) -> None:
+        """Ask it to close, without waiting."""
+
+    def become_forked(self) -> None:
+        """This is the child of a fork."""
 
 
-def register(driver: Driver) -> None:
+_open: dict[int, weakref.ref[Open]] = {}
+
+
+def register(driver: Open) -> None:
     """From now on until `unregister` (or until it is freed) this driver is open."""
     key = id(driver)
 
@@ -35,12 +47,12 @@ def register(driver: Driver) -> None:
     _open[key] = weakref.ref(driver, freed)
 
 
-def unregister(driver: Driver) -> None:
+def unregister(driver: Open) -> None:
     """This driver is closed."""
     _open.pop(id(driver), None)
 
 
-def _all_open() -> list[Driver]:
+def _all_open() -> list[Open]:
     # list() of a dict's values is one atomic call; other threads open and close drivers meanwhile.
     return [driver for driver in (ref() for ref in list(_open.values())) if driver is not None]
 
