@@ -113,3 +113,26 @@ class JournalTrouble(Event):
 @dataclasses.dataclass(frozen=True, slots=True)
 class JournalRecovered(Event):
     """The journal stores again."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ServerOut(Event):
+    """A client lost a server: no call goes there until it comes back."""
+
+    server: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ServerBack(Event):
+    """A server that was lost came back and has proved itself: it takes its share of the calls again."""
+
+    server: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CallRetried(Event):
+    """A call is sent once more; ``id`` is the caller's own or the call's number, ``reason`` why it came to that."""
+
+    id: str
+    reason: str

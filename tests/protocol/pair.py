@@ -17,7 +17,7 @@ from zmqkit.events import Event
 from zmqkit.options import Heartbeat
 from zmqkit.protocol import wire
 from zmqkit.protocol.core import Frames, Outputs
-from zmqkit.protocol.local import Heard, Local, Lost, Opened, Received
+from zmqkit.protocol.local import Changed, Heard, Local, Lost, Opened, Received
 from zmqkit.protocol.session import Session
 from zmqkit.protocol.sessions import Sessions
 
@@ -49,6 +49,7 @@ class Side:
 
     Attributes:
         opened, lost: sessions, in order; for lost ones with the reason.
+        changed: (has a connection, is busy) at each change, as it was when the change was taken.
         got: first frames of the messages received, in order, over all sessions.
         events: all of them, in order.
         paused: it stands still: nothing is received, no timer runs.
@@ -62,6 +63,7 @@ class Side:
         self.opened: list[Session] = []
         self.lost: list[tuple[Session, str]] = []
         self.heard: list[Session] = []
+        self.changed: list[tuple[bool, bool]] = []
         self.got: list[bytes] = []
         self.events: list[Event] = []
         self.paused = False
@@ -89,6 +91,8 @@ class Side:
                 self.opened.append(up.session)
             elif isinstance(up, Lost):
                 self.lost.append((up.session, up.reason))
+            elif isinstance(up, Changed):
+                self.changed.append((up.session.link is not None, up.session.busy))
             else:
                 assert isinstance(up, Heard)
                 self.heard.append(up.session)

@@ -11,7 +11,7 @@ from typing import Final
 
 from zmqkit.events import PeerBusy, PeerLost
 from zmqkit.protocol.core import Link, Outputs, Probe
-from zmqkit.protocol.local import Local, Lost, Up
+from zmqkit.protocol.local import Changed, Local, Lost, Up
 from zmqkit.protocol.session import Session
 from zmqkit.protocol.timers import Timers
 from zmqkit.protocol.wire import GOODBYE, PING
@@ -94,7 +94,9 @@ class Liveness:
         """An answer to a ping proves both directions, up to the moment when that ping was sent."""
         if not session.answered(number):
             return
-        session.busy = False
+        if session.busy:
+            session.busy = False
+            self.ups.append(Changed(session))
         if session.pings_out:
             self.timers.set(("dead", session.id), session.pings_out[0][1] + session.peer.bound)
         else:
@@ -134,6 +136,7 @@ class Liveness:
             return
         if not session.busy:
             session.busy = True
+            self.ups.append(Changed(session))
             self.counters["peers_busy"] += 1
             self._out.events.append(PeerBusy(self.local.name, session.peer.instance.hex()))
             self._greet_again(session, now)
@@ -155,6 +158,7 @@ class Liveness:
         self.counters["links_lost"] += 1
         self._by_link.pop(session.link, None)
         session.detach(now)
+        self.ups.append(Changed(session))
         self._judge(session, now)
         if session.peer.host and session.peer.host == self.local.host and session.peer.pid and not session.ended:
             self._probe(session, now)
@@ -165,6 +169,7 @@ class Liveness:
             self._by_link.pop(session.link, None)
         self._by_link[link] = session
         session.attach(link)
+        self.ups.append(Changed(session))
         self.timers.cancel(("dead", session.id))
         self.timers.cancel(("probe", session.id))
         self.timers.set(("beat", session.id), now + self._interval(session))

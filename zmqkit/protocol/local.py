@@ -53,6 +53,12 @@ class Heard(NamedTuple):
     session: Session
 
 
+class Changed(NamedTuple):
+    """``session.link`` or ``session.busy`` is another than before: it may be better, or worse, to send in it now."""
+
+    session: Session
+
+
 class Lost(NamedTuple):
     """A session ended for good. ``session.heard_by_peer`` tells what the other side is known to have heard."""
 
@@ -60,4 +66,4 @@ class Lost(NamedTuple):
     reason: str
 
 
-Up = Opened | Received | Heard | Lost
+Up = Opened | Received | Heard | Changed | Lost

@@ -1,6 +1,6 @@
 """The part of a core that is alike in all patterns: sessions below, hooks for the pattern above.
 
-Pure. A pattern's core derives from `PatternCore`, fills in the four hooks and adds its verbs.
+Pure. A pattern's core derives from `PatternCore`, fills in the hooks and adds its verbs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from zmqkit.errors import DecodeError
 from zmqkit.protocol.core import Frames, Link, Outputs, Read, Row
-from zmqkit.protocol.local import Heard, Local, Lost, Opened, Received
+from zmqkit.protocol.local import Changed, Heard, Local, Lost, Opened, Received
 from zmqkit.protocol.session import Session
 from zmqkit.protocol.sessions import Sessions
 
@@ -60,6 +60,9 @@ class PatternCore:
 
     def heard(self, session: Session, now: float) -> None:
         """The other side heard more, or gave credit."""
+
+    def changed(self, session: Session, now: float) -> None:
+        """A session's connection went or came, or the other side became busy or was so no longer."""
 
     def lost(self, session: Session, reason: str, now: float) -> None:
         """A session ended for good."""
@@ -144,6 +147,8 @@ class PatternCore:
                         sessions.bad_frame(up.session.link, str(error))
                 elif kind is Heard:
                     self.heard(up.session, now)
+                elif kind is Changed:
+                    self.changed(up.session, now)
                 elif kind is Opened:
                     self.opened(up.session, now)
                     if self._awaited:
