@@ -294,14 +294,17 @@ class Puller(PullerBase, Peer, Generic[T]):
         self._check_open()
         return _Batches(self, max, wait)
 
+    async def _fill_waiting(self, taken: list[Run], most: int, wait: float) -> None:
+        for seconds in self._fill(taken, most, wait):
+            if not await self._mailbox.wait_nonempty_async(seconds):
+                return
+
     async def _next_batch(self, most: int, wait: float) -> Batch[T] | None:
         """None: closed or stopped."""
         while not self._stopped:
             taken: list[Run] = []
             try:
-                for seconds in self._fill(taken, most, wait):
-                    if not await self._mailbox.wait_nonempty_async(seconds):
-                        break
+                await self._fill_waiting(taken, most, wait)
                 if taken:
                     await checkpoint()
             except BaseException:

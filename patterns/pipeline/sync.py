@@ -381,14 +381,17 @@ class Puller(PullerBase, Peer, Generic[T]):
         check_batches(max, wait)
         return self._batches(max, wait)
 
+    def _fill_waiting(self, taken: list[Run], most: int, wait: float) -> None:
+        for seconds in self._fill(taken, most, wait):
+            if not self._mailbox.wait_nonempty(seconds):
+                return
+
     def _batches(self, most: int, wait: float) -> Iterator[Batch[T]]:
         _ = self._open_driver
         while not self._stopped:
             taken: list[Run] = []
             try:
-                for seconds in self._fill(taken, most, wait):
-                    if not self._mailbox.wait_nonempty(seconds):
-                        break
+                self._fill_waiting(taken, most, wait)
             except BaseException:
                 self._give_back(taken)
                 raise

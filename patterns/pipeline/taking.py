@@ -6,6 +6,7 @@ Knows the puller's core and its verbs, and codecs; no event loop.
 from __future__ import annotations
 
 import inspect
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -100,7 +101,11 @@ class PullerBase(PeerBase):
     # Jobs are taken from the mailbox's first parcel, which stays there until all of it is taken. `claims` is an
     # iterator that all takers share: CPython gives each index to exactly one of them. In a ``for`` over it no interrupt
     # can come between the claim and the next statement, so a claimed index is always known to the code that must
-    # put it back.
+    # put it back. Nor can one come while a single call claims several.
+    #
+    # In CPython 3.13 the jump from the end of a loop to its beginning is outside the ``with`` or ``try`` that the loop
+    # stands in, if it depends on a condition; interrupts come there (python/cpython#130279). So where a lock is held or
+    # jobs are in hand, a loop ends with a plain statement or stands in a function of its own.
 
     def _first_item(self) -> Any | None:
         """The first parcel of which something is left, decoded; None if there is none."""
@@ -108,8 +113,9 @@ class PullerBase(PeerBase):
         if self._closed:
             return None
         with mailbox.lock:
-            while (item := mailbox.peek()) is not None:
-                if not item.parcel.lost and item.claims.__length_hint__():
+            while True:
+                item = mailbox.peek()
+                if item is None or (not item.parcel.lost and item.claims.__length_hint__()):
                     break
                 mailbox.pop()
         if item is not None and item.parcel.bodies is None:
@@ -153,14 +159,10 @@ class PullerBase(PeerBase):
         while (item := self._first_item()) is not None:
             parcel: Parcel = item.parcel
             indexes: list[int] = []
-            index = -1
             try:
                 if parcel.delivery.alone:
                     most = 1
-                for index in item.claims:
-                    indexes.append(index)
-                    if len(indexes) >= most:
-                        break
+                indexes.extend(itertools.islice(item.claims, most))
                 if parcel.lost:
                     continue
                 if parcel.spoiled:
@@ -168,8 +170,8 @@ class PullerBase(PeerBase):
                 if indexes:
                     return Run(parcel, indexes)
             except BaseException:
-                if index >= 0:
-                    self._put_aside(parcel, sorted({*indexes, index}))
+                if indexes:
+                    self._put_aside(parcel, indexes)
                 raise
         return None
 

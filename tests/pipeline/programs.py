@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import functools
 import itertools
 import json
@@ -184,7 +185,9 @@ class Interrupts:
                     self._armed = True  # Python swallows an interrupt that comes while an object is freed
             except KeyboardInterrupt:
                 self.count += 1
-        signal.setitimer(signal.ITIMER_REAL, 0)
+            finally:
+                self._armed = False
+                signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def interrupted(journal: str, times: str) -> None:
@@ -256,6 +259,42 @@ def interrupted(journal: str, times: str) -> None:
             "last": last != "" and -1 in handled, "dead": settled.dead, "acked": settled.acked,
             "stored": push.stats()["sent"], "handled": len(handled), "waiting": waiting,
         })  # fmt: skip
+
+
+def interrupted_runs(times: str) -> None:
+    """Take jobs by many, interrupted within microseconds: none may be claimed and then be in nobody's hands."""
+    most = 20_000
+    sent = 0
+    taken: list[Any] = []
+    interrupts = Interrupts(0.0002)
+    faulthandler.dump_traceback_later(40, exit=True)  # rather than hang at a lock that was left locked
+    with zmqkit.Pusher("tcp://127.0.0.1:*") as push, zmqkit.Puller(push.addresses[0], prefetch=most) as pull:
+
+        def here() -> int:
+            return sum(len(run.indexes) for run in taken)
+
+        def step() -> None:
+            run = pull._take_run(100)
+            if run is None:
+                raise LookupError
+            taken.append(run)  # from the return of `_take_run` up to here there is no moment for an interrupt
+
+        missing = 0
+        while interrupts.count < int(times) and not missing:
+            sent += push.send_many(range(most))
+            deadline = time.monotonic() + 5
+            while here() < most and time.monotonic() < deadline:
+                with contextlib.suppress(LookupError):
+                    interrupts.repeat(step, int(times))
+                    step()
+                pull._mailbox.wait_nonempty(0.01)
+            missing = most - here()
+            while taken:
+                zmqkit.Batch(pull, [taken.pop()]).ack()
+        if not missing:
+            push.flush(20)
+        say({"interrupts": interrupts.count, "missing": missing, "sent": sent, "acked": push.stats()["acked"]})
+        faulthandler.cancel_dump_traceback_later()
 
 
 # ---- the end without close -----------------------------------------------------------

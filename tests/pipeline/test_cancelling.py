@@ -264,3 +264,13 @@ def test_an_entry_that_is_cancelled_while_it_opens_leaves_nothing_open(tmp_path:
 
     entered = threading.Event()
     asyncio.run(cancelled())
+
+
+@pytest.mark.slow
+def test_a_claim_that_is_interrupted_leaves_no_job_in_nobodys_hands() -> None:
+    with program("interrupted_runs", 1000) as running:
+        said = running.heard()
+        assert running.end() == 0, running.errors
+    assert said["interrupts"] == 1000
+    assert said["missing"] == 0
+    assert said["acked"] == said["sent"]
