@@ -143,6 +143,7 @@ class Balance:
     def add(self, session: Session, epoch: bytes, window: bytes, *, durable: bool) -> Server:
         """A session opened. The server is to prove itself if its address was out."""
         home = self.window(window, durable=durable)
+        home.durable = durable
         server = Server(session, home, epoch, proved=True)
         if self._out.pop(server.address, None) is not None:
             server.proved = False

@@ -8,7 +8,7 @@ Pure. A call's way::
        '--its deadline, a cancellation, or the close end it anywhere
 
 The parts below: `zmqkit.patterns.reqrep.placing` hands over and answers, `returning` decides what follows when a
-server refuses or is lost, `balance` picks the server.
+server refuses or is lost, `keeping` stores durable calls, `balance` picks the server.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from zmqkit.patterns.reqrep.calls import (
     Call,
     Item,
 )
+from zmqkit.patterns.reqrep.keeping import Keeping
 from zmqkit.patterns.reqrep.placing import CLOSED
-from zmqkit.patterns.reqrep.returning import Returning
 from zmqkit.protocol import wire as session_wire
 from zmqkit.protocol.core import Frames
 from zmqkit.protocol.local import Local
 from zmqkit.protocol.session import Session
 
 
-class ClientCore(Returning):
+class ClientCore(Keeping):
     """The client's state machine.
 
     Args:
@@ -55,19 +55,26 @@ class ClientCore(Returning):
     ) -> None:
         super().__init__(local, rng, limits or Limits())
         self.durable = durable
-        self._closing = False
         for name in ("replies_late",):
             self.counters.setdefault(name, 0)
 
     # ---- verbs of the user -----------------------------------------------------------
 
     def call(self, call: Call, now: float) -> None:
-        """A call begins. Its ticket gets an `Answer`, exactly once; a stream's each `Item` before it."""
+        """A call begins. Its ticket gets an `Answer`, exactly once; a stream's each `Item` before it.
+
+        A durable one has no deadline; it is handed over when it is stored.
+        """
         deadline = call.deadline
         if self._closing:
             call.done = True
             self.out.replies.append((call.ticket, Answer(NOT_SENT, code="closed", message=CLOSED)))
             return
+        if call.durable:
+            call.durable = self.durable
+            if self.durable:
+                self._begin_durable(call, now)
+                return
         if deadline is not None:
             if deadline <= now:
                 self.counters["calls_late"] += 1
@@ -145,7 +152,7 @@ class ClientCore(Returning):
             *(call for call, trail in self._trails.items() if trail.paused),
         ]
         handed = [call for window in self.balance.windows.values() for call in window.calls.values()]
-        for call in (*waiting, *handed):
+        for call in (*waiting, *handed, *self._kept):
             if not call.done:
                 self._end_closed(call)
 

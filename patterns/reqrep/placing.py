@@ -14,7 +14,7 @@ from collections import OrderedDict
 from typing import Any, Final
 
 from zmqkit.options import Limits
-from zmqkit.patterns.reqrep.balance import Balance, Server, Window
+from zmqkit.patterns.reqrep.balance import Balance, Server
 from zmqkit.patterns.reqrep.calls import (
     LOST,
     NO_REPLY_IN_TIME,
@@ -87,8 +87,8 @@ class Placing(PatternCore):
 
     # ---- hooks of the parts above --------------------------------------------------
 
-    def _keep(self, call: Call, window: Window) -> bool:
-        """Note in the journal that a durable call is handed to this window. True: it is noted, go on."""
+    def _keep(self, server: Server, call: Call) -> bool:
+        """See to it that the journal knows where a durable call is handed. True: it does, go on."""
         return True
 
     def _forget(self, call: Call) -> None:
@@ -130,7 +130,7 @@ class Placing(PatternCore):
         window = server.window
         if call.number < window.told and call.core is None:
             self._renumber(call)  # replies below the floor that was told there are not kept
-        if call.durable and not self._keep(call, window):
+        if call.durable and not self._keep(server, call):
             return
         call.core = server
         call.attempt += 1
@@ -220,9 +220,14 @@ class Placing(PatternCore):
                 if trail.paused is not None:
                     self._paused.remove(trail.paused, call)
                 self.out.replies.extend((ticket, None) for _, ticket in trail.waiters)
-        self.out.replies.append((call.ticket, answer))
-        if call.durable:
-            self._forget(call)
+        if not call.durable:
+            self.out.replies.append((call.ticket, answer))
+            return
+        if call.ticket is not None:
+            self.out.replies.append((call.ticket, answer))
+        else:
+            self.out.items.append((call, answer))
+        self._forget(call)
 
     def _refuse(self, call: Call, server: Server, code: str, message: str) -> None:
         """Nobody will execute it. That is said only if nobody has."""
@@ -244,6 +249,11 @@ class Placing(PatternCore):
         elif where is None and not self._exposed(call):
             kind = NOT_SENT_IN_TIME
         self._end(call, Answer(kind, server=name))
+
+    def _pause(self, call: Call, until: float) -> None:
+        """It is nowhere until then, and waits for a server after it."""
+        self._trail(call).paused = until
+        self._paused.add(until, call)
 
     def _end_closed(self, call: Call) -> None:
         """This client is being closed."""

@@ -70,6 +70,9 @@ class Returning(Placing):
             if other.address == server.address and not other.servers and not other.durable:
                 # Somebody else is there now.
                 self._lose_limbo(other, "another server came in its place")
+            elif not other.servers and not other.durable and ("limbo", other.id) not in self._timers:
+                # From the journal: its server may be there too, and would show it by now.
+                self._timers.set(("limbo", other.id), now + session.peer.bound)
         self._resume(server)
 
     def changed(self, session: Session, now: float) -> None:
@@ -117,6 +120,9 @@ class Returning(Placing):
     def _may_retry(self, call: Call) -> bool:
         trail = self._trails.get(call)
         return call.retries is None or (trail.retries if trail else 0) < call.retries
+
+    def _write_owed(self) -> None:
+        """A hook of the part above: the journal may take now what it refused."""
 
     # ---- a lost server ---------------------------------------------------------------
 
@@ -217,8 +223,7 @@ class Returning(Placing):
         elif call.durable or (call.retries is not None and self._may_retry(call)):
             trail.tried.clear()
             trail.rounds += 1
-            trail.paused = now + self.rng.random() * OVERLOADED.ceiling(trail.rounds)
-            self._paused.add(trail.paused, call)
+            self._pause(call, now + self.rng.random() * OVERLOADED.ceiling(trail.rounds))
             self._retried(call, "overloaded")
         else:
             self._refuse(call, server, "overloaded", message)
@@ -264,5 +269,7 @@ class Returning(Placing):
                 window = self.balance.windows.get(name)
                 if window is not None and not window.servers:
                     self._lose_limbo(window, "its server did not come back")
+            elif what == "store":
+                self._write_owed()
             elif what == "proof":
                 self._prove(self.balance.servers[name])

@@ -1,7 +1,8 @@
 """Rows of the journals of request-reply (docs/protocol.md, section 8).
 
 Pure. The log ``calls`` is the server's: a row is a call that was started, or its reply under the same key, or the
-evicted floor of a client.
+evicted floor of a client. The log ``requests`` is the client's: a row is a durable call whose outcome is not known yet,
+under its number.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from zmqkit.errors import DecodeError, JournalDamaged
-from zmqkit.patterns.reqrep.calls import Answer
+from zmqkit.patterns.reqrep.calls import Answer, Call
 from zmqkit.protocol import core, wire
 
 CALLS: Final = "calls"
+REQUESTS: Final = "requests"
 
 FORMAT: Final = 1
 
@@ -79,3 +81,49 @@ def unreadable(error: DecodeError) -> JournalDamaged:
         f"a row of the journal cannot be read: {error}. Another version of zmqkit wrote it, or another program: open "
         "it with that version, put back a good copy, or move all files of its name aside to begin with an empty one"
     )
+
+
+class Mark(NamedTuple):
+    """Where a durable call was handed last.
+
+    Attributes:
+        window: the window's id; empty: nowhere yet.
+        durable: that window is in a journal.
+        idempotent: the method is idempotent, as that server says.
+    """
+
+    window: bytes
+    durable: bool
+    idempotent: bool
+
+
+NOWHERE: Final = Mark(b"", False, False)
+
+
+def pack_request(call: Call, mark: Mark) -> bytes:
+    """The value of a row of ``requests``."""
+    headers = dict(call.headers) if call.headers else None
+    head = [FORMAT, call.method, call.codec, call.request_id, call.retries, headers, *mark]
+    packed = wire.pack(head)
+    return b"".join((len(packed).to_bytes(4, "big"), packed, call.body))
+
+
+def read_request(row: core.Row) -> Call:
+    """A row of ``requests``, back from the journal, for `ClientCore.resume`. Raises `DecodeError`.
+
+    The call has no ticket and no `renumber`; its `core` is the `Mark`.
+    """
+    size = int.from_bytes(row.value[:4], "big")
+    head = wire.unpack(row.value[4 : 4 + size])
+    if type(head) is not list or len(head) < 9 or head[0] != FORMAT:
+        raise DecodeError(f"row {row.key} of the requests is of a format that this version does not read")
+    _, method, codec, request_id, retries, headers, window, durable, idempotent = head[:9]
+    if type(window) is not bytes or type(headers) not in (dict, type(None)) or type(retries) not in (int, type(None)):
+        raise DecodeError(f"row {row.key} of the requests is none")
+    call = Call(
+        row.key, wire.text(method, "method"), row.value[4 + size :], codec=wire.text(codec, "codec"), retries=retries,
+        request_id=wire.text(request_id, "id"), headers=headers, durable=True,
+    )  # fmt: skip
+    call.core = Mark(window, durable is True, idempotent is True)
+    call.attempt = 1 if window else 0
+    return call
