@@ -204,21 +204,31 @@ class Execution:
         self.core: Any = None
 
 
+DRIFT: Final = 0.001
+"""Seconds a second that two clocks may drift apart: twice what NTP may slew one."""
+
+
 class Eaten:
     """How much time a message lost on its way, without clocks that agree.
 
     The difference between the receiver's and the sender's clock is the clocks' own plus the way. The least that was
-    seen is taken for what it must be; what is above it was eaten by queues, stops and resending.
+    seen is taken for what it must be; what is above it was eaten by queues, stops and resending. Clocks drift apart,
+    and sessions live for months: so what was the least rises slowly, faster than clocks may drift.
     """
 
-    __slots__ = ("_least",)
+    __slots__ = ("_at", "_least")
 
     def __init__(self) -> None:
         self._least: float | None = None
+        self._at = 0.0
 
     def of(self, stamp: float, now: float) -> float:
         """Seconds that a message lost which was stamped `stamp` there and arrived `now` here."""
         difference = now - stamp
-        if self._least is None or difference < self._least:
-            self._least = difference
-        return difference - self._least
+        least = self._least
+        if least is not None:
+            least += (now - self._at) * DRIFT
+        if least is None or difference < least:
+            least = difference
+        self._least, self._at = least, now
+        return difference - least

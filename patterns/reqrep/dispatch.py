@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 from zmqkit.events import JournalRecovered, JournalTrouble
@@ -16,14 +16,20 @@ from zmqkit.patterns.reqrep import calls, wire
 from zmqkit.patterns.reqrep.callers import Caller
 from zmqkit.patterns.reqrep.calls import Answer, Execution, MethodInfo
 from zmqkit.patterns.reqrep.ledger import Ledger
-from zmqkit.patterns.reqrep.window import DONE, DROPPED, QUEUED, RUNNING, STARTED, STORING, Entry, ReplyWindow
+from zmqkit.patterns.reqrep.streams import Flow
+from zmqkit.patterns.reqrep.window import DONE, DROPPED, GONE, QUEUED, RUNNING, STARTED, STORING, Entry, ReplyWindow
 from zmqkit.protocol import wire as protocol
-from zmqkit.protocol.core import Row
+from zmqkit.protocol.core import Link
 from zmqkit.protocol.local import Local
 from zmqkit.protocol.pattern import PatternCore
 
-CREDIT: Final = 10_000
-"""Calls that one session may have open."""
+HEADER: Final = 128
+"""Bytes that a header counts beside its text."""
+
+BEFORE: Final = Answer(
+    calls.UNKNOWN, code="started", message="it was started before the server ended, and its outcome is not known"
+)
+"""What a call is answered that was started before a crash."""
 
 COUNTERS: Final = (
     "calls_received", "calls_executed", "calls_repeated", "calls_cancelled", "calls_late", "calls_unknown",
@@ -46,10 +52,7 @@ class Dispatch(PatternCore):
         capacity: int,
         window: Window,
         limits: Limits,
-        durable: bool = False,
-        rows: Sequence[Row] = (),
-        make_upload: Callable[[], Any] | None = None,
-        looks_up: bool = False,
+        durable: bool,
     ) -> None:
         super().__init__(local, rng)
         self.methods = methods
@@ -61,13 +64,12 @@ class Dispatch(PatternCore):
         """Calls that wait for their turn."""
         self.waiting_bytes = 0
         self.draining = False
-        self._epoch: bytes = local.about["epoch"]
-        self._make_upload = make_upload
-        self._looks_up = looks_up
         self._queue: deque[Entry] = deque()
         self._at_once: dict[str, int] = {}
         """How many of each method that bounds them are waiting or running."""
         self._callers: dict[bytes, Caller] = {}
+        self._plain: dict[Link, dict[Entry, None]] = {}
+        """What plain clients wait for, by their connection."""
         self._touched: list[Caller] = []
         self._unheard_bytes = 0
         for name in COUNTERS:
@@ -85,8 +87,9 @@ class Dispatch(PatternCore):
         if entry.execution is not execution or entry.state != RUNNING:
             return
         self.running -= 1
-        entry.execution = None
         self._freed(entry)
+        if entry.flow is not None:
+            answer = self._flow_ends(entry, entry.flow, answer)
         if answer.kind == calls.REFUSED:
             self._refuse_all(entry, answer.code, answer.message, now)
         else:
@@ -95,7 +98,21 @@ class Dispatch(PatternCore):
         if self._queue:
             self._dispatch(now)
 
+    def watch(self, execution: Execution, ticket: Any, now: float) -> None:
+        """`ticket` gets None if the execution is cancelled, at once if it was."""
+        entry: Entry = execution.core
+        if execution.cancelled:
+            self.out.replies.append((ticket, None))
+        elif entry.execution is execution:
+            execution.on_cancel = ticket
+
     def _done(self, entry: Entry, execution: Execution, answer: Answer, now: float) -> None:
+        """It was executed, or may have been: say so to all who wait, and keep it."""
+        entry.execution = None
+        if execution.plain is not None:
+            entry.state = GONE
+            self._answer_plain(entry, execution, answer)
+            return
         caller = entry.caller
         if caller is not None:
             self._answer(caller, entry.number, answer, entry.emitted, now)
@@ -105,8 +122,7 @@ class Dispatch(PatternCore):
                 other.client.entries.pop(number, None)
             entry.others = None
         client = entry.client
-        if client is None:
-            return
+        assert client is not None
         if execution.only_look_up and answer.kind == calls.UNKNOWN:
             entry.state = STARTED  # as it was
             self.window.keep(entry, now)
@@ -122,9 +138,25 @@ class Dispatch(PatternCore):
 
     # ---- the queue ---------------------------------------------------------------
 
+    def _overloaded(self, method: str, info: MethodInfo, size: int) -> str:
+        """Why one more call of this method cannot be taken in; empty if it can."""
+        if info.concurrency is not None and self._at_once.get(method, 0) >= info.concurrency:
+            return f"{info.concurrency} calls of {method!r} are open, and it takes no more at once"
+        limits = self.limits
+        if self.waiting >= limits.queued_messages:
+            return f"{self.waiting} calls wait already"
+        if self.waiting_bytes and self.waiting_bytes + size > limits.queued_bytes:
+            return f"{self.waiting_bytes} bytes of arguments wait already"
+        return ""
+
     def _accept(self, entry: Entry, execution: Execution, info: MethodInfo, now: float) -> None:
         """Take a call in: it has its place in the queue, or is dispatched at once."""
-        size = entry.paid = len(execution.body)
+        size = len(execution.body)
+        if execution.headers:
+            size += sum(len(name) + len(value) + HEADER for name, value in execution.headers.items())
+        entry.paid = size
+        if entry.payer is not None:
+            entry.payer.open_bytes += size
         execution.core = entry
         entry.execution = execution
         if info.concurrency is not None:
@@ -154,7 +186,7 @@ class Dispatch(PatternCore):
             self._refuse_waiting(entry, "late", "its time was over before it could be started", now)
             return
         caller = entry.caller
-        if caller is not None and caller.unheard_bytes > max(0, self.limits.queued_bytes - self._unheard_bytes):
+        if caller is not None and self._backed_up(caller):
             self._refuse_waiting(entry, "overloaded", "too many answers wait for this client to take them", now)
             return
         if not self._ledger.durable or info.idempotent or entry.client is None or entry.key:
@@ -170,7 +202,7 @@ class Dispatch(PatternCore):
 
     def _unqueue(self, entry: Entry) -> None:
         """It is not to be started after all."""
-        if entry.state == QUEUED and entry.execution is not None and entry.execution.core is entry:
+        if entry.state == QUEUED:
             self.waiting -= 1
             self.waiting_bytes -= entry.paid
             if len(self._queue) > 2 * self.waiting + 1000:
@@ -225,12 +257,19 @@ class Dispatch(PatternCore):
 
     def _refuse_waiting(self, entry: Entry, code: str, message: str, now: float) -> None:
         """Refuse one that was taken in and not started; it is in no queue any more."""
-        entry.execution = None
         self._freed(entry)
         self._refuse_all(entry, code, message, now)
 
     def _refuse_all(self, entry: Entry, code: str, message: str, now: float) -> None:
         """Nothing was executed: say so to all who wait, and forget it."""
+        execution, entry.execution = entry.execution, None
+        if execution is not None and execution.plain is not None:
+            entry.state = GONE
+            self._answer_plain(entry, execution, Answer(calls.REFUSED, code=code, message=message))
+            return
+        if execution is not None and execution.only_look_up:
+            self._done(entry, execution, BEFORE, now)  # perhaps it was executed, before the crash
+            return
         if entry.caller is not None:
             self._refuse(entry.caller, entry.number, code, message, now)
         for other, number in entry.others or ():
@@ -270,9 +309,7 @@ class Dispatch(PatternCore):
 
     def _add(self, caller: Caller, record: wire.Record, body: bytes | None, now: float) -> None:
         """Gather a record for the turn's end."""
-        if not caller.touched:
-            caller.touched = True
-            self._touched.append(caller)
+        self._touch(caller)
         if body is not None and len(body) < wire.LARGE:
             if caller.small + len(body) > caller.most:
                 self._flush(caller, now)
@@ -280,12 +317,30 @@ class Dispatch(PatternCore):
         if caller.packer.add(record, body):
             self._flush(caller, now)
 
+    def _backed_up(self, caller: Caller) -> bool:
+        """A client does not take its answers: it gets no more of them until it does.
+
+        Each may have as much as is left for all (Choudhury and Hahne, "Dynamic queue length thresholds", 1998): one
+        alone half of the limit, several less each, and who has little is never held up by those who have much.
+        """
+        return caller.unheard_bytes > max(0, self.limits.queued_bytes - self._unheard_bytes)
+
+    # ---- hooks of the layers above -----------------------------------------------
+
+    def _flow_ends(self, entry: Entry, flow: Flow, answer: Answer) -> Answer:
+        """A call with streams has ended. Returns what to answer."""
+        raise NotImplementedError
+
+    def _answer_plain(self, entry: Entry, execution: Execution, answer: Answer) -> None:
+        """Answer a plain client."""
+        raise NotImplementedError
+
+    # ---- the turn's end ----------------------------------------------------------
+
     def _touch(self, caller: Caller) -> None:
         if not caller.touched:
             caller.touched = True
             self._touched.append(caller)
-
-    # ---- the turn's end ----------------------------------------------------------
 
     def _flush(self, caller: Caller, now: float) -> None:
         """Send what is gathered for one client."""

@@ -71,6 +71,10 @@ class Ledger:
         self._owe(entry.key, CallRow(entry.key, STARTED, entry.client.key, entry.number, entry.id, entry.method).pack())
         self._starts.append(entry)
 
+    def starting(self) -> list[Entry]:
+        """All whose start is on its way to the disk."""
+        return [entry for flight in self._flying for entry in flight.starts] + self._starts
+
     def done(self, entry: Entry) -> None:
         """Its answer, or that there is none any more."""
         assert entry.client is not None

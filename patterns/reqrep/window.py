@@ -8,7 +8,7 @@ client might still ask raises that client's evicted floor: an unknown number up 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from zmqkit.options import Window
 from zmqkit.patterns.reqrep import calls, wire
@@ -16,6 +16,7 @@ from zmqkit.patterns.reqrep.calls import Answer
 
 if TYPE_CHECKING:
     from zmqkit.patterns.reqrep.callers import Caller
+    from zmqkit.patterns.reqrep.streams import Flow
 
 QUEUED, STORING, RUNNING, DONE, STARTED, GONE = range(6)
 """States of an entry. STORING: its start is being journalled. STARTED: before a crash, and the end is not known.
@@ -55,12 +56,12 @@ class Entry:
         done_at: when it was done, or found in the journal.
         key: of its row in the journal; 0: it has none.
         emitted: items of its stream that went out.
-        stream: what `streams` keeps with it; None: it neither streams nor uploads.
+        flow: of its streams; None: it has none.
     """
 
     __slots__ = (
-        "answer", "caller", "client", "done_at", "emitted", "execution", "id", "key", "method", "number", "others",
-        "paid", "payer", "size", "state", "stream", "unwanted",
+        "answer", "caller", "client", "done_at", "emitted", "execution", "flow", "id", "key", "method", "number",
+        "others", "paid", "payer", "size", "state", "unwanted",
     )  # fmt: skip
 
     def __init__(self, client: Client | None, number: int, id: str, method: str, state: int) -> None:
@@ -80,7 +81,7 @@ class Entry:
         self.done_at = 0.0
         self.key = 0
         self.emitted = 0
-        self.stream: Any = None
+        self.flow: Flow | None = None
 
 
 class Client:
@@ -195,13 +196,12 @@ class ReplyWindow:
             self._forget_one()
 
     def _forget_one(self) -> None:
-        """Whoever is away longest, and has nothing running, keeps no entries."""
-        for client in list(self._away.values())[:100]:
-            if all(entry.state >= DONE for entry in client.entries.values()):
-                self._counters["clients_forgotten"] += 1
-                for entry in list(client.entries.values()):
-                    self.evict(entry)
-                return
+        """Whoever is away longest keeps no entries but of what is running, which comes to an end."""
+        client = next(iter(self._away.values()))
+        del self._away[client.key]
+        self._counters["clients_forgotten"] += 1
+        for entry in list(client.entries.values()):
+            self.evict(entry)
 
     def _collapse(self, client: Client) -> None:
         """A client without session and entries: only its floor is kept, if it has one."""
@@ -248,15 +248,20 @@ class ReplyWindow:
         if self.count > self.bounds.count or self.size > self.bounds.size_bytes:
             self._shrink()
 
-    def drop(self, entry: Entry) -> None:
-        """It was never started, or can never be asked for again."""
-        client = entry.client
-        if entry.state == GONE or client is None:
-            return
+    def unkeep(self, entry: Entry) -> None:
+        """It is not done after all, or no more: it does not count. (It stays in the lists until they are swept.)"""
         if entry.size:
             self.count -= 1
             self.size -= entry.size
             entry.size = 0
+
+    def drop(self, entry: Entry) -> None:
+        """It was never started, or can never be asked for again."""
+        client = entry.client
+        if entry.state == GONE or client is None:
+            entry.state = GONE
+            return
+        self.unkeep(entry)
         entry.state = GONE
         entry.answer = DROPPED
         del client.entries[entry.number]
@@ -270,7 +275,7 @@ class ReplyWindow:
     def evict(self, entry: Entry) -> None:
         """It is pushed out, and may be asked for again."""
         client = entry.client
-        if entry.state == GONE or client is None:
+        if not entry.size or client is None:
             return
         self._counters["replies_evicted"] += 1
         if not client.gone and entry.number > client.evicted:
@@ -306,10 +311,10 @@ class ReplyWindow:
                     self.keep(entry, now)
         order = self._order
         seconds = self.bounds.seconds
-        while order and (order[0].state == GONE or order[0].done_at + seconds <= now):
+        while order and (not order[0].size or order[0].done_at + seconds <= now):
             self.evict(order.popleft())
         if len(order) > 2 * self.count + 1000:
-            self._order = deque(entry for entry in order if entry.state != GONE)
+            self._order = deque(entry for entry in order if entry.size)
         if len(self._large) > 1000 and len(self._large) > 2 * self.count:
             self._large = deque(entry for entry in self._large if entry.size >= wire.LARGE)
 
