@@ -210,7 +210,11 @@ def is_pure(module: str) -> bool:
     return parts[1:2] == ["patterns"] and len(parts) > 3 and not PATTERN_FACES & set(parts[3:])
 
 
-PATTERN_FACES = {"sync", "aio", "sending", "bulk", "taking", "jobs", "custody", "worker", "worker_aio"}
+PATTERN_FACES = {
+    "sync", "aio", "sending", "bulk", "taking", "jobs", "custody", "worker", "worker_aio",
+    "arrivals", "calling", "reply", "stream", "request", "handling", "elsewhere", "crew", "tasks", "hosting", "serving",
+    "serving_aio",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

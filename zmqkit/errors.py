@@ -5,6 +5,7 @@
     ZmqkitError
     ├── Retry                     raised BY a handler: try this job again later
     ├── Reject                    raised BY a handler: never try this job again
+    ├── ServiceError              raised BY a method: an error of your own, with a code and data
     ├── UsageError                the caller's fault; nothing happened
     │   ├── AddressError          (also ValueError)   an address that cannot be read
     │   ├── InsecureAddress       a non-loopback address without insecure=True
@@ -17,6 +18,17 @@
     │   ├── Full                  ... before acceptance: nothing was stored
     │   └── Unsettled             closed with messages still waiting in memory
     ├── PartlySent                send_many stopped midway; .confirmed are safe
+    ├── CallError                 a call that brought no result
+    │   ├── NotSent               it never left: nothing was executed
+    │   │   └── NotSentInTime     (also TimeoutError) ... before its time was out
+    │   ├── Rejected              the server refused it: nothing was executed
+    │   │   ├── UnknownMethod     ... it has no method of that name
+    │   │   ├── BadArguments      ... the method does not take these arguments
+    │   │   └── Overloaded        ... it has too much to do
+    │   ├── RemoteError           the method was executed, and raised
+    │   └── OutcomeUnknown        it was executed, or partly, or not at all: nobody can tell
+    │       ├── NoReplyInTime     (also TimeoutError) ... when its time was out
+    │       └── StreamBroken      ... after .received items had come
     ├── LeaseLost                 the job went to somebody else; this settle changed nothing
     ├── JournalError              the store's fault
     │   ├── JournalBusy           another process (or object) owns the file
@@ -29,12 +41,15 @@
         └── DecodeError           bytes that are not what they claim to be
 
 Outcomes are three-valued: *done* is a return value, *not done* is named by the exception (`Full`,
-`EncodeError`, `JournalFull`...), and *unknown* is said as such (`WaitTimeout`, `CommitIndeterminate`).
+`EncodeError`, `JournalFull`, `NotSent`, `Rejected`...), and *unknown* is said as such (`WaitTimeout`,
+`CommitIndeterminate`, `OutcomeUnknown`).
 
 This module imports nothing of zmqkit.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class ZmqkitError(Exception):
@@ -72,6 +87,27 @@ class Reject(ZmqkitError):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class ServiceError(ZmqkitError):
+    """Raised by a method, to tell the caller of an error in words that his program understands.
+
+    It arrives as a `RemoteError` with the same code, message and data; it is not logged as a failure.
+
+    Args:
+        code: for programs, as in "out-of-stock".
+        message: for people.
+        data: anything that the codec takes.
+    """
+
+    def __init__(self, code: str, message: str = "", data: Any = None) -> None:
+        super().__init__(code, message, data)
+        self.code = code
+        self.message = message
+        self.data = data
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}" if self.message else self.code
 
 
 # ---- the caller's fault ----------------------------------------------------------
@@ -156,6 +192,100 @@ class PartlySent(ZmqkitError):
     def __init__(self, message: str, *, confirmed: int) -> None:
         super().__init__(message)
         self.confirmed = confirmed
+
+
+# ---- calls -----------------------------------------------------------------------
+
+
+class CallError(ZmqkitError):
+    """A call brought no result. The subclass says whether it was executed: no, yes, or nobody can tell."""
+
+
+class NotSent(CallError):
+    """The call never left. Nothing was executed; it may be made again."""
+
+
+class NotSentInTime(NotSent, TimeoutError):
+    """No server could take the call before its time was out. Nothing was executed."""
+
+
+class Rejected(CallError):
+    """The server refused the call. Nothing was executed.
+
+    Attributes:
+        code: why, for programs: "method", "arguments", "overloaded", "draining"...
+    """
+
+    def __init__(self, message: str = "", *, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class UnknownMethod(Rejected):
+    """The server has no method of that name. Nothing was executed."""
+
+
+class BadArguments(Rejected):
+    """The method does not take these arguments, or is of the other kind (`stream` for generators, `call` for the
+    rest). Nothing was executed."""
+
+
+class Overloaded(Rejected):
+    """Every server that is there has too much to do. Nothing was executed; try again later."""
+
+
+class RemoteError(CallError):
+    """The method was executed, and raised. What it had done by then is done.
+
+    Attributes:
+        type: the name of the exception's class, as in "ValueError".
+        code: of a `ServiceError`; None of others.
+        data: of a `ServiceError`.
+        remote_traceback: where the server tells it (``Server(tracebacks=)``); None otherwise.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        type: str = "",
+        code: str | None = None,
+        data: Any = None,
+        remote_traceback: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.type = type
+        self.code = code
+        self.data = data
+        self.remote_traceback = remote_traceback
+
+
+class OutcomeUnknown(CallError):
+    """The call was handed to a server, and no answer came. It was executed, or partly, or not at all.
+
+    Attributes:
+        request_id: of the call: the caller's own, or the one that the server knew it by.
+    """
+
+    def __init__(self, message: str = "", *, request_id: str = "") -> None:
+        super().__init__(message)
+        self.request_id = request_id
+
+
+class NoReplyInTime(OutcomeUnknown, TimeoutError):
+    """No answer came before the call's time was out. The server was told that nobody waits any more."""
+
+
+class StreamBroken(OutcomeUnknown):
+    """A stream ended before its end.
+
+    Attributes:
+        received: how many items had come.
+    """
+
+    def __init__(self, message: str = "", *, request_id: str = "", received: int = 0) -> None:
+        super().__init__(message, request_id=request_id)
+        self.received = received
 
 
 class LeaseLost(ZmqkitError):
