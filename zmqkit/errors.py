@@ -44,12 +44,14 @@ Outcomes are three-valued: *done* is a return value, *not done* is named by the 
 `EncodeError`, `JournalFull`, `NotSent`, `Rejected`...), and *unknown* is said as such (`WaitTimeout`,
 `CommitIndeterminate`, `OutcomeUnknown`).
 
-This module imports nothing of zmqkit.
+This module imports nothing of zmqkit but `zmqkit.checks`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import typing
+
+from zmqkit import checks
 
 
 class ZmqkitError(Exception):
@@ -70,10 +72,8 @@ class Retry(ZmqkitError):
     """
 
     def __init__(self, *, delay: float | None = None, reason: str = "") -> None:
-        if delay is not None and not 0 <= delay < 1e9:
-            raise ValueError(f"delay must be 0 or more seconds, below 1e9, got {delay!r}")
-        super().__init__(reason)
-        self.delay = delay
+        super().__init__(checks.text("reason", reason))
+        self.delay = None if delay is None else checks.delay(delay)
         self.reason = reason
 
 
@@ -85,7 +85,7 @@ class Reject(ZmqkitError):
     """
 
     def __init__(self, reason: str) -> None:
-        super().__init__(reason)
+        super().__init__(checks.text("reason", reason))
         self.reason = reason
 
 
@@ -100,7 +100,7 @@ class ServiceError(ZmqkitError):
         data: anything that the codec takes.
     """
 
-    def __init__(self, code: str, message: str = "", data: Any = None) -> None:
+    def __init__(self, code: str, message: str = "", data: typing.Any = None) -> None:
         super().__init__(code, message, data)
         self.code = code
         self.message = message
@@ -250,7 +250,7 @@ class RemoteError(CallError):
         *,
         type: str = "",
         code: str | None = None,
-        data: Any = None,
+        data: typing.Any = None,
         remote_traceback: str | None = None,
     ) -> None:
         super().__init__(message)
