@@ -1,4 +1,8 @@
-"""Values of the wire as JSON: bytes are {"hex": "..."}, maps whose keys are not text {"map": [[key, value], ...]}."""
+"""Values of the wire as JSON.
+
+Bytes are {"hex": "..."}, a run of one byte {"hex": "..", "times": count}, maps whose keys are not text
+{"map": [[key, value], ...]}.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,8 @@ def load(name: str) -> dict[str, Any]:
 def _back(found: dict[str, Any]) -> Any:
     if found.keys() == {"hex"}:
         return bytes.fromhex(found["hex"])
+    if found.keys() == {"hex", "times"}:
+        return bytes.fromhex(found["hex"]) * found["times"]
     if found.keys() == {"map"}:
         return dict(found["map"])
     return found
