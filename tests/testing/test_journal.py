@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from zmqkit.errors import CommitIndeterminate, JournalBusy, JournalError, JournalFull
+from zmqkit.errors import CommitIndeterminate, JournalBusy, JournalDamaged, JournalError, JournalFull
+from zmqkit.options import Durability
 from zmqkit.protocol.core import Read, Row, Write
 from zmqkit.testing.journal import Disk, SimulatedCrash, SimulatedJournal
 
@@ -109,3 +110,61 @@ def test_a_power_cut_takes_the_last_commits_unless_they_were_synced(durability, 
     assert keys(disk) == ([2, 3] if not lost else [1, 2])
     assert disk.table("messages").highest == (2 if lost else 3)
     assert disk.rows("messages")[0 if not lost else 1].value == (b"v" if lost else b"new")
+
+
+def torn(*, durability: Durability = "power") -> Disk:
+    """A disk that has lost one of three commits."""
+    disk = Disk("d", durability=durability)
+    disk.may_lie = True
+    journal = SimulatedJournal(disk)
+    for key in (1, 2, 3):
+        journal.commit([put(key)])
+    journal.close()
+    disk.lying = True
+    assert disk.cut_power(1) == 1
+    return disk
+
+
+def test_a_disk_that_lied_loses_what_was_synced_and_the_next_open_says_so():
+    disk = torn()
+    for _ in range(2):
+        with pytest.raises(JournalDamaged, match="lost its last 1 commits of 3"):
+            SimulatedJournal(disk)
+    assert keys(disk) == [1, 2]
+    assert disk.owner is None
+
+
+def test_a_replaced_journal_is_an_empty_one_with_another_uuid():
+    disk = torn()
+    before = disk.uuid
+    disk.replace()
+    journal = SimulatedJournal(disk)
+    assert journal.uuid != before
+    assert journal.highest("messages") == 0
+    assert keys(disk) == []
+    with pytest.raises(JournalBusy):
+        disk.replace()
+
+
+def test_where_the_durability_allows_for_it_the_loss_is_taken():
+    disk = torn(durability="process")
+    SimulatedJournal(disk).commit([put(4)])
+    assert disk.losses == 1
+    assert keys(disk) == [1, 2, 4]
+
+
+def test_a_disk_that_does_not_lie_keeps_what_was_synced():
+    disk = Disk("d")
+    disk.may_lie = True
+    SimulatedJournal(disk).commit([put(1)])
+    assert disk.cut_power(5) == 0
+
+
+def test_a_read_fails_and_the_next_one_does_not():
+    disk = Disk("d")
+    journal = SimulatedJournal(disk)
+    journal.commit([put(1)])
+    disk.bad_reads = 1
+    with pytest.raises(JournalError, match="reading"):
+        journal.read(Read("messages", 1, 9, 1))
+    assert journal.read(Read("messages", 1, 9, 1)) == [Row(1, 1, b"v")]

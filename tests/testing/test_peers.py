@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.testing.recorder import LINK, Recorder, core, couple
+from tests.testing.recorder import ADDRESS, LINK, Recorder, core, couple
 from zmqkit.protocol.core import Probe, Read, Write
 from zmqkit.testing.contract import ContractBroken
 from zmqkit.testing.peers import SimPeer, SimTicket
@@ -207,3 +207,124 @@ def test_a_broken_contract_is_named(deed, complaint):
     peer.post(deed)
     with pytest.raises(ContractBroken, match=complaint):
         world.run(0.1)
+
+
+def test_a_clock_that_leaps_makes_what_was_due_meanwhile_due_at_once():
+    world, peer = lonely()
+    core(peer).deadline = due = peer.now() + 5.0
+    peer.post(lambda core, now: None)
+    world.run(0.5)
+    world.leap(peer.host, 60.0)
+    world.run(0.01)
+    assert core(peer).kinds("timer") == ["timer"]
+    assert core(peer).times[-1] == pytest.approx(due + 55.5, abs=0.02)
+    assert core(peer).times == sorted(core(peer).times)
+
+
+def test_a_suspended_host_notices_nothing_of_it():
+    world = World(0, threaded_journals=0.0)
+    sleeper = world.peer("sleeper", lambda peer: Recorder(), host="one")
+    late = world.peer("late", lambda peer: Recorder(), host="one", start=False)
+    other = world.peer("other", lambda peer: Recorder(), host="two")
+    for peer in (sleeper, other):
+        core(peer).deadline = peer.now() + 1.0
+        peer.post(lambda core, now: None)
+    world.run(0.5)
+    before = sleeper.now()
+    world.suspend("one", 10.0)
+    late.start()
+    sleeper.resume()
+    world.run(9.9)
+    assert sleeper.now() == before
+    assert sleeper.stopped
+    assert late.stopped
+    assert not core(sleeper).kinds("timer")
+    assert core(other).kinds("timer") == ["timer"]
+    world.run(0.2)
+    assert sleeper.now() == pytest.approx(before + 0.1, abs=0.01)
+    assert not core(sleeper).kinds("timer")
+    world.run(0.5)
+    assert core(sleeper).kinds("timer") == ["timer"]
+    assert not late.stopped
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_a_read_that_fails_ends_the_process(threaded: bool):
+    world, peer = lonely(threaded=threaded)
+    assert peer.disk is not None
+    peer.disk.bad_reads = 1
+    peer.post(lambda core, now: core.out.reads.append(Read("messages", 1, 9, 1)))
+    world.run(1.0)
+    assert not peer.alive
+    assert world.counts["read failed"] == world.counts["crash: a read failed"] == 1
+    assert peer.start()
+
+
+def test_a_journal_that_lost_something_starts_nobody_until_it_is_replaced():
+    world, peer = lonely()
+    assert peer.disk is not None
+    peer.disk.may_lie = peer.disk.lying = True
+    for key in range(1, 9):
+        peer.disk.apply([Write("messages", key, 1, b"x")])
+        peer.disk.mark = peer.disk.present
+    peer.crash("power cut")
+    assert 1 <= world.counts["synced commits lost"] <= 5
+    assert not peer.start()
+    assert not peer.alive
+    assert world.counts["start failed: JournalDamaged"] == 1
+    peer.disk.replace()
+    assert peer.start()
+    assert keys(peer) == []
+
+
+def test_a_journal_that_cannot_be_read_starts_nobody():
+    world = World(0)
+
+    def make(peer: SimPeer) -> Recorder:
+        assert peer.journal is not None
+        peer.journal.read(Read("messages", 1, 9, 1))
+        return Recorder()
+
+    peer = world.peer("peer", make, journal=True, start=False)
+    assert peer.disk is not None
+    peer.disk.bad_reads = 1
+    assert not peer.start()
+    assert peer.start()
+    assert world.counts["start failed: JournalError"] == 1
+
+
+def test_a_restored_process_is_the_same_once_more():
+    world = World(0)
+    drawn: list[bytes] = []
+
+    def make(peer: SimPeer) -> Recorder:
+        drawn.append(peer.random.randbytes(16))
+        return Recorder()
+
+    peer = world.peer("peer", make)
+    first = (peer.pid, peer.started)
+    peer.crash()
+    peer.start()
+    peer.crash()
+    assert (peer.host, *first) not in world.processes
+    peer.start(life=1)
+    assert drawn[2] == drawn[0] != drawn[1]
+    assert (peer.pid, peer.started) == first
+    assert (peer.host, *first) in world.processes
+    assert world.counts["restored"] == 1
+    assert peer.life == 1
+
+
+def test_an_address_can_be_given_to_another():
+    world, binder, dialler = couple()
+    heir = world.peer("heir", lambda peer: Recorder(), bind=["tcp://heir:1"])
+    with pytest.raises(ValueError, match="runs"):
+        binder.unbind(ADDRESS)
+    binder.crash()
+    binder.unbind(ADDRESS)
+    heir.bind(ADDRESS)
+    assert binder.binds == ()
+    world.run(2.0)
+    dialler.post("send", LINK, b"hello")
+    world.run(1.0)
+    assert core(heir).messages()[-1:] == [b"hello"]

@@ -11,7 +11,10 @@ import pytest
 
 from tests.simulation.mutants import replaced
 from tests.simulation.ping import PingClient, PingScenario
+from tests.testing.recorder import Recorder
+from zmqkit.protocol.core import Read
 from zmqkit.testing import Faults, HostClock, Scenario, SweepFailed, VirtualClock, World, simulate, sweep
+from zmqkit.testing.faults import CLOCK_FAULTS, IDENTITY_FAULTS, READ_FAULTS, TORN_FAULTS
 from zmqkit.testing.sweeps import load, replayed, run_seeds
 
 
@@ -167,3 +170,36 @@ def test_a_swarm_turns_some_faults_off():
     assert any(swarm.loss == 0 for swarm in swarms)
     assert any(swarm.loss > Faults().loss for swarm in swarms)
     assert all(0 <= swarm.loss <= 0.3 for swarm in swarms)
+
+
+class Hazards(Scenario):
+    """Journalled peers that bind, read now and then, and suffer what only some scenarios ask for."""
+
+    faults = Faults(read_s=1.0, torn_s=2.0, leap_s=1.0, suspend_s=2.0, restore_s=2.0, takeover_s=2.0)
+    faults_s = 10.0
+    expects = (*CLOCK_FAULTS, *TORN_FAULTS, *IDENTITY_FAULTS, *READ_FAULTS)
+
+    def build(self, world: World) -> None:
+        for name in ("one", "two"):
+            world.peer(name, lambda peer: Recorder(), bind=[f"tcp://{name}:1"], journal=True)
+
+    def step(self, world: World) -> None:
+        def work(core: Recorder, now: float) -> None:
+            core.out.write("messages", self.random.randint(1, 9), 1, b"x")
+            core.out.reads.append(Read("messages", 1, 9, 100))
+
+        for peer in world.peers.values():
+            peer.post(work)
+
+    def finish(self, world: World) -> None:
+        assert all(peer.alive and not peer.stopped for peer in world.peers.values())
+        assert sorted(bind for peer in world.peers.values() for bind in peer.binds) == ["tcp://one:1", "tcp://two:1"]
+
+    def converged(self, world: World) -> bool:
+        return all(peer.alive for peer in world.peers.values())
+
+
+def test_each_fault_that_is_asked_for_happens_and_ends():
+    totals = sweep(Hazards, seeds=40, twice=5, say=lambda report: None)
+    assert not totals.failures
+    assert not totals.never(Hazards)

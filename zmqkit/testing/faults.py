@@ -43,6 +43,18 @@ DISK_FAULTS: Final = (
 )  # fmt: skip
 """... whose disks fail (``Faults.disk_s``)."""
 
+READ_FAULTS: Final = ("read failed",)
+"""... that are read again, with ``Faults.read_s``. A read that fails while the journal is opened counts as
+``start failed: JournalError``."""
+
+TORN_FAULTS: Final = ("torn tail", "synced commits lost", "start failed: JournalDamaged", "journal replaced")
+"""... with ``Faults.torn_s``."""
+
+CLOCK_FAULTS: Final = ("clock leap", "suspend")
+
+IDENTITY_FAULTS: Final = ("pid used again", "restored", "address taken over")
+"""... with ``may_crash`` peers, two of which bind."""
+
 _CRASH_FATES: Final[tuple[CommitFate, ...]] = ("crash before", "crash in", "crash in, stored", "crash after")
 
 
@@ -60,6 +72,13 @@ class Faults:
         disk_s: a disk is full for a while, or a commit fails. A journal whose commit's outcome is unknown is of no
             more use: the peer is restarted after a while.
         slow_commits: probability for one commit of taking 100 ms more.
+        read_s: a disk fails to read.
+        torn_s: the power fails, and a disk turns out to have lied: commits that were synced are gone. The journal
+            cannot be opened; after a while the operator puts an empty one in its place.
+        leap_s: a host's monotonic clock leaps forward.
+        suspend_s: a host sleeps, and its monotonic clock stands still.
+        restore_s: a process is replaced by a snapshot of its beginning: the same ids, and nothing remembered.
+        takeover_s: two processes that bind are restarted, each at the other's address.
     """
 
     loss: float = 0.01
@@ -73,6 +92,12 @@ class Faults:
     crash_s: float = 4.0
     disk_s: float = math.inf
     slow_commits: float = 0.02
+    read_s: float = math.inf
+    torn_s: float = math.inf
+    leap_s: float = math.inf
+    suspend_s: float = math.inf
+    restore_s: float = math.inf
+    takeover_s: float = math.inf
 
     def swarm(self, rng: random.Random) -> Faults:
         """Each fault off with probability 0.3, else made more or less frequent by a factor of up to 3."""
@@ -110,8 +135,14 @@ class Nemesis:
         self._rng = world.stream("nemesis")
         self._running = True
         self._down: list[SimPeer] = []
+        self._damaged: set[str] = set()
+        self._lives: dict[str, int] = {}
         world.network.rates = Rates(faults.loss, faults.duplicate, faults.reorder, faults.spike)
         world.slow_commits = faults.slow_commits
+        if faults.torn_s < math.inf:
+            for peer in world.peers.values():
+                if peer.disk is not None:
+                    peer.disk.may_lie = True
         acts: tuple[tuple[float, Callable[[], None]], ...] = (
             (faults.break_s, self._break),
             (faults.partition_s, self._partition),
@@ -119,6 +150,12 @@ class Nemesis:
             (faults.stop_s, self._stop),
             (faults.crash_s, self._crash),
             (faults.disk_s, self._disk),
+            (faults.read_s, self._bad_read),
+            (faults.torn_s, self._tear),
+            (faults.leap_s, self._leap),
+            (faults.suspend_s, self._suspend),
+            (faults.restore_s, self._restore),
+            (faults.takeover_s, self._take_over),
         )
         for mean_s, act in acts:
             if mean_s < math.inf:
@@ -130,19 +167,22 @@ class Nemesis:
         world = self.world
         world.slow_commits = 0.0
         world.network.heal()
+        for host in world.hosts():
+            world.wake(host)
         for peer in world.peers.values():
             peer.doom = None
             if peer.disk is not None:
-                peer.disk.full = False
+                peer.disk.full = peer.disk.lying = False
+                peer.disk.bad_reads = 0
                 peer.disk.fates.clear()
             if peer.journal is not None and not peer.journal.usable:
                 peer.crash()
                 self._down.append(peer)
             peer.resume()
-        for peer in self._down:
+        down, self._down = self._down, []
+        for peer in down:
             if not peer.alive:
                 self._restart(peer)
-        self._down.clear()
 
     def _next(self, mean_s: float, act: Callable[[], None]) -> None:
         self.world.after(self._rng.expovariate(1.0 / mean_s), self._act, mean_s, act)
@@ -248,7 +288,8 @@ class Nemesis:
         """Called by the world when a peer's process ended: a crashed one comes back after a while."""
         if how == "closed":
             return
-        self._down.append(peer)
+        if peer not in self._down:
+            self._down.append(peer)
         wait = 0.02 if self._rng.random() < 0.3 else self._some_time()
         self.world.after(wait if self._running else 0.02, self._come_back, peer, peer.incarnation)
 
@@ -260,8 +301,17 @@ class Nemesis:
     def _restart(self, peer: SimPeer) -> None:
         if peer.stays_down:
             return
+        if peer.disk is not None and peer.disk.present < peer.disk.mark and peer.disk.durability == "power":
+            # The first try shows that it is damaged; then somebody does something about it.
+            if peer.name not in self._damaged:
+                self._damaged.add(peer.name)
+                peer.start()
+                return
+            self._damaged.discard(peer.name)
+            self.world.counts["journal replaced"] += 1
+            peer.disk.replace()
         self.world.counts["restart"] += 1
-        peer.start()
+        peer.start(life=self._lives.pop(peer.name, 0))
 
     # ---- disks -------------------------------------------------------------------
 
@@ -286,3 +336,62 @@ class Nemesis:
     def _replace(self, peer: SimPeer, incarnation: int) -> None:
         if self._running and peer.alive and peer.incarnation == incarnation:
             peer.crash()
+
+    def _bad_read(self) -> None:
+        peers = [peer for peer in self.world.peers.values() if peer.disk is not None and peer.may_crash]
+        if peers:
+            disk = self._rng.choice(peers).disk
+            assert disk is not None
+            disk.bad_reads = 1
+
+    def _tear(self) -> None:
+        """The power fails, and what a drive called synced was not."""
+        peer = self._pick_peer(crash=True)
+        if peer is None or peer.disk is None or peer.disk.durability != "power":
+            return
+        self.world.counts["torn tail"] += 1
+        peer.disk.lying = True
+        peer.crash("power cut")
+
+    # ---- clocks ------------------------------------------------------------------
+
+    def _leap(self) -> None:
+        host = self._rng.choice(self.world.hosts())
+        seconds = self._some_time() * self._rng.choice((0.5, 1.0, 10.0))
+        self.world.counts["clock leap"] += 1
+        self.world.note(None, f"the clock of {host} leaps by {seconds:.3f} s")
+        self.world.leap(host, seconds)
+
+    def _suspend(self) -> None:
+        host = self._rng.choice(self.world.hosts())
+        seconds = self._some_time()
+        self.world.counts["suspend"] += 1
+        self.world.note(None, f"{host} is suspended for {seconds:.3f} s")
+        self.world.suspend(host, seconds)
+
+    # ---- identities --------------------------------------------------------------
+
+    def _restore(self) -> None:
+        """As a virtual machine that is set back to a snapshot, with its network connections cut."""
+        peer = self._pick_peer(crash=True)
+        if peer is None:
+            return
+        self._lives[peer.name] = peer.life
+        peer.crash()
+
+    def _take_over(self) -> None:
+        """Two processes die; when they come back, each has the address that the other had."""
+        binders = [peer for peer in self.world.peers.values() if peer.may_crash and peer.binds and not peer.closing]
+        if len(binders) < 2:
+            return
+        one, two = self._rng.sample(binders, 2)
+        self.world.counts["address taken over"] += 1
+        self.world.note(None, f"{one.name} and {two.name} change places")
+        for peer in (one, two):
+            peer.crash()
+        first, second = one.binds, two.binds
+        for peer, old, new in ((one, first, second), (two, second, first)):
+            for address in old:
+                peer.unbind(address)
+            for address in new:
+                peer.bind(address)

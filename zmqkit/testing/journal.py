@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from typing import Literal
 
-from zmqkit.errors import CommitIndeterminate, JournalBusy, JournalError, JournalFull
+from zmqkit.errors import CommitIndeterminate, JournalBusy, JournalDamaged, JournalError, JournalFull
 from zmqkit.journal.store import HIGHEST_KEY, Totals
 from zmqkit.options import Durability
 from zmqkit.protocol.core import Read, Row, Write
@@ -74,21 +74,48 @@ class Disk:
         opens: how often it was opened.
         full: while True, commits that store anything are refused with `JournalFull`. Deletes go on.
         fates: for the number of a commit (``commits + 1`` is the next), how it ends.
+        bad_reads: so many of the next reads fail, with `JournalError`.
+        may_lie: it may be `lying` one day, so it remembers what it would take to lose.
+        lying: it says "synced" of what is not: the next `cut_power` takes commits whatever the durability.
+        present: how many commits its content has.
+        mark: the watermark: the number of the last commit that was confirmed. It lies in another file.
+        losses: how often it was opened with less in it than was confirmed, and the durability allows that.
     """
 
     def __init__(
         self, name: str, *, durability: Durability = "power", logs: Sequence[str] = ("messages", "marks", "dead")
     ) -> None:
         self.name = name
-        self.uuid = hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+        self.uuid = ""
         self.durability: Durability = durability
         self.commits = 0
+        self.bad_reads = 0
+        self.may_lie = self.lying = False
+        self.present = self.mark = self.losses = self.copies = 0
         self.opens = 0
         self.full = False
         self.fates: dict[int, CommitFate] = {}
         self.owner: SimulatedJournal | None = None
         self._tables = {log: _Table() for log in logs}
         self._undo: list[list[tuple[str, int, Row | None, int]]] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        name = self.name if not self.copies else f"{self.name}, copy {self.copies}"
+        self.uuid = hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+        for log in self._tables:
+            self._tables[log] = _Table()
+        self._undo.clear()
+        self.fates.clear()
+        self.full = self.lying = False
+        self.bad_reads = self.present = self.mark = 0
+
+    def replace(self) -> None:
+        """The operator moves the file aside: an empty one takes its place, another journal by its uuid."""
+        if self.owner is not None:
+            raise JournalBusy(f"{self.name} is open: close it, or crash it, first")
+        self.copies += 1
+        self._begin()
 
     def table(self, log: str) -> _Table:
         """The rows of one log. ValueError if it has no such log."""
@@ -105,7 +132,8 @@ class Disk:
     def apply(self, writes: Sequence[Write]) -> None:
         """Commit: all of it or nothing."""
         self.commits += 1
-        if self.durability != "power":
+        self.present += 1
+        if self.durability != "power" or self.may_lie:
             before = [(log, key, self.table(log).rows.get(key), self.table(log).highest) for log, key, _, _ in writes]
             self._undo.append(before)
             del self._undo[:-64]
@@ -113,8 +141,10 @@ class Disk:
             self.table(log).put(key, weight, value)
 
     def cut_power(self, lost: int) -> int:
-        """Lose up to so many of the last commits, as the durability allows; returns how many were lost."""
-        lost = min(lost, len(self._undo))
+        """Lose up to so many of the last commits; returns how many were lost: none if they were truly synced."""
+        lost = min(lost, len(self._undo)) if self.durability != "power" or self.lying else 0
+        self.lying = False
+        self.present -= lost
         for _ in range(lost):
             for log, key, row, highest in reversed(self._undo.pop()):
                 table = self.table(log)
@@ -128,7 +158,8 @@ class SimulatedJournal:
     """One opening of a `Disk`: the journal of one incarnation of a peer.
 
     Args:
-        disk: what it opens. JournalBusy while another opening has neither been closed nor crashed.
+        disk: what it opens. JournalBusy while another opening has neither been closed nor crashed; JournalDamaged
+            if a commit is missing that was confirmed, unless the durability allows for it.
 
     Attributes:
         path: the disk's name; there is no file.
@@ -140,6 +171,12 @@ class SimulatedJournal:
     def __init__(self, disk: Disk) -> None:
         if disk.owner is not None:
             raise JournalBusy(f"{disk.name} is open already: close it, or crash it, first")
+        if disk.present < disk.mark:
+            lost = disk.mark - disk.present
+            if disk.durability == "power":
+                raise JournalDamaged(f"{disk.name} has lost its last {lost} commits of {disk.mark}")
+            disk.losses += 1
+        disk.mark = disk.present
         disk.owner = self
         disk.opens += 1
         self.disk = disk
@@ -186,9 +223,12 @@ class SimulatedJournal:
             raise JournalFull(f"{disk.name}: the simulated disk is full")
         if fate is None:
             disk.apply(writes)
+            disk.mark = disk.present
             return
         if fate in ("crash in, stored", "crash after", "unknown, stored"):
             disk.apply(writes)
+            if fate == "crash after":
+                disk.mark = disk.present
         if fate.startswith("crash"):
             raise SimulatedCrash(fate)
         if fate == "error":
@@ -199,6 +239,9 @@ class SimulatedJournal:
     def read(self, request: Read) -> list[Row]:
         """Rows of a span in the order of their keys, the first one however large."""
         self._check()
+        if self.disk.bad_reads:
+            self.disk.bad_reads -= 1
+            raise JournalError(f"{self.disk.name}: a simulated input/output error in reading")
         table = self.disk.table(request.log)
         keys, rows = table.keys, table.rows
         found: list[Row] = []

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, Literal
 
+from zmqkit.errors import JournalError
 from zmqkit.protocol.core import Core, Frames, Link, Probe
 from zmqkit.testing.contract import ContractBroken, check_deadline, check_purity, check_rest, check_send
 from zmqkit.testing.journal import Disk, SimulatedCrash, SimulatedJournal
@@ -67,6 +68,7 @@ class SimPeer:
         mailbox: what came out of ``out.items`` in this incarnation; the workload takes it from here.
         on_items, on_event, on_turn, on_down: called with the peer (and what came); set them in `Scenario.build`.
         may_crash: whether `Nemesis` may kill it.
+        life: which incarnation's ids this one has: its own, unless it was restored from a snapshot.
         stopped: it stands still as after SIGSTOP. `frozen` is true in a busy loop too.
     """
 
@@ -82,6 +84,7 @@ class SimPeer:
         self.core: Core | None = None
         self.journal: SimulatedJournal | None = None
         self.incarnation = 0
+        self.life = 0
         self.pid = 0
         self.started = ""
         self.mailbox: deque[Any] = deque()
@@ -106,6 +109,7 @@ class SimPeer:
         self._binds: list[str] = []
         self._connects: list[str] = []
         self._clock = world.host_clock(host)
+        self._pids: dict[int, tuple[int, str]] = {}
         self._shape = world.stream(f"peer {name}")
         self.random = self._shape
         self._reset()
@@ -137,34 +141,66 @@ class SimPeer:
         """What the clock of its host says."""
         return self._clock()
 
-    def start(self) -> None:
-        """Begin an incarnation: open the journal, build the core, bind and connect."""
+    def start(self, *, life: int = 0) -> bool:
+        """Begin an incarnation: open the journal, build the core, bind and connect.
+
+        Args:
+            life: restored from a snapshot that was taken when this earlier incarnation began: the same process,
+                which draws the same ids once more. 0: a new one.
+
+        Returns:
+            False if its journal cannot be opened, or read: it is not running.
+        """
         if self.core is not None:
             raise ValueError(f"{self.name} runs already")
         world = self.world
         self.incarnation += 1
+        self.life = life or self.incarnation
         shape = self._shape
         self._reset()
-        self.random = world.stream(f"core {self.name} {self.incarnation}")
+        self.random = world.stream(f"core {self.name} {self.life}")
         self.closing = self.stopped = False
         self.doom = None
         # Kernels give a pid out again; with another start time.
+        before = self.pid
         self.pid = 1000 + self.number if shape.random() < 0.3 else 10_000 + 100 * self.number + self.incarnation
         self.started = f"{world.clock.now:.6f}/{self.incarnation}"
+        if life:
+            self.pid, self.started = self._pids[life]
+            world.counts["restored"] += 1
+        elif self.pid == before:
+            world.counts["pid used again"] += 1
+        self._pids[self.incarnation] = (self.pid, self.started)
         self.keeps_pipe = shape.random() < 0.25
         self.latency = 0.0 if shape.random() < 0.2 else 0.0004 * shape.random()
         self.messages_a_turn = 200 if shape.random() < 0.7 else shape.randint(1, 8)
         self.mailbox = deque()
-        self._storing = Storing(self, self.disk, shape)
-        self.journal = self._storing.journal
+        world.note(self, "starts" if not life else f"starts as it was in its life {life}")
+        try:
+            self._storing = Storing(self, self.disk, shape)
+            self.journal = self._storing.journal
+            self.core = self._factory(self)
+        except JournalError as error:
+            self._could_not_start(error)
+            return False
         world.processes.add((self.host, self.pid, self.started))
-        world.note(self, "starts")
-        self.core = self._factory(self)
         for address in self._binds:
             world.network.listen(self, address)
         for address in self._connects:
             self.dials[address] = world.network.dial(self, address)
         self.wake_by(world.clock.now)
+        if self._clock.held is not None:
+            self.stop()
+        return True
+
+    def _could_not_start(self, error: JournalError) -> None:
+        """Its journal is no use, now or for ever."""
+        self.world.counts[f"start failed: {type(error).__name__}"] += 1
+        self.world.note(self, f"could not start: {error}")
+        if self.journal is not None:
+            self.journal.close()
+            self.journal = None
+        self.world.went_down(self, "not started")
 
     def crash(self, how: Literal["killed", "power cut"] = "killed") -> None:
         """Die at once: the core is gone, what was committed stays."""
@@ -197,8 +233,10 @@ class SimPeer:
         world.retire(self)
         self._storing.close()
         self.journal = None
-        if how == "power cut" and self.disk is not None and self.disk.durability != "power":
-            world.counts["commits lost"] += self.disk.cut_power(self._shape.randint(0, 5))
+        disk = self.disk
+        if how == "power cut" and disk is not None and (disk.durability != "power" or disk.lying):
+            name = "synced commits lost" if disk.durability == "power" else "commits lost"
+            world.counts[name] += disk.cut_power(self._shape.randint(1 if disk.lying else 0, 5))
         self.core = None
         world.processes.discard((self.host, self.pid, self.started))
         world.network.vanish(self, how=how)
@@ -222,7 +260,9 @@ class SimPeer:
             self.world.network.silence(self)
 
     def resume(self) -> None:
-        """End `stop` and `freeze`."""
+        """End `stop` and `freeze`; but on a suspended host all stands still."""
+        if self._clock.held is not None:
+            return
         self.stopped = False
         self._ready = self.world.clock.now
         if self.core is not None:
@@ -230,11 +270,22 @@ class SimPeer:
 
     # ---- addresses and verbs -----------------------------------------------------
 
+    @property
+    def binds(self) -> tuple[str, ...]:
+        """The addresses that it binds."""
+        return tuple(self._binds)
+
     def bind(self, address: str) -> None:
         """Bind here, in this incarnation and all later ones."""
         self._binds.append(address)
         if self.core is not None:
             self.world.network.listen(self, address)
+
+    def unbind(self, address: str) -> None:
+        """Bind there no more, from the next incarnation on: another may. ValueError while it runs."""
+        if self.core is not None:
+            raise ValueError(f"{self.name} runs, and is bound to {address}")
+        self._binds.remove(address)
 
     def connect(self, address: str) -> None:
         """Connect there, in this incarnation and all later ones. Idempotent."""

@@ -12,7 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from zmqkit.errors import JournalError
-from zmqkit.protocol.core import Core, Read, Write
+from zmqkit.protocol.core import Core, Read, Row, Write
 from zmqkit.testing.journal import Disk, SimulatedCrash, SimulatedJournal
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Storing:
                 self.work.append(read)
                 self._go_on()
             else:
-                core.loaded(read, self.journal.read(read), now)
+                core.loaded(read, self._read(self.journal, read), now)
 
     def close(self) -> None:
         """The process ends."""
@@ -94,6 +94,15 @@ class Storing:
             self._world.note(self._peer, f"commit failed: {error!r}")
             return error
         return None
+
+    def _read(self, journal: SimulatedJournal, read: Read) -> list[Row]:
+        """A read that fails ends the driver: the contract has no answer for it."""
+        try:
+            return journal.read(read)
+        except JournalError as error:
+            self._world.counts["read failed"] += 1
+            self._world.note(self._peer, f"read failed: {error!r}")
+            raise SimulatedCrash("a read failed") from error
 
     def _commit_time(self) -> float:
         spent = self._commit_s
@@ -119,7 +128,12 @@ class Storing:
         self._busy = False
         piece = self.work.popleft()
         if isinstance(piece, Read):
-            peer.notify(0.0, "loaded", piece, self.journal.read(piece))
+            try:
+                rows = self._read(self.journal, piece)
+            except SimulatedCrash as crash:
+                peer.crashed(crash)
+                return
+            peer.notify(0.0, "loaded", piece, rows)
             self._go_on()
             return
         writes, up_to = piece

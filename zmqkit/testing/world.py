@@ -128,6 +128,36 @@ class World:
             self._hosts[host] = known
         return known
 
+    def leap(self, host: str, seconds: float) -> None:
+        """The monotonic clock of a host goes forward at once."""
+        self.host_clock(host).leap(seconds)
+        for peer in self.peers.values():
+            if peer.host == host:
+                peer.wake_by(self.clock.now)
+
+    def suspend(self, host: str, seconds: float) -> None:
+        """A host sleeps, and its clock with it: to those who live there nothing happened."""
+        clock = self.host_clock(host)
+        if clock.held is None:
+            clock.hold()
+            for peer in self.peers.values():
+                if peer.host == host and peer.alive:
+                    peer.stop()
+            self.after(seconds, self.wake, host)
+
+    def wake(self, host: str) -> None:
+        """The end of `suspend`."""
+        clock = self.host_clock(host)
+        if clock.held is not None:
+            clock.release()
+            for peer in self.peers.values():
+                if peer.host == host and peer.alive:
+                    peer.resume()
+
+    def hosts(self) -> list[str]:
+        """All hosts where a peer runs, or did."""
+        return list(dict.fromkeys(peer.host for peer in self.peers.values()))
+
     # ---- peers -------------------------------------------------------------------
 
     def peer(
