@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, ClassVar, TypedDict, TypeVar
 
+from zmqkit import checks, discovery
 from zmqkit import codec as codecs
-from zmqkit import discovery
 from zmqkit.address import Address, parse, parse_several, require_secure
 from zmqkit.errors import Closed, DiscoveryError, Forked, UsageError
 from zmqkit.events import Event, PeerLost
@@ -31,6 +31,7 @@ from zmqkit.protocol.pattern import PatternCore
 from zmqkit.transport import hosts
 from zmqkit.transport.driver import Driver
 from zmqkit.transport.iothread import IoThread
+from zmqkit.transport.shared import SharedPump
 from zmqkit.transport.tickets import Ticket
 
 Addresses = str | Sequence[str]
@@ -110,16 +111,19 @@ class PeerBase:
         self._codec = common.get("codec", "msgpack")
         codecs.check(self._codec)
         self._insecure = common.get("insecure", False)
-        self._heartbeat = common.get("heartbeat") or Heartbeat()
-        self._limits = common.get("limits") or Limits()
-        check_types(heartbeat=(self._heartbeat, Heartbeat), limits=(self._limits, Limits))
-        self._linger = common.get("linger", LINGER)
-        if self._linger is not None and not self._linger >= 0:
-            raise ValueError(f"linger must be 0 or more seconds, or None, got {self._linger!r}")
+        heartbeat, limits, linger = common.get("heartbeat"), common.get("limits"), common.get("linger", LINGER)
+        self._heartbeat = Heartbeat() if heartbeat is None else heartbeat
+        self._limits = Limits() if limits is None else limits
+        self._linger = None if linger is None else checks.seconds("linger", linger, none=True)
         self._announce = common.get("announce")
-        check_types(announce=(self._announce, str | None))
-        binds, connects = _several(common.get("bind")), _several(common.get("connect"))
-        (binds if self._binds else connects).extend(_several(addresses))
+        check_types(
+            heartbeat=(self._heartbeat, Heartbeat),
+            limits=(self._limits, Limits),
+            announce=(self._announce, str | None),
+            insecure=(self._insecure, bool),
+        )
+        binds, connects = (checks.several(name, common.get(name)) for name in ("bind", "connect"))
+        (binds if self._binds else connects).extend(addresses)
         self._to_bind, self._to_connect = self._sort_out(binds, connects)
         self._driver: Driver | None = None
         self._closed = False
@@ -223,7 +227,8 @@ class PeerBase:
                 raise
 
     def _make_driver(self, core: PatternCore, journal: Any, binds: list[str]) -> Driver:
-        return IoThread(
+        kind = SharedPump if self._latency and journal is None else IoThread
+        return kind(
             core, journal=journal, name=self.name, binds=binds, connects=[], heartbeat=self._heartbeat,
             limits=self._limits,
         )  # fmt: skip
@@ -463,12 +468,6 @@ _LEVELS = {
 _STRANGERS = frozenset({"BadFrame", "PeerRefused", "StaleSettle", "PeerBusy"})
 
 
-def _several(value: Addresses | None) -> list[str]:
-    if value is None:
-        return []
-    return [value] if isinstance(value, str) else list(value)
-
-
 def _checked_name(name: str | None) -> str | None:
     """The name, if it can travel in a handshake."""
     check_types(name=(name, str | None))
@@ -484,10 +483,8 @@ def check_types(**given: tuple[object, Any]) -> None:
             raise TypeError(f"{name} must be {getattr(kind, '__name__', kind)}, got {value!r}")
 
 
-def check_timeout(timeout: float | None) -> None:
-    """Raises for what is no number of seconds, before anything is done. (Less than 0: the time is out.)"""
-    if timeout is not None and math.isnan(timeout):
-        raise ValueError(f"timeout must be a number of seconds, or None, got {timeout!r}")
+check_timeout = checks.timeout
+"""Raises for what is no number of seconds, before anything is done."""
 
 
 def deadline_of(timeout: float | None) -> float | None:

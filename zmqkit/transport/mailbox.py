@@ -181,7 +181,12 @@ class Mailbox(Generic[T]):
             raise
 
     def _idle(self) -> bool:
+        """Whether there is reason to wait: nothing to take, and it is neither closed nor stopped."""
         return not (self._items or self._returned or self.closed or self.stopped)
+
+    def busy(self) -> bool:
+        """Whether there is no reason to wait."""
+        return not self._idle()
 
     def _leave(self, waiter: Waiter) -> None:
         with contextlib.suppress(ValueError):  # it was woken, and taken out by who woke it

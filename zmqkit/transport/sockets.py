@@ -36,6 +36,7 @@ HANDSHAKE_FAILED = int(
 STOPPED = int(zmq.EVENT_MONITOR_STOPPED)
 
 EVENTS = int(zmq.EVENTS)
+FD = int(zmq.FD)
 SRCFD = int(zmq.SRCFD)
 READABLE = int(zmq.POLLIN)
 
@@ -76,6 +77,7 @@ class Endpoint:
         oversize: how many messages were dropped because they have too many frames, or (inproc) too large ones.
         expelled: routing ids of peers whose messages are dropped, and whether their connection was closed.
         unheard: how many messages of expelled peers were dropped.
+        unread: see `Wires.unread`.
     """
 
     EVENTS: ClassVar[int] = STOPPED | HANDSHAKE_FAILED | DISCONNECTED
@@ -89,6 +91,7 @@ class Endpoint:
         self.oversize = 0
         self.expelled: dict[bytes, bool] = {}
         self.unheard = 0
+        self.unread = False
         self._heartbeat = heartbeat
         self._limits = limits
 

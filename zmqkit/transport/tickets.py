@@ -90,6 +90,10 @@ class Ticket:
         """Whether `result` answers at once."""
         return self._result is not _PENDING or self._desk.ended is not None
 
+    def is_done(self) -> bool:
+        """The same, as a call."""
+        return self._result is not _PENDING or self._desk.ended is not None
+
     def result(self) -> Any:
         """The result, or raise it if it is an exception. Raises `WaitExpired` while it is pending."""
         result = self._result

@@ -15,7 +15,17 @@ import zmq
 from zmqkit.errors import AddressError
 from zmqkit.options import Heartbeat, Limits
 from zmqkit.protocol.core import Core, Frames, Link
-from zmqkit.transport.sockets import DISCONNECTED, HANDSHAKE_FAILED, HANDSHAKE_SUCCEEDED, Dialer, Endpoint, Listener
+from zmqkit.transport.sockets import (
+    DISCONNECTED,
+    EVENTS,
+    FD,
+    HANDSHAKE_FAILED,
+    HANDSHAKE_SUCCEEDED,
+    READABLE,
+    Dialer,
+    Endpoint,
+    Listener,
+)
 from zmqkit.transport.timers import Alarms
 
 log = logging.getLogger("zmqkit.transport")
@@ -60,6 +70,11 @@ class Wires:
         self._handlers: dict[Any, Callable[[float], bool]] = {}
         self.pollset: list[tuple[Any, int]] = []
         """For zmq_poll: data before monitors, so that what a peer said is heard before that it left."""
+        self.changes = 0
+        """How often the sockets changed."""
+        self.unread: list[Endpoint] | None = None
+        """If a driver puts a list here: endpoints that may have messages of which their descriptors no longer tell,
+        because sending took the notice, or because not all was received. See `reread`."""
         self.received = 0
         self.sent = 0
         self.dropped = 0
@@ -117,6 +132,7 @@ class Wires:
                 monitors[endpoint.monitor] = self._watcher(endpoint)
         handlers.update(monitors)
         self._handlers = handlers
+        self.changes += 1
         self.pollset = [(socket, 1) for socket in handlers]
 
     def _endpoints(self) -> list[Endpoint]:
@@ -136,7 +152,31 @@ class Wires:
 
     def _receiver(self, endpoint: Endpoint) -> Callable[[float], bool]:
         receive, hand_on = endpoint.receive, self._receive
-        return lambda now: receive(MESSAGES_A_TURN, hand_on, now)
+
+        def handler(now: float) -> bool:
+            more = receive(MESSAGES_A_TURN, hand_on, now)
+            if more and self.unread is not None and not endpoint.unread:
+                endpoint.unread = True
+                self.unread.append(endpoint)
+            return more
+
+        return handler
+
+    def reread(self, now: float) -> bool:
+        """Look at the endpoints that are `unread`. True if there was something."""
+        unread, self.unread = self.unread or [], []
+        found = False
+        for endpoint in unread:
+            endpoint.unread = False
+            socket = endpoint.socket
+            if socket is not None and socket.get(EVENTS) & READABLE:  # type: ignore[operator]  # an integer
+                found = True
+                self.handle((socket,), now)
+        return found
+
+    def descriptors(self) -> dict[int, Any]:
+        """The descriptor that tells of each socket's news, data before monitors."""
+        return {int(socket.get(FD)): socket for socket, _ in self.pollset}
 
     def _receive(self, link: Link, frames: list[bytes], now: float) -> None:
         self.received += 1
@@ -250,7 +290,7 @@ class Wires:
     def send_all(self, sends: list[tuple[Link, Frames]], now: float) -> bool:
         """Send; who is not there any more is told to the core as link_down. True if that happened."""
         gone: dict[Hashable, None] = {}
-        by_link, listeners = self._by_link, self._listeners
+        by_link, listeners, unread = self._by_link, self._listeners, self.unread
         sent = 0
         for link, frames in sends:
             if link in gone:
@@ -263,10 +303,15 @@ class Wires:
                         self.dropped += 1
                         continue
                     dialer.send(frames)
+                    endpoint: Endpoint = dialer
                 else:
                     _, address, routing_id = link  # type: ignore[misc]  # links are opaque to the core only
-                    listeners[address].send(routing_id, frames)  # type: ignore[has-type]
+                    endpoint = listeners[address]  # type: ignore[has-type]
+                    endpoint.send(routing_id, frames)  # type: ignore[has-type]
                 sent += 1
+                if unread is not None and not endpoint.unread:
+                    endpoint.unread = True
+                    unread.append(endpoint)
             except zmq.ZMQError:  # EHOSTUNREACH: that peer is gone; EAGAIN: nobody at the inproc address
                 self.dropped += 1
                 gone[link] = None

@@ -1,0 +1,488 @@
+"""The second driver: whoever waits pumps. So a lone call costs no hand-over between threads.
+
+Knows the contract of a core and no pattern. The core and its sockets are guarded by one lock; who holds it gives the
+core a *turn*: takes what came, runs the commands, fires what is due, carries out what comes of it.
+
+- Who submits takes a turn at once if the lock is free; if not, whoever holds it runs the command too.
+- Of those who wait, one is the *leader*. It sleeps on the sockets, without the lock, and takes the turns, until it has
+  what it waits for; then another one leads. The others, the followers, sleep until they have theirs, or are to lead.
+- A *housekeeper* (`zmqkit.transport.housekeeper`) pumps while nobody waits.
+
+The leader of those who wait for items takes what came and works on it in its own thread, while the others sleep on:
+a burst of short pieces of work is done without any hand-over. Only the housekeeper wakes more of them, if it sees that
+one is not enough.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import threading
+import time
+from _thread import get_ident
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from zmqkit.errors import Closed
+from zmqkit.transport import base, interrupts, tickets
+from zmqkit.transport.base import BaseDriver
+from zmqkit.transport.housekeeper import Housekeeper
+from zmqkit.transport.interrupts import CLOSED, OPEN, guard
+from zmqkit.transport.mailbox import Mailbox
+from zmqkit.transport.readiness import Readiness
+from zmqkit.transport.tickets import Ticket
+from zmqkit.transport.waiters import ThreadWaiter
+
+log = logging.getLogger("zmqkit.transport")
+
+ROUNDS_A_TURN = 20
+"""So often a turn looks again whether its sends have hidden that something came; then others have the lock."""
+
+FLUSH_AFTER_SECONDS = 0.0005
+"""What is posted waits so long, at most, for more to go with it."""
+
+NOBODY = 0
+
+
+class _Leader:
+    """Stands for the leader among those who wait for a ticket, or for items."""
+
+    __slots__ = ("_driver",)
+
+    def __init__(self, driver: SharedPump) -> None:
+        self._driver = driver
+
+    def wake(self) -> bool:
+        # If it does not sleep it is taking a turn, and looks for itself.
+        if self._driver.polling:
+            self._driver.wake_leader()
+        return True
+
+
+class SharedMailbox(Mailbox[Any]):
+    """A mailbox that wakes no more threads than needed.
+
+    Attributes:
+        threads: how many threads wait, the leader not counted.
+        leader_takes: the leader is taking a turn and will take from here: nobody need be woken.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads = 0
+        self.leader_takes = False
+
+    def put_many(self, items: list[Any]) -> None:
+        """Append items; wake one thread, or as many tasks as there are items."""
+        self._items.extend(items)
+        if self._waiters and not self.leader_takes:
+            self._wake(1 if self.threads else len(items))
+
+    def wake(self, count: int) -> None:
+        """Wake so many of those who wait."""
+        self._wake(count)
+
+
+class SharedPump(BaseDriver):
+    """A driver whose users' threads do the work.
+
+    Attributes:
+        leader: the thread that leads: its identity, `NOBODY`, or `KEEPER`.
+        polling: the leader sleeps, or is about to.
+        due: when the core, or the driver itself, wants its next turn at the latest.
+        turn_lock: held by who touches core and sockets.
+    """
+
+    mailbox: SharedMailbox
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.leader = NOBODY
+        self.polling = False
+        self.due = math.inf
+        self.polls = 0
+        self.ending = False
+        self.finished = False
+        self.turn_lock = threading.Lock()
+        self.wake_leader = self._waker.wake
+        self.lead_lock = threading.RLock()
+        """Held to change who leads and who follows. Reentrant, because a signal handler may wait, too."""
+        self.followers: dict[int, ThreadWaiter] = {}
+        """Threads that wait for tickets."""
+        self.idle: dict[int, ThreadWaiter] = {}
+        """Threads that wait for items."""
+        self.readiness = Readiness()
+        self.readiness.add(self._waker.fd)
+        self._wires.unread = []
+        self._wires_seen = 0
+        self._sockets: dict[int, Any] = {}
+        self._ranks: dict[Any, int] = {}
+        self._leader_waiter = _Leader(self)
+        self._poll_until = math.inf
+        self._turning = 0
+        self._last_turn = 0.0
+        self.keeper = Housekeeper(self)
+
+    # ---- from any thread -------------------------------------------------------------
+
+    def start(self) -> None:
+        """Bind, connect, and start the housekeeper. See `Driver.start`."""
+        interrupts.look_round()
+        super().start()
+
+    def submit(self, fn: Callable[..., object], *args: Any) -> None:
+        """Run ``fn(*args, now)`` at once, here or in the thread that is just giving the core a turn."""
+        found = interrupts.enter()
+        try:
+            self._append((fn, args))
+            self.combine()
+        finally:
+            interrupts.leave(found)
+
+    def post(self, fn: Callable[..., object], *args: Any) -> None:
+        """Run ``fn(*args, now)`` soon: with what comes next, so that they may share a frame. See `Driver.post`."""
+        found = interrupts.enter()
+        try:
+            self._append((fn, args))
+            if self.keeper.depth or time.monotonic() - self._last_turn > FLUSH_AFTER_SECONDS:
+                self.combine()
+        finally:
+            interrupts.leave(found)
+
+    def wait(self, ticket: Ticket, timeout: float | None = None) -> Any:
+        """Pump, or follow who does, until the ticket has its result. See `Driver.wait`."""
+        try:
+            if not ticket.done:
+                self._attend(ticket, timeout)
+            return ticket.result()
+        finally:
+            del ticket  # see `Ticket.result`
+
+    def wait_items(self, timeout: float | None = None) -> bool:
+        """Pump, or follow who does, until there is something to take. See `Driver.wait_items`."""
+        mailbox = self.mailbox
+        if not mailbox.busy():
+            try:
+                self._attend(None, timeout)
+            except BaseException:
+                mailbox.nudge()  # we may have been woken, and will not look
+                raise
+        return len(mailbox) > 0
+
+    async def wait_async(self, ticket: Ticket, timeout: float | None = None) -> Any:
+        """The same for a task of asyncio or trio."""
+        try:
+            return await tickets.wait_async(ticket, timeout)
+        finally:
+            del ticket
+
+    async def wait_items_async(self, timeout: float | None = None) -> bool:
+        """The same for a task of asyncio or trio."""
+        return await self.mailbox.wait_nonempty_async(timeout)
+
+    def become_forked(self) -> None:
+        """This is the child of a fork. See `Driver.become_forked`."""
+        self.ending = True
+        super().become_forked()
+        self.readiness.close()
+        self.keeper.become_forked()
+        self.turn_lock = threading.Lock()
+        self.lead_lock = threading.RLock()
+        self.polling = False
+
+    def _make_mailbox(self) -> Mailbox[Any]:
+        return SharedMailbox()
+
+    def _pumps_here(self) -> bool:
+        return self._turning == get_ident() or threading.current_thread() is self._thread
+
+    # ---- waiting -----------------------------------------------------------------------
+
+    def _attend(self, ticket: Ticket | None, timeout: float | None) -> None:
+        """Wait for a ticket, or for items (None), at most so long: as leader if there is none, else as a follower."""
+        me = get_ident()
+        if self._turning == me:
+            raise RuntimeError("a callback runs where the core is pumped: it cannot wait for it")
+        until = math.inf if timeout is None else time.monotonic() + max(timeout, 0.0)
+        found = interrupts.enter()
+        try:
+            was_polling = self.polling and self.leader == me  # a signal handler of the leader's waits, too
+            try:
+                if self._take_lead(me, ticket):
+                    self._lead(ticket, until, found)
+                else:
+                    self._follow(me, ticket, until, found)
+            finally:
+                if found:
+                    guard.state = CLOSED  # a plain store: no handler comes between
+                if was_polling:
+                    self.polling = True
+                else:
+                    self._step_down(me, ticket)
+        finally:
+            interrupts.leave(found)
+
+    def _take_lead(self, me: int, ticket: Ticket | None) -> bool:
+        """True if this thread leads now; else it is entered as a follower."""
+        with self.lead_lock:
+            if self.leader == me or self.leader <= NOBODY:
+                self.leader = me
+                return True
+            (self.idle if ticket is None else self.followers)[me] = ThreadWaiter()
+            return False
+
+    def _step_down(self, me: int, ticket: Ticket | None) -> None:
+        """This thread waits no more: if it led, another one must."""
+        with self.lead_lock:
+            self.followers.pop(me, None)
+            self.idle.pop(me, None)
+            if self.leader != me:
+                return
+            self.polling = False
+            # Those who wait for items are let sleep by one of theirs: it will be back.
+            self.promote(items=ticket is not None)
+            vacant = self.leader == NOBODY
+        if vacant:
+            self.keeper.notice(self.due)
+
+    def promote(self, *, items: bool) -> None:
+        """Let one of the followers lead, of those who wait for items only if told so. Hold `lead_lock`."""
+        for followers in (self.followers, self.idle) if items else (self.followers,):
+            for one, waiter in followers.items():
+                self.leader = one
+                del followers[one]
+                waiter.wake()
+                return
+        self.leader = NOBODY
+
+    def _follow(self, me: int, ticket: Ticket | None, until: float, found: int) -> None:
+        waiter = (self.idle if ticket is None else self.followers).get(me)
+        if waiter is None:  # it was promoted already
+            self._lead(ticket, until, found)
+            return
+        self.combine()
+        mailbox = self.mailbox
+        waiting = self._desk.waiting
+        done = mailbox.busy if ticket is None else ticket.is_done
+        try:
+            waiting[waiter] = None
+            if ticket is None:
+                mailbox.threads += 1
+                mailbox._waiters.append(waiter)
+            else:
+                ticket._waiters[waiter] = None
+            while not done() and self.leader != me:
+                left = until - time.monotonic()
+                if left <= 0:
+                    return
+                if found:
+                    guard.state = OPEN
+                waiter.wait(None if left == math.inf else left)
+                if found:
+                    guard.state = CLOSED
+                if ticket is None and self.leader != me:
+                    return  # woken for items: another may have taken them, and who asked looks again
+        finally:
+            if found:
+                guard.state = CLOSED
+            waiting.pop(waiter, None)
+            if ticket is None:
+                mailbox.threads -= 1
+                mailbox._leave(waiter)
+            else:
+                ticket._waiters.pop(waiter, None)
+        if not done():
+            self._lead(ticket, until, found)
+
+    def _lead(self, ticket: Ticket | None, until: float, found: int) -> None:
+        """Sleep on the sockets and take turns, until there is what we wait for, or the time is over."""
+        mailbox, commands, wires = self.mailbox, self._commands, self._wires
+        done = mailbox.busy if ticket is None else ticket.is_done
+        poll, clock = self.readiness.poll, time.monotonic
+        waiter = self._leader_waiter
+        items = ticket is None
+        if ticket is not None:
+            ticket._waiters[waiter] = None
+        try:
+            while not done():
+                if commands or wires.unread:
+                    self._lead_turn((), items)
+                    continue
+                now = clock()
+                if now >= until:
+                    return
+                self._poll_until = wake_at = min(self.due, until)
+                if items:
+                    mailbox._waiters.appendleft(waiter)
+                self.polling = True
+                # In this order: who changes one of these looks afterwards whether we are polling.
+                if done() or commands or wires.unread or self.due < wake_at:
+                    self.polling = False
+                    events: Any = ()
+                else:
+                    self.polls += 1
+                    pause = wake_at - now
+                    if found:
+                        guard.state = OPEN
+                    events = poll(-1 if pause == math.inf else pause if pause > 0 else 0)
+                    if found:
+                        guard.state = CLOSED
+                        interrupts.put_off()
+                    self.polling = False
+                if items:
+                    mailbox._leave(waiter)
+                if events or self.due <= clock():
+                    self._lead_turn(events, items)
+        except (OSError, ValueError):
+            if not self.ending:  # else the descriptors are closed: this is the child of a fork
+                raise
+        finally:
+            if found:
+                guard.state = CLOSED
+            self.polling = False
+            if ticket is not None:
+                ticket._waiters.pop(waiter, None)
+            else:
+                mailbox._leave(waiter)
+
+    def _lead_turn(self, events: Iterable[tuple[int, int]], items: bool) -> None:
+        with self.turn_lock:
+            self.mailbox.leader_takes = items
+            try:
+                self.turn(events)
+            finally:
+                self.mailbox.leader_takes = False
+
+    # ---- turns --------------------------------------------------------------------------
+
+    def combine(self) -> None:
+        """Run what is submitted, unless somebody else is about to."""
+        lock = self.turn_lock
+        # Looked at again after the release: who appended meanwhile found the lock taken, and went away.
+        while self._commands and not self.ending and lock.acquire(False):
+            try:
+                self.turn(())
+            finally:
+                lock.release()
+
+    def turn(self, events: Iterable[tuple[int, int]]) -> None:
+        """Give the core a turn, with what the poll found. Hold `turn_lock`."""
+        if self.ending:
+            return
+        self._turning = get_ident()
+        try:
+            self._take_turn(events)
+        except BaseException as error:
+            self.failure = error
+            log.critical("%s: the driver ends: %s", self.name, error, exc_info=True)
+            self._begin_end(finished=False)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._turning = 0
+
+    def _take_turn(self, events: Iterable[tuple[int, int]]) -> None:
+        clock = time.monotonic
+        core, wires, pump, alarms, commands = self.core, self._wires, self._pump, self._alarms, self._commands
+        self._turns += 1
+        self._last_turn = now = clock()
+        if events:
+            sockets = self._sockets
+            ready = []
+            for fd, _ in events:
+                if fd == self._waker.fd:
+                    self._wakeups += 1
+                    self._waker.clear()
+                elif (socket := sockets.get(fd)) is not None:
+                    ready.append(socket)
+            if len(ready) > 1:
+                # What a peer said is heard before that it left.
+                order = self._ranks
+                ready.sort(key=order.__getitem__)
+            wires.handle(ready, now)
+        fired = False
+        for _ in range(ROUNDS_A_TURN):
+            for _ in range(len(commands)):
+                fn, args = commands.popleft()
+                try:
+                    fn(*args, now)
+                except Exception as error:
+                    self._command_raised(fn, args, error)
+            alarms.run(now)
+            due = core.next_deadline()
+            if due is not None and due <= now:
+                pump.handle_timer(now)
+                fired = True
+            pump.run(now)
+            if wires.changes != self._wires_seen:
+                # A new socket's descriptor tells nothing until the socket was once found empty.
+                wires.handle(self._watch(), now)
+            elif not (wires.unread and wires.reread(now)):
+                break
+            now = clock()
+        told = now
+        due = core.next_deadline()
+        now = clock()
+        if fired and due is not None and due < told:
+            self._core_errors += 1
+            log.error("the core left its deadline %.3f s in the past", now - due)
+            due = now + base.STUCK_SECONDS
+        alarm = alarms.next()
+        wake_at = math.inf if due is None else due
+        if alarm is not None and alarm < wake_at:
+            wake_at = alarm
+        if self._closing:
+            if core.finished or now >= self._close_by:
+                self._begin_end(finished=core.finished)
+                return
+            wake_at = min(wake_at, self._close_by)
+        self.due = wake_at
+        if self.polling:
+            if wake_at < self._poll_until or wires.unread:
+                self.wake_leader()
+        elif self.keeper.depth:
+            self.keeper.look_at(wake_at)
+
+    def _watch(self) -> list[Any]:
+        """The sockets have changed: sleep on those that are there. Returns the new ones."""
+        self._wires_seen = self._wires.changes
+        before, self._sockets = self._sockets, self._wires.descriptors()
+        self._ranks = {socket: rank for rank, socket in enumerate(self._sockets.values())}
+        # A closed socket's descriptor may be closed by now, and even be the number of a new one.
+        gone = [fd for fd, socket in before.items() if self._sockets.get(fd) is not socket]
+        self.readiness.remove(gone)
+        new = [(fd, socket) for fd, socket in self._sockets.items() if before.get(fd) is not socket]
+        for fd, _ in new:
+            self.readiness.add(fd)
+        return [socket for _, socket in new]
+
+    # ---- the end ------------------------------------------------------------------------
+
+    def _begin_end(self, *, finished: bool) -> None:
+        """No more turns; whoever waits is told. The housekeeper does the rest."""
+        self.finished = finished
+        self.ending = True
+        self._end(self.failure or Closed(f"{self.name} is closed"))
+        self.keeper.wake()
+
+    def _end(self, error: BaseException, *, wake: bool = True) -> None:
+        super()._end(error, wake=wake)
+        if wake and self.polling:
+            self.wake_leader()
+
+    def _run(self) -> None:
+        """The housekeeper's thread."""
+        try:
+            with self.turn_lock:
+                self.turn(())  # from now on the sockets that `start` opened are watched
+            self.keeper.run()
+        except BaseException as error:
+            self.failure = self.failure or error
+            log.critical("%s: the driver ends: %s", self.name, error, exc_info=True)
+        finally:
+            self.ending = True
+            with self.turn_lock:
+                with contextlib.suppress(Exception):
+                    self.readiness.remove(list(self._sockets))
+                self._tear_down(self.finished)
