@@ -22,8 +22,6 @@ class Driver(Protocol):
     Attributes:
         core: the state machine; touched by the driver only, once it is started.
         name: of the peer.
-        mailbox: what the core gives the user. Wait for it with `wait_items`, not with methods of its own: some drivers
-            make the waiting thread work.
         addresses: what is bound, ports filled in; after `start`.
         failure: the exception that ended the driver, if one did; every waiter is woken with it.
         ended: resolved when all is torn down: True if the core had finished.
@@ -31,10 +29,16 @@ class Driver(Protocol):
 
     core: Core
     name: str
-    mailbox: Mailbox[Any]
     addresses: tuple[str, ...]
     failure: BaseException | None
     ended: Ticket
+
+    @property
+    def mailbox(self) -> Mailbox[Any]:
+        """What the core gives the user.
+
+        Wait for it with `wait_items`, not with methods of its own: some drivers make the waiting thread work.
+        """
 
     def start(self) -> None:
         """Bind, connect, and begin.
