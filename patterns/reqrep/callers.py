@@ -40,6 +40,7 @@ class Caller:
         open_bytes: bytes of arguments that are held for it.
         answered: CALLs that what `packer` holds answers.
         unheard_bytes: of answers that it is not known to have heard.
+        gathered: bytes of the bodies that `packer` holds.
         small: bytes of small bodies that `packer` holds.
         most: so many fit into a frame that the client takes.
         largest: the largest body that the client takes.
@@ -47,7 +48,7 @@ class Caller:
     """
 
     __slots__ = (
-        "answered", "client", "eaten", "finished", "floor", "held", "largest", "most", "open", "open_bytes",
+        "answered", "client", "eaten", "finished", "floor", "gathered", "held", "largest", "most", "open", "open_bytes",
         "open_calls", "packer", "sent", "session", "small", "taken_bytes", "taken_calls", "touched", "unheard_bytes",
     )  # fmt: skip
 
@@ -65,6 +66,7 @@ class Caller:
         self.open_bytes = 0
         self.answered = 0
         self.unheard_bytes = 0
+        self.gathered = 0
         self.small = 0
         frame = max(session.peer.frame_bytes, LEAST_FRAME)
         self.most = min(wire.MAX_BLOB, frame // 2)

@@ -76,8 +76,8 @@ class Dispatch(PatternCore):
             self.counters.setdefault(name, 0)
         self._ledger = Ledger(self.out, durable=durable)
         self.window = ReplyWindow(window, self._ledger, self.counters)
-        self._credit = min(local.credit_messages, limits.queued_messages)
-        self._credit_bytes = min(local.credit_bytes, limits.queued_bytes)
+        self._credit = local.credit_messages
+        self._credit_bytes = local.credit_bytes
 
     # ---- verbs of the handlers ---------------------------------------------------
 
@@ -310,10 +310,15 @@ class Dispatch(PatternCore):
     def _add(self, caller: Caller, record: wire.Record, body: bytes | None, now: float) -> None:
         """Gather a record for the turn's end."""
         self._touch(caller)
-        if body is not None and len(body) < wire.LARGE:
-            if caller.small + len(body) > caller.most:
-                self._flush(caller, now)
-            caller.small += len(body)
+        if body is not None:
+            size = len(body)
+            if size < wire.LARGE:
+                if caller.small + size > caller.most:
+                    self._flush(caller, now)
+                caller.small += size
+            caller.gathered += size
+            caller.unheard_bytes += size
+            self._unheard_bytes += size
         if caller.packer.add(record, body):
             self._flush(caller, now)
 
@@ -351,9 +356,9 @@ class Dispatch(PatternCore):
         self.sessions.grant(caller.session, *self._room(caller))
         number = self.sessions.send(caller.session, frames, 0, now)
         caller.sent.append((number, caller.answered, size))
-        caller.answered = caller.small = 0
-        caller.unheard_bytes += size
-        self._unheard_bytes += size
+        caller.unheard_bytes += size - caller.gathered
+        self._unheard_bytes += size - caller.gathered
+        caller.answered = caller.small = caller.gathered = 0
 
     def _room(self, caller: Caller) -> tuple[int, int]:
         """The absolute limits of what a client may send."""

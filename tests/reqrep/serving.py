@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from tests.protocol.cores import CorePair, Host
-from tests.protocol.pair import local
 from zmqkit.options import Limits, Window
 from zmqkit.patterns.reqrep import calls, wire
 from zmqkit.patterns.reqrep.calls import Answer, Execution, MethodInfo
 from zmqkit.patterns.reqrep.server import ServerCore
-from zmqkit.protocol.core import Frames
+from zmqkit.protocol.core import Frames, Row
 from zmqkit.protocol.local import Local
 from zmqkit.protocol.pattern import PatternCore
 from zmqkit.protocol.session import Session
@@ -20,6 +19,26 @@ from zmqkit.protocol.session import Session
 EPOCH = b"e" * 16
 
 METHODS = {"add": MethodInfo(), "look": MethodInfo(idempotent=True), "one": MethodInfo(concurrency=1)}
+
+
+class Upload:
+    """What takes the items of an upload: it is told many times."""
+
+    def __init__(self) -> None:
+        self.got: list[Any] = []
+
+
+class Told(dict[Any, Any]):
+    """What tickets got; uploads keep theirs."""
+
+    def __contains__(self, ticket: object) -> bool:
+        return not isinstance(ticket, Upload) and super().__contains__(ticket)
+
+    def __setitem__(self, ticket: Any, result: Any) -> None:
+        if isinstance(ticket, Upload):
+            ticket.got.append(result)
+        else:
+            super().__setitem__(ticket, result)
 
 
 class Hand(PatternCore):
@@ -59,7 +78,29 @@ class Serving:
             "client", Hand, role="client", accepts=frozenset({"server"}), credit_messages=0, credit_bytes=0,
             about={"client": key},
         )  # fmt: skip
+        self.server.replies = Told()
         self.pair = CorePair(self.hand, self.server)
+        self.floor = 1
+        self.take()
+
+    def restart(self, **more: Any) -> Serving:
+        """Another server that finds what this one's journal holds, with a client of the same key."""
+        rows = [Row(key, weight, value) for key, (weight, value) in sorted(self.server.rows.get("calls", {}).items())]
+        again = Serving(window=self.window, limits=self.limits, durable=True, rows=rows, **more)
+        again.server.rows = {log: dict(rows) for log, rows in self.server.rows.items()}
+        return again
+
+    def client(self, key: bytes = b"k" * 16, name: str = "another") -> None:
+        """The client is lost, and another one comes."""
+        self.pair.disconnect()
+        self.pair.advance(20.0)
+        self.hand = Host(
+            name, Hand, role="client", accepts=frozenset({"server"}), credit_messages=0, credit_bytes=0,
+            about={"client": key},
+        )  # fmt: skip
+        self.pair.c = self.hand
+        self.pair.connect()
+        self.pair.flow()
         self.floor = 1
         self.take()
 
@@ -101,12 +142,33 @@ class Serving:
         items, self.server.items = self.server.items, []
         return items
 
+    def item(self) -> Execution:
+        """The one that was handed out."""
+        (execution,) = self.items()
+        return execution
+
+    def do(self, verb: str, *args: Any) -> None:
+        """A verb of the handlers, and what follows from it."""
+        getattr(self.core, verb)(*args, self.pair.now)
+        self.pair.flow()
+
+    def plain(self, link: str, *frames: bytes) -> list[list[bytes]]:
+        """A message of a plain client; what is sent back at once."""
+        self.core.receive_message(link, list(frames), self.pair.now)
+        return self.plain_sent()
+
+    def plain_sent(self) -> list[list[bytes]]:
+        """What was sent to plain clients."""
+        out = self.core.out
+        self.core.end_turn(self.pair.now)
+        mine = [list(frames) for link, frames in out.sends if isinstance(link, str)]
+        out.sends = [each for each in out.sends if not isinstance(each[0], str)]
+        self.pair.flow()
+        return mine
+
     def finish(self, execution: Execution, body: bytes = b"result", kind: int = calls.RESULT, **more: Any) -> None:
         self.core.finish(execution, Answer(kind, body, **more), self.pair.now)
         self.pair.flow()
 
     def count(self, name: str) -> int:
         return int(self.core.counters[name])
-
-
-__all__ = ["EPOCH", "METHODS", "Hand", "Serving", "local"]
