@@ -8,7 +8,7 @@
     3  peer                           what the faces of all patterns share
     2  journal, inbox, transport, discovery  siblings: never each other
     1  codec, address, protocol
-    0  errors, events, options
+    0  errors, events, options, checks
 
 ``testing`` stands beside them: it uses levels 0 to 4, and no runtime module imports it. ``zmqkit`` and
 ``zmqkit.aio`` only name what others define; nobody below level 6 imports from them.
@@ -31,6 +31,7 @@ LEVELS = {
     "errors": 0,
     "events": 0,
     "options": 0,
+    "checks": 0,
     "codec": 1,
     "address": 1,
     "protocol": 1,
@@ -212,8 +213,8 @@ def is_pure(module: str) -> bool:
 
 PATTERN_FACES = {
     "sync", "aio", "sending", "bulk", "taking", "jobs", "custody", "worker", "worker_aio",
-    "arrivals", "calling", "reply", "stream", "request", "handling", "elsewhere", "crew", "tasks", "hosting", "serving",
-    "serving_aio",
+    "arrivals", "calling", "reply", "stream", "request", "handling", "elsewhere", "crew", "tasks", "loops", "hosting",
+    "serving", "serving_aio",
 }  # fmt: skip
 
 

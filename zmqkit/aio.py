@@ -76,6 +76,18 @@ if TYPE_CHECKING:
     from zmqkit.patterns.pipeline.worker_aio import (
         Worker,
     )
+    from zmqkit.patterns.reqrep import (
+        Request,
+        method,
+    )
+    from zmqkit.patterns.reqrep.aio import (
+        Client,
+        Reply,
+        Stream,
+    )
+    from zmqkit.patterns.reqrep.serving_aio import (
+        Server,
+    )
     from zmqkit.peer import (
         Common,
         on,
@@ -138,6 +150,12 @@ _HOMES = {
     "Pusher": "zmqkit.patterns.pipeline.aio",
     "Receipt": "zmqkit.patterns.pipeline.aio",
     "Worker": "zmqkit.patterns.pipeline.worker_aio",
+    "Request": "zmqkit.patterns.reqrep",
+    "method": "zmqkit.patterns.reqrep",
+    "Client": "zmqkit.patterns.reqrep.aio",
+    "Reply": "zmqkit.patterns.reqrep.aio",
+    "Stream": "zmqkit.patterns.reqrep.aio",
+    "Server": "zmqkit.patterns.reqrep.serving_aio",
     "Common": "zmqkit.peer",
     "on": "zmqkit.peer",
     "Peer": "zmqkit.peer.aio",
@@ -153,6 +171,7 @@ __all__ = [
     "BadArguments",
     "Batch",
     "CallError",
+    "Client",
     "Closed",
     "CommitIndeterminate",
     "Common",
@@ -189,9 +208,13 @@ __all__ = [
     "Reject",
     "Rejected",
     "RemoteError",
+    "Reply",
+    "Request",
     "Retry",
+    "Server",
     "ServiceError",
     "Settled",
+    "Stream",
     "StreamBroken",
     "UnknownMethod",
     "Unsettled",
@@ -200,6 +223,7 @@ __all__ = [
     "Window",
     "Worker",
     "ZmqkitError",
+    "method",
     "on",
     "stop_on_signals",
     "version",

@@ -23,6 +23,7 @@ from zmqkit.patterns.reqrep.outcomes import (
     CODE_CANCELLED,
     CODE_LATE,
     CODE_METHOD,
+    CODE_TIMEOUT,
     failure,
     refused,
     unknown,
@@ -188,8 +189,8 @@ class Handling:
             return unknown("stopped", f"the server was stopped while {name}() ran")
         deadline = ready.execution.deadline
         if mark.timeout is None or (deadline is not None and ready.until == deadline):
-            return unknown("timeout", f"the caller's time was over while {name}() ran")
-        return unknown("timeout", f"{name}() took longer than the {mark.timeout} s that the server gives it")
+            return unknown(CODE_TIMEOUT, f"the caller's time was over while {name}() ran")
+        return unknown(CODE_TIMEOUT, f"{name}() took longer than the {mark.timeout} s that the server gives it")
 
 
 class Unsendable(Exception):

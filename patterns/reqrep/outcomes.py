@@ -38,7 +38,8 @@ CODE_OVERLOADED: Final = "overloaded"
 CODE_LATE: Final = "late"
 CODE_CANCELLED: Final = "cancelled"
 CODE_DRAINING: Final = "draining"
-"""Codes of REFUSED that this file gives a meaning."""
+CODE_TIMEOUT: Final = "timeout"
+"""Codes of REFUSED and UNKNOWN that this file gives a meaning."""
 
 
 # ---- at the caller ---------------------------------------------------------------
@@ -79,6 +80,8 @@ def error_of(answer: Answer, call: Call, client: bytes, limits: Limits) -> Excep
             f"{method} could not be sent before its time was out{said}: nothing was executed. "
             f"Is a server running, at the address that this client has? timeout= says how long to wait"
         )
+    if kind == calls.UNKNOWN and answer.code == CODE_TIMEOUT:
+        kind = calls.NO_REPLY_IN_TIME  # the server noticed first
     name = request_id(call, client)
     advice = f"Ask what became of it before it is made again; its request id is {name}"
     if call.items is not None and kind != calls.NO_REPLY_IN_TIME:

@@ -11,13 +11,12 @@ from typing_extensions import Unpack
 from zmqkit.options import Durability, Window
 from zmqkit.patterns.reqrep.calls import Execution
 from zmqkit.patterns.reqrep.crew import Crew
-from zmqkit.patterns.reqrep.hosting import Path, ServerBase
+from zmqkit.patterns.reqrep.hosting import Path, ServerBase, answered
 from zmqkit.patterns.reqrep.tasks import PrivateLoop
 from zmqkit.peer.base import DRAIN, Common
 from zmqkit.peer.hooks import stop_on_signals
 from zmqkit.peer.sync import Peer
 from zmqkit.transport.driver import Driver
-from zmqkit.transport.tickets import Ticket
 from zmqkit.transport.waiters import ThreadWaiter
 
 log = logging.getLogger("zmqkit.reqrep")
@@ -153,11 +152,6 @@ class Server(ServerBase, Peer):
         if driver.failure is None:
             self._tell_soon(self._core.drain)
             ticket = driver.ticket()
-            driver.submit(_answered, ticket)
+            driver.submit(answered, ticket)
             driver.wait(ticket)
         self._refuse_waiting()
-
-
-def _answered(ticket: Ticket, now: float) -> None:
-    """A verb after all that was handed over before."""
-    ticket.resolve(None)

@@ -1,19 +1,16 @@
 """Coroutines that answer calls, each a task of asyncio or trio; cancelled when nobody waits for them any more.
 
-No task group is held while a server is open: tasks are asyncio's plain ones or trio's system tasks, which catch
-everything themselves.
+Knows how tasks are started from `loops`; no task group is held while a server is open.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import contextvars
 import logging
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -21,8 +18,9 @@ import anyio
 from zmqkit.patterns.reqrep import calls
 from zmqkit.patterns.reqrep.calls import Answer, Execution
 from zmqkit.patterns.reqrep.handling import Emitter, Ready
+from zmqkit.patterns.reqrep.loops import Loop
 from zmqkit.patterns.reqrep.request import current_request
-from zmqkit.transport.waiters import _in_trio, checkpoint
+from zmqkit.transport.waiters import checkpoint
 
 if TYPE_CHECKING:
     from zmqkit.patterns.reqrep.hosting import ServerBase
@@ -34,40 +32,6 @@ GRACE = 0.5
 
 LOOK_EVERY = 64
 """After so many executions in a row the loop runs others."""
-
-
-class Loop:
-    """The running event loop, as other threads may reach it, and as tasks are started in it."""
-
-    def __init__(self) -> None:
-        self._trio: Any = None
-        self._asyncio: asyncio.AbstractEventLoop | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        if _in_trio():
-            import trio
-
-            self._trio = trio.lowlevel.current_trio_token()
-        else:
-            self._asyncio = asyncio.get_running_loop()
-
-    def call_soon(self, fn: Callable[[], object]) -> None:
-        """Call `fn` in the loop's thread, from any thread. If the loop has ended, nothing happens."""
-        with contextlib.suppress(Exception):  # RuntimeError, trio.RunFinishedError: nobody is there
-            if self._asyncio is not None:
-                self._asyncio.call_soon_threadsafe(fn)
-            else:
-                self._trio.run_sync_soon(fn)
-
-    def start(self, fn: Callable[..., Coroutine[Any, Any, None]], *args: Any, name: str) -> None:
-        """Start a task, from within the loop. It must catch what it raises."""
-        if self._asyncio is not None:
-            task = self._asyncio.create_task(fn(*args), name=name)
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        else:
-            import trio
-
-            trio.lowlevel.spawn_system_task(fn, *args, name=name, context=contextvars.copy_context())
 
 
 class _Cancel:
