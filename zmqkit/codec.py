@@ -78,7 +78,7 @@ def register(name: str, encode: Callable[[object], bytes], decode: Callable[[byt
 
 def check(codec: str) -> None:
     """Raise `UsageError`, naming the codecs there are, unless `codec` is one of them."""
-    if codec not in ("msgpack", "json", "raw") and codec not in _registered:
+    if not isinstance(codec, str) or (codec not in ("msgpack", "json", "raw") and codec not in _registered):
         known = ", ".join(["msgpack", "json", "raw", *sorted(_registered)])
         raise UsageError(f"no codec is named {codec!r}; there are {known}, and what zmqkit.codec.register adds")
 

@@ -1,6 +1,6 @@
 """Options shared by all patterns: frozen dataclasses, checked when they are made.
 
-This module imports nothing of zmqkit.
+This module imports nothing of zmqkit but `zmqkit.checks`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from typing import Literal
+
+from zmqkit import checks
 
 Durability = Literal["power", "process", "memory"]
 """How safe "stored" is: synced to the disk (`power`), safe from a killed process (`process`), or neither."""
@@ -19,10 +21,14 @@ OnError = Literal["nack", "reject", "raise"]
 """What an exception in a ``with job:`` block or a handler does to its job."""
 
 
-def _positive(**values: float) -> None:
-    for name, value in values.items():
-        if not (value > 0 and math.isfinite(value)):
+def _positive(options: object, *names: str) -> None:
+    for name in names:
+        value = getattr(options, name)
+        found = checks.number(name, value, "a positive number")
+        if not (found > 0 and math.isfinite(found)):
             raise ValueError(f"{name} must be a positive number, got {value!r}")
+        if type(value) is not int:
+            object.__setattr__(options, name, found)  # a Decimal does not go with floats
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,7 +49,7 @@ class Backoff:
     cap: float = 30.0
 
     def __post_init__(self) -> None:
-        _positive(first=self.first, factor=self.factor, cap=self.cap)
+        _positive(self, "first", "factor", "cap")
         if self.factor < 1:
             raise ValueError(f"factor must be 1 or more, got {self.factor!r}")
 
@@ -69,7 +75,7 @@ class Heartbeat:
     liveness: int = 3
 
     def __post_init__(self) -> None:
-        _positive(interval=self.interval)
+        _positive(self, "interval")
         if not 0.001 <= self.interval <= 3600:
             raise ValueError(f"interval must be from 0.001 to 3600 seconds, got {self.interval!r}")
         if not (isinstance(self.liveness, int) and 1 <= self.liveness <= 1000):
@@ -125,7 +131,7 @@ class Window:
     size_bytes: int = 64 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        _positive(seconds=self.seconds)
+        _positive(self, "seconds")
         for name, value in (("count", self.count), ("size_bytes", self.size_bytes)):
             if not isinstance(value, int) or not 1 <= value < 1 << 62:
                 raise ValueError(f"{name} must be a whole number from 1 to below 2**62, got {value!r}")

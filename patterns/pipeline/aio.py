@@ -290,7 +290,7 @@ class Puller(PullerBase, Peer, Generic[T]):
 
     def batches(self, max: int = 500, wait: float = 0.05) -> AsyncIterator[Batch[T]]:
         """Batches of jobs as they come. See `zmqkit.Puller.batches`. Cancelled, no job is lost."""
-        check_batches(max, wait)
+        wait = check_batches(max, wait)
         self._check_open()
         return _Batches(self, max, wait)
 
@@ -336,9 +336,9 @@ class Puller(PullerBase, Peer, Generic[T]):
             batch: hand over lists of up to so many bodies (or a `Batch`, by annotation) instead.
             wait: seconds to wait for a batch to fill.
         """
-        at_a_time = tasks if inspect.iscoroutinefunction(handler) else threads
         check_handler(handler, coroutines=True, yields=False)
-        check_run(at_a_time, batch, wait)
+        check_run(batch, wait, tasks=tasks, threads=threads)
+        at_a_time = tasks if inspect.iscoroutinefunction(handler) else threads
         limiter = anyio.CapacityLimiter(at_a_time)
         whole = takes(handler, BatchBase if batch is not None else JobBase)
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, ClassVar, Final, Self, TypeVar
 
+from zmqkit import checks
 from zmqkit.errors import Closed, Full, UsageError
 from zmqkit.events import Event
 from zmqkit.options import OnError
@@ -21,7 +22,7 @@ from zmqkit.patterns.pipeline import wire
 from zmqkit.patterns.pipeline.jobs import JobBase
 from zmqkit.patterns.pipeline.sending import CHUNK_MESSAGES, PusherBase
 from zmqkit.patterns.pipeline.taking import outputs_of, takes
-from zmqkit.peer.base import DRAIN, Addresses, Common
+from zmqkit.peer.base import DRAIN, Common
 from zmqkit.transport.tickets import Ticket
 
 Ev = TypeVar("Ev", bound=Event)
@@ -121,8 +122,6 @@ class WorkerParts:
     def __init__(
         self, handler: Callable[..., object], at_a_time: int, batch: int | None, on_error: OnError, common: Common
     ) -> None:
-        if at_a_time < 1 or (batch is not None and batch < 1):
-            raise ValueError("threads, tasks and batch must be 1 or more")
         for name in ("bind", "connect", "announce"):
             if name in common:
                 raise UsageError(
@@ -209,11 +208,13 @@ class TwoSided:
         own_source, own_sink = isinstance(source, self._puller), isinstance(sink, self._pusher)
         check_sides(own_source, own_sink or sink is None, on_error, common)
         self._parts = WorkerParts(handler, at_a_time, batch, on_error, common)
-        self._source = source if own_source else self._puller(*addresses_of(source), on_error=on_error, **common)
+        self._source = (
+            source if own_source else self._puller(*checks.several("source", source), on_error=on_error, **common)
+        )
         self._source._warned = True  # what it waits for, while it holds all it may, is that its outputs settle
         self._sink = sink
         if not own_sink and sink is not None:
-            common["connect"] = addresses_of(sink)
+            common["connect"] = checks.several("sink", sink)
             self._sink = self._pusher(**common)
         self.name = common.get("name") or self._source.name
 
@@ -287,8 +288,3 @@ def results_of(results: object, jobs: Sequence[Any]) -> list[Any]:
             f"a handler of batches returns None, or one result for each of its {len(jobs)} bodies, got {results!r:.100}"
         )
     return list(results)
-
-
-def addresses_of(value: Addresses) -> list[str]:
-    """One address or several."""
-    return [value] if isinstance(value, str) else list(value)

@@ -13,6 +13,7 @@ from typing import Any, Generic, Literal, NamedTuple
 
 from typing_extensions import TypeVar
 
+from zmqkit import checks
 from zmqkit.errors import (
     AlreadySettled,
     Reject,
@@ -105,14 +106,13 @@ class JobBase(Generic[T]):
 
     def _settle(self, outcome: Outcome, kind: int, delay: float | None, reason: str, traceback: str = "") -> None:
         self._check()
-        check_delay(delay)
-        if not isinstance(reason, str):
-            raise TypeError(f"a reason is text, got {reason!r}")
-        self._puller._settle(self._parcel, self._index, kind, delay, reason, traceback)
+        if delay is not None:
+            delay = checks.delay(delay)
+        self._puller._settle(self._parcel, self._index, kind, delay, checks.text("reason", reason), traceback)
         self.outcome = outcome
 
     def _nack(self, delay: float | None, reason: str | None) -> None:
-        self._settle("nacked", wire.NACK, delay, reason or "")
+        self._settle("nacked", wire.NACK, delay, "" if reason is None else reason)
 
     def _reject(self, reason: str) -> None:
         self._settle("rejected", wire.REJECT, None, reason)
@@ -151,12 +151,6 @@ class JobBase(Generic[T]):
             log.warning("job %s failed and is tried again: %s", self.id, reason if isinstance(error, Retry) else trace)
             self._settle("nacked", wire.NACK, delay, reason, trace)
         return contained(policy, error)
-
-
-def check_delay(delay: float | None) -> None:
-    """Raises `ValueError` for what is no delay of a nack."""
-    if delay is not None and not 0 <= delay < 1e9:
-        raise ValueError(f"delay must be 0 or more seconds, got {delay!r}")
 
 
 def shown(error: Exception) -> str:
@@ -244,7 +238,8 @@ class BatchBase(Generic[T]):
     def _nack(self, delay: float | None, reason: str = "", traceback: str = "") -> None:
         """One job alone is to blame; of several, each is delivered again alone, and blamed only then."""
         self._check()
-        check_delay(delay)
+        if delay is not None:
+            delay = checks.delay(delay)
         left = [job for job in self._jobs if job.outcome is None]
         for job in left:
             if len(left) == 1:

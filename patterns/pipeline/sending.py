@@ -12,11 +12,12 @@ import os
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from os import PathLike, fspath
+from os import PathLike
 from typing import Any, ClassVar, Final, Generic, Literal
 
 from typing_extensions import TypeVar
 
+from zmqkit import checks
 from zmqkit import codec as codecs
 from zmqkit.errors import (
     EncodeError,
@@ -149,14 +150,14 @@ class PusherBase(PeerBase):
         super().__init__(addresses, common)
         if durability not in ("power", "process", "memory"):
             raise ValueError(f'durability must be "power", "process" or "memory", got {durability!r}')
-        for name, value in (("max_failures", max_failures), ("max_waiting", max_waiting)):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} must be a whole number of 1 or more, got {value!r}")
+        checks.whole("max_failures", max_failures)
+        checks.whole("max_waiting", max_waiting, none=True)
+        path = None if journal is None else checks.file_path("journal", journal)
         # Without a journal durability is memory, whatever was asked; "memory" needs no journal.
-        self._journal_path = fspath(journal) if journal is not None and durability != "memory" else None
+        self._journal_path = path if durability != "memory" else None
         self._durability = durability
         self._max_failures = max_failures
-        self._backoff = backoff or Backoff()
+        self._backoff = Backoff() if backoff is None else backoff
         check_types(backoff=(self._backoff, Backoff))
         self._max_waiting = max_waiting
         self._sequence = 1
@@ -194,8 +195,8 @@ class PusherBase(PeerBase):
 
     def _pack_one(self, body: object, headers: Headers | None) -> Pack:
         data = codecs.encode(body, self._codec, limits=self._limits)
-        kept = {0: check_headers(headers)} if headers else {}
-        return Pack(self._codec, time.time_ns() // 1000, [len(data)], data, {}, kept)
+        kept = {} if headers is None else check_headers(headers)
+        return Pack(self._codec, time.time_ns() // 1000, [len(data)], data, {}, {0: kept} if kept else {})
 
     def _pack_many(self, bodies: list[Any], ids: list[str] | None = None) -> list[Pack]:
         """Encode bodies, `Outgoing` ones among them, into packs that keep to the limits of a chunk."""
@@ -204,8 +205,8 @@ class PusherBase(PeerBase):
             for at, each in enumerate(bodies):
                 if type(each) is Outgoing:
                     bodies[at] = each.body
-                    if each.headers:
-                        headers[at] = check_headers(each.headers)
+                    if each.headers is not None and (kept := check_headers(each.headers)):
+                        headers[at] = kept
         lengths, blob = codecs.encode_many(bodies, self._codec, limits=self._limits)
         now = time.time_ns() // 1000
         if len(blob) <= CHUNK_BYTES and len(lengths) <= CHUNK_MESSAGES:

@@ -378,8 +378,7 @@ class Puller(PullerBase, Peer, Generic[T]):
             max: jobs in a batch at most.
             wait: seconds to wait for more, once there is one.
         """
-        check_batches(max, wait)
-        return self._batches(max, wait)
+        return self._batches(max, check_batches(max, wait))
 
     def _fill_waiting(self, taken: list[Run], most: int, wait: float) -> None:
         for seconds in self._fill(taken, most, wait):
@@ -413,7 +412,7 @@ class Puller(PullerBase, Peer, Generic[T]):
             wait: seconds to wait for a batch to fill.
         """
         check_handler(handler, coroutines=False, yields=False)
-        check_run(threads, batch, wait)
+        check_run(batch, wait, threads=threads)
         whole = takes(handler, BatchBase if batch is not None else JobBase)
 
         def loop() -> None:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Final, get_type_hints
 
 from typing_extensions import TypeVar
 
+from zmqkit import checks
 from zmqkit import codec as codecs
 from zmqkit.errors import (
     Closed,
@@ -66,15 +67,15 @@ class PullerBase(PeerBase):
         self, addresses: Sequence[str], prefetch: int | None, on_error: OnError, max_lease: float, common: Common
     ) -> None:
         super().__init__(addresses, common)
-        if prefetch is not None and not (isinstance(prefetch, int) and 1 <= prefetch <= MAX_PREFETCH):
-            raise ValueError(f"prefetch must be a whole number from 1 to {MAX_PREFETCH}, or None, got {prefetch!r}")
+        checks.whole("prefetch", prefetch, most=MAX_PREFETCH, none=True)
         if on_error not in ("nack", "reject", "raise"):
             raise ValueError(f'on_error must be "nack", "reject" or "raise", got {on_error!r}')
-        if not 0 < max_lease < 1e9:
-            raise ValueError(f"max_lease must be a positive number of seconds, got {max_lease!r}")
+        lease = checks.number("max_lease", max_lease, "a positive number of seconds, below 1e9")
+        if not 0 < lease < 1e9:
+            raise ValueError(f"max_lease must be a positive number of seconds, below 1e9, got {max_lease!r}")
         self._prefetch = PREFETCH if prefetch is None else prefetch
         self._on_error: OnError = on_error
-        self._max_lease = max_lease
+        self._max_lease = lease
         self._warned = False
 
     def _after_fork(self) -> None:
@@ -85,9 +86,7 @@ class PullerBase(PeerBase):
                 parcel.told = False
 
     def _build(self) -> tuple[PullerCore, Any]:
-        local = self._local(
-            credit_messages=self._prefetch, credit_bytes=PREFETCH_BYTES, busy_bound=float(self._max_lease)
-        )
+        local = self._local(credit_messages=self._prefetch, credit_bytes=PREFETCH_BYTES, busy_bound=self._max_lease)
         return PullerCore(local, self._random()), None
 
     # ---- taking --------------------------------------------------------------------
@@ -275,10 +274,10 @@ class PullerBase(PeerBase):
         return driver
 
 
-def check_batches(most: int, wait: float) -> None:
-    """Raises `ValueError` for what `Puller.batches` does not take."""
-    if most < 1 or not wait >= 0:
-        raise ValueError(f"max must be 1 or more and wait 0 or more seconds, got {most!r} and {wait!r}")
+def check_batches(most: int, wait: float) -> float:
+    """The seconds to wait. Raises for what `Puller.batches` does not take."""
+    checks.whole("max", most)
+    return checks.seconds("wait", wait)
 
 
 def check_handler(handler: Callable[..., object], *, coroutines: bool, yields: bool) -> None:
@@ -292,14 +291,12 @@ def check_handler(handler: Callable[..., object], *, coroutines: bool, yields: b
         raise UsageError(f"{shown} yields, and nobody would take that here: use a Worker, which sends it on")
 
 
-def check_run(at_a_time: int, batch: int | None, wait: float) -> None:
-    """Raises `ValueError` for what ``run`` does not take."""
-    if at_a_time < 1:
-        raise ValueError(f"threads and tasks must be 1 or more, got {at_a_time!r}")
-    if batch is not None and batch < 1:
-        raise ValueError(f"batch must be 1 or more, or None, got {batch!r}")
-    if not wait >= 0:
-        raise ValueError(f"wait must be 0 or more seconds, got {wait!r}")
+def check_run(batch: int | None, wait: float = 0.0, **at_a_time: int) -> None:
+    """Raises for what ``run`` does not take."""
+    for name, count in at_a_time.items():
+        checks.whole(name, count)
+    checks.whole("batch", batch, none=True)
+    checks.seconds("wait", wait)
 
 
 def takes(handler: Callable[..., object], kind: type[Any]) -> bool:

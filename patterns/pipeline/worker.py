@@ -18,7 +18,7 @@ from zmqkit.patterns.pipeline.custody import (
 )
 from zmqkit.patterns.pipeline.jobs import JobBase
 from zmqkit.patterns.pipeline.sync import Puller, Pusher, run_threads
-from zmqkit.patterns.pipeline.taking import check_handler
+from zmqkit.patterns.pipeline.taking import check_handler, check_run
 from zmqkit.peer.base import Addresses, Common
 from zmqkit.peer.hooks import stop_on_signals
 from zmqkit.peer.sync import Peer
@@ -60,6 +60,7 @@ class Worker(TwoSided, Peer):
         **common: Unpack[Common],
     ) -> None:
         check_handler(handler, coroutines=False, yields=True)
+        check_run(batch, threads=threads)
         super().__init__(handler, threads, batch, on_error, source, sink, common)
 
     # ---- a peer of two sides -------------------------------------------------------

@@ -20,7 +20,7 @@ from zmqkit.patterns.pipeline.custody import (
     results_of,
 )
 from zmqkit.patterns.pipeline.jobs import JobBase
-from zmqkit.patterns.pipeline.taking import check_handler
+from zmqkit.patterns.pipeline.taking import check_handler, check_run
 from zmqkit.peer.aio import Peer
 from zmqkit.peer.base import Addresses, Common
 from zmqkit.peer.hooks import stop_on_signals
@@ -56,6 +56,7 @@ class Worker(TwoSided, Peer):
         **common: Unpack[Common],
     ) -> None:
         check_handler(handler, coroutines=True, yields=True)
+        check_run(batch, tasks=tasks, threads=threads)
         plain = not (inspect.iscoroutinefunction(handler) or inspect.isasyncgenfunction(handler))
         super().__init__(handler, threads if plain else tasks, batch, on_error, source, sink, common)
 

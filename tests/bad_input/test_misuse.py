@@ -435,9 +435,9 @@ def test_settling_that_cannot_be_is_refused_and_leaves_the_job_as_it_was() -> No
         with pytest.raises(TypeError):
             job.nack(delay="soon")
         for reason in (5, b"why", ["because"]):
-            with pytest.raises(TypeError, match="a reason is text"):
+            with pytest.raises(TypeError, match="reason must be text"):
                 job.nack(reason=reason)
-            with pytest.raises(TypeError, match="a reason is text"):
+            with pytest.raises(TypeError, match="reason must be text"):
                 job.reject(reason)
         assert job.outcome is None
         job.ack(wait=True)

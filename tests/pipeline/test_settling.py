@@ -546,7 +546,7 @@ async def test_a_failing_batch_obeys_on_error(face: Face, on_error: Any, caplog:
 def test_batches_of_nothing_are_refused(face: Face) -> None:
     pull = face.Puller("tcp://127.0.0.1:1")
     for wrong in ({"max": 0}, {"wait": -1.0}, {"wait": float("nan")}):
-        with pytest.raises(ValueError, match="max must be 1 or more and wait 0 or more"):
+        with pytest.raises(ValueError, match=r"(max|wait) must be .* or more"):
             pull.batches(**wrong)
 
 

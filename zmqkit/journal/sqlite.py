@@ -28,14 +28,8 @@ from typing import NoReturn, Self
 
 import apsw
 
-from zmqkit.errors import (
-    CommitIndeterminate,
-    Forked,
-    JournalDamaged,
-    JournalError,
-    JournalFull,
-    JournalVersion,
-)
+from zmqkit import checks
+from zmqkit.errors import CommitIndeterminate, Forked, JournalDamaged, JournalError, JournalFull, JournalVersion
 from zmqkit.journal import forks, layout
 from zmqkit.journal.changes import Change, plan
 from zmqkit.journal.layout import LogState, State
@@ -107,7 +101,7 @@ class SqliteJournal:
             raise ValueError(f"a journal in a file is as durable as 'power' or 'process', not {durability!r}")
         for log in logs or ():
             layout.table_of(log)
-        self.path = os.path.realpath(path)
+        self.path = checks.file_path("path", os.path.realpath(checks.file_path("path", path)))
         self.durability: Durability = durability
         self.epoch = uuid.uuid4().hex
         self.read_only = read_only
