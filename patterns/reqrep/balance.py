@@ -199,6 +199,10 @@ class Balance:
     def pick(self, tried: Container[Server] = ()) -> Server | None:
         """The one that has the fewest calls outstanding, in turn among equals; None: all must wait."""
         ready = self._ready
+        if len(ready) == 1:
+            only = ready[0]
+            has_room = only.session.room_messages > only.packer.calls
+            return only if has_room and (only.proved or not only.load) and only not in tried else None
         best: Server | None = None
         least = at = 0
         count = len(ready)

@@ -99,6 +99,7 @@ class Placing(PatternCore):
         if call.renumber is None:
             return False
         call.number = call.renumber()
+        call.attempt = 0  # of this number it will be the first
         return True
 
     # ---- handing over ----------------------------------------------------------------
@@ -210,7 +211,8 @@ class Placing(PatternCore):
 
     def _end(self, call: Call, answer: Answer) -> None:
         """Answer a call, wherever it is."""
-        self._withdraw(call)
+        if call.core is not None or self._waiting:
+            self._withdraw(call)
         call.done = True
         if call.deadline is not None:
             self._deadlines.remove(call.deadline, call)
