@@ -36,7 +36,7 @@ class Ledger:
 
     Attributes:
         durable: rows are written.
-        full: since when the journal has had no room is not known, but why; None: it has.
+        full: it has no room, and what it said; None: it has.
         broken: it is of no more use, and why.
     """
 
@@ -48,6 +48,7 @@ class Ledger:
         self._next = 1
         self._owed: dict[int, bytes | None] = {}
         self._starts: list[Entry] = []
+        self._floors: set[int] = set()
         self._urgent = False
         self._flying: deque[Flight] = deque()
         self._retry_at: float | None = None
@@ -93,10 +94,12 @@ class Ledger:
         if not client.row:
             client.row = self._next
             self._next += 1
+        self._floors.add(client.row)
         self._owe(client.row, CallRow(client.row, FLOOR, client.key, client.evicted).pack(), urgent=False)
 
     def forget_floor(self, row: int) -> None:
         """A client's floor is of no more use."""
+        self._floors.discard(row)
         self._owe(row, None, urgent=False)
 
     def hurry(self) -> None:
@@ -120,15 +123,11 @@ class Ledger:
             if self._retry_at is None or now < self._retry_at:
                 return
             # Deletions make room, and need none; floors must not come after them.
-            rows = {key: value for key, value in self._owed.items() if value is None or self._is_floor(value)}
+            rows = {key: value for key, value in self._owed.items() if value is None or key in self._floors}
             self._retry_at = None
             self._write(rows or dict(self._owed))
         elif self._urgent or len(self._owed) > MAX_DELETIONS:
             self._write(dict(self._owed))
-
-    @staticmethod
-    def _is_floor(value: bytes) -> bool:
-        return FLOOR.encode() in value[4:24]
 
     def _write(self, rows: dict[int, bytes | None]) -> None:
         for key, value in rows.items():

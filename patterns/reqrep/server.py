@@ -234,6 +234,9 @@ class ServerCore(PlainCalls):
         self.counters["calls_repeated"] += 1
         own = entry.client is caller.client and entry.number == number
         if entry.method != fields.method:
+            if number in caller.open:
+                caller.answered += 1  # it is answered when it ends; to refuse it here would deny that
+                raise DecodeError(f"CALL {number} of {fields.method[:40]!r}: it is one of {entry.method!r}")
             self._refuse(caller, number, "id", f"its number or id is that of a call of {entry.method!r}", now)
         elif entry.state == DONE:
             self._answer(caller, number, entry.answer, 0, now)
@@ -293,6 +296,7 @@ class ServerCore(PlainCalls):
             self._no_other(caller, number, entry)
             self._refuse(caller, number, "cancelled", "nobody waits here any more for that request id", now)
         self._unwanted(entry, now)
+        self._dispatch(now)
 
     def _left(self, caller: Caller, number: int, entry: Entry, now: float) -> None:
         """Who waited for it here is gone."""
@@ -319,7 +323,6 @@ class ServerCore(PlainCalls):
                 self.counters["calls_dropped"] += 1
             self._unqueue(entry)
             self._refuse_waiting(entry, "cancelled", "it was cancelled before it was started", now)
-            self._dispatch(now)
         elif entry.state == RUNNING and (entry.unwanted or entry.flow is not None):
             self._cancel_execution(entry, execution)
 

@@ -12,6 +12,7 @@ from zmqkit.options import Limits
 from zmqkit.patterns.reqrep import calls, wire
 from zmqkit.patterns.reqrep.calls import Answer, Eaten, Execution, Item
 from zmqkit.patterns.reqrep.streams import AHEAD
+from zmqkit.protocol import wire as protocol
 
 
 def refused(code: str, serving: Serving) -> list[int]:
@@ -170,6 +171,16 @@ def test_a_number_that_is_that_of_another_method_is_refused() -> None:
     serving.take()
     serving.call(1, "look")
     assert refused("id", serving) == [1]
+
+
+def test_a_number_that_is_in_use_for_another_method_is_bad() -> None:
+    serving = Serving()
+    serving.call(1, "add")
+    serving.call(1, "look")
+    assert serving.take() == []
+    assert serving.count("frames_bad") == 1
+    serving.finish(serving.item())
+    assert serving.take() == [("RESULT", 1, None, b"result")]
 
 
 def test_a_call_for_another_epoch_is_refused_and_changes_nothing() -> None:
@@ -468,6 +479,19 @@ def test_waiting_calls_of_a_lost_client_are_dropped_and_running_ones_go_on() -> 
     assert serving.count("calls_dropped") == 1
 
 
+def test_nothing_of_a_lost_client_is_started_in_the_place_of_what_was_dropped() -> None:
+    serving = Serving(capacity=1, durable=True)
+    serving.server.storing = False
+    for number in (1, 2, 3):
+        serving.call(number)
+    serving.pair.disconnect()
+    serving.pair.advance(20.0)
+    serving.server.storing = True
+    serving.pair.flow()
+    assert serving.items() == []
+    assert (serving.core.running, serving.core.waiting) == (0, 0)
+
+
 def test_a_call_that_was_dropped_with_its_client_is_executed_when_it_comes_again() -> None:
     serving = Serving(capacity=1)
     serving.call(1)
@@ -721,7 +745,7 @@ def test_an_upload_to_a_server_that_takes_none_is_refused() -> None:
 
 def test_a_bad_record_spoils_only_itself() -> None:
     serving = Serving(capacity=5)
-    bad = [
+    bad: list[wire.Record] = [
         [wire.CALL, 2, None, 7, None, 0.0, None],
         [wire.CALL, 3, None, "add", "soon", 0.0, None],
         [wire.CALL, 4, None, "add", None, 0.0, {"headers": 5}],
@@ -753,7 +777,7 @@ def test_garbage_of_any_kind_is_counted_and_the_session_goes_on() -> None:
         record = [rng.choice([*range(14), *values]), rng.choice([*range(5), *values]), None]
         record += [rng.choice(values) for _ in range(count)]
         (session,) = serving.hand.core.sessions
-        head = wire.wire.pack([rng.choice([EPOCH, b""]), rng.choice([0, 1, 3, 2**40]), [record]])
+        head = protocol.pack([rng.choice([EPOCH, b""]), rng.choice([0, 1, 3, 2**40]), [record]])
         serving.hand.core.sessions.send(session, [head, rng.choice([b"", b"x"])], 1, serving.pair.now)
         serving.pair.flow()
         serving.core.out.disconnects.clear()
