@@ -8,7 +8,6 @@ leader does, until that one leaves.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from typing import TYPE_CHECKING
@@ -27,6 +26,9 @@ QUIET_TICKS = 10
 
 KEEPER = -1
 """Who leads, when it is the housekeeper."""
+
+LOOP_TICK_SECONDS = 0.01
+"""How long an event loop may be busy with other things before it is taken for blocked."""
 
 TICKING, POLLING, ASLEEP = range(3)
 
@@ -84,7 +86,10 @@ class Housekeeper:
         quiet = 0
         seen_turns = seen_polls = -1
         while not driver.ending:
-            if quiet < QUIET_TICKS:
+            loop = driver.loop
+            if loop is not None and loop.alive:
+                quiet = self._watch_loop(quiet)
+            elif quiet < QUIET_TICKS:
                 self._tick.wait(TICK_SECONDS)
                 turns, polls = driver._turns - self._own_turns, driver.polls
                 quiet = 0 if turns != seen_turns else quiet + 1
@@ -98,6 +103,31 @@ class Housekeeper:
                 quiet = 0
             elif not self._lead():
                 quiet = 0
+
+    def _watch_loop(self, quiet: int) -> int:
+        """An event loop pumps: do its work where it does not come to it. Returns for how many looks all was quiet."""
+        driver = self._driver
+        if quiet >= QUIET_TICKS and driver.leader <= 0 and not driver.ending and not driver._commands:
+            # Nothing goes on. What comes next wakes the loop, and us to see that it does.
+            self._until = driver.due + LOOP_TICK_SECONDS
+            self.depth = POLLING
+            if driver.due + LOOP_TICK_SECONDS >= self._until and not (driver.ending or driver._commands):
+                pause = self._until - time.monotonic()
+                self._readiness.poll(-1 if pause == math.inf else max(pause, 0.0))
+            self.depth = TICKING
+            self._waker.clear()
+        turns = driver._turns - self._own_turns
+        self._tick.wait(0)  # whatever we were woken for, give the loop its time
+        self._tick.wait(LOOP_TICK_SECONDS)
+        if driver._turns - self._own_turns != turns:
+            return 0
+        if not driver.ending:
+            own = self._own_turns
+            self._turn()
+            driver.combine()
+            if own != self._own_turns:
+                return 0
+        return quiet + 1
 
     def _look(self, progress: bool) -> None:
         """Do what nobody else does."""
@@ -153,8 +183,7 @@ class Housekeeper:
             pause = self._until - time.monotonic()
             events = self._readiness.poll(-1 if pause == math.inf else max(pause, 0.0))
             if any(fd == self._waker.fd for fd, _ in events):
-                with contextlib.suppress(OSError):
-                    self._waker.clear()
+                self._waker.clear()
         self.depth = TICKING
         if driver.leader != KEEPER:
             return False

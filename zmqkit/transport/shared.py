@@ -29,6 +29,7 @@ from zmqkit.transport import base, interrupts, tickets
 from zmqkit.transport.base import BaseDriver
 from zmqkit.transport.housekeeper import Housekeeper
 from zmqkit.transport.interrupts import CLOSED, OPEN, guard
+from zmqkit.transport.loops import LoopPump, join
 from zmqkit.transport.mailbox import Mailbox
 from zmqkit.transport.readiness import Readiness
 from zmqkit.transport.tickets import Ticket
@@ -118,6 +119,8 @@ class SharedPump(BaseDriver):
         self._wires_seen = 0
         self._sockets: dict[int, Any] = {}
         self._ranks: dict[Any, int] = {}
+        self.loop: LoopPump | None = None
+        """The first event loop in which somebody waited; others' tasks are woken by it."""
         self._leader_waiter = _Leader(self)
         self._poll_until = math.inf
         self._turning = 0
@@ -133,6 +136,11 @@ class SharedPump(BaseDriver):
 
     def submit(self, fn: Callable[..., object], *args: Any) -> None:
         """Run ``fn(*args, now)`` at once, here or in the thread that is just giving the core a turn."""
+        loop = self.loop
+        if loop is not None and loop.thread == get_ident():
+            self._append((fn, args))
+            self._soon(loop)
+            return
         found = interrupts.enter()
         try:
             self._append((fn, args))
@@ -142,6 +150,11 @@ class SharedPump(BaseDriver):
 
     def post(self, fn: Callable[..., object], *args: Any) -> None:
         """Run ``fn(*args, now)`` soon: with what comes next, so that they may share a frame. See `Driver.post`."""
+        loop = self.loop
+        if loop is not None and loop.thread == get_ident():
+            self._append((fn, args))
+            self._soon(loop)
+            return
         found = interrupts.enter()
         try:
             self._append((fn, args))
@@ -171,14 +184,18 @@ class SharedPump(BaseDriver):
         return len(mailbox) > 0
 
     async def wait_async(self, ticket: Ticket, timeout: float | None = None) -> Any:
-        """The same for a task of asyncio or trio."""
+        """The same for a task of asyncio or trio: its loop pumps."""
         try:
+            if not ticket.done:
+                self._join_loop()
             return await tickets.wait_async(ticket, timeout)
         finally:
             del ticket
 
     async def wait_items_async(self, timeout: float | None = None) -> bool:
-        """The same for a task of asyncio or trio."""
+        """The same for a task of asyncio or trio: its loop pumps."""
+        if not self.mailbox.busy():
+            self._join_loop()
         return await self.mailbox.wait_nonempty_async(timeout)
 
     def become_forked(self) -> None:
@@ -196,6 +213,28 @@ class SharedPump(BaseDriver):
 
     def _pumps_here(self) -> bool:
         return self._turning == get_ident() or threading.current_thread() is self._thread
+
+    # ---- event loops -------------------------------------------------------------------
+
+    def _join_loop(self) -> None:
+        loop = self.loop
+        if loop is not None and loop.alive:
+            return
+        with self.lead_lock:
+            if self.ending or (self.loop is not None and self.loop.alive):
+                return
+            self.loop = join(self)
+        self.loop.arm(self.due)
+        self.keeper.wake()
+
+    def _soon(self, loop: LoopPump) -> None:
+        """Run what is submitted in the loop's next round, all of it together."""
+        if loop.alive:
+            loop.soon()
+            if self.keeper.depth:
+                self.keeper.wake()  # it has an eye on us from here on
+        else:
+            self.combine()
 
     # ---- waiting -----------------------------------------------------------------------
 
@@ -443,6 +482,12 @@ class SharedPump(BaseDriver):
                 self.wake_leader()
         elif self.keeper.depth:
             self.keeper.look_at(wake_at)
+        loop = self.loop
+        if loop is not None:
+            if wake_at < loop.until:
+                loop.arm(wake_at)
+            if wires.unread:
+                self.wake_leader()
 
     def _watch(self) -> list[Any]:
         """The sockets have changed: sleep on those that are there. Returns the new ones."""
@@ -468,8 +513,11 @@ class SharedPump(BaseDriver):
 
     def _end(self, error: BaseException, *, wake: bool = True) -> None:
         super()._end(error, wake=wake)
-        if wake and self.polling:
-            self.wake_leader()
+        if wake:
+            if self.polling:
+                self.wake_leader()
+            if self.loop is not None:
+                self.loop.end()
 
     def _run(self) -> None:
         """The housekeeper's thread."""

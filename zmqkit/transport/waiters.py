@@ -56,14 +56,14 @@ class AsyncWaiter(Waiter, Protocol):
 
 def async_waiter() -> AsyncWaiter:
     """A waiter for the running task, on asyncio or trio."""
-    if _in_trio():
+    if in_trio():
         return TrioWaiter()
     return AsyncioWaiter()
 
 
 async def checkpoint() -> None:
     """Let the loop run others, and be cancelled here if that was asked for."""
-    if _in_trio():
+    if in_trio():
         import trio
 
         await trio.lowlevel.checkpoint()
@@ -71,13 +71,17 @@ async def checkpoint() -> None:
         await asyncio.sleep(0)
 
 
-def _in_trio() -> bool:
+def in_trio() -> bool:
+    """Whether this runs in a task of trio."""
     # trio first: in its guest mode an asyncio loop runs in the same thread. Never imported for those who do not use it.
     if "trio" not in sys.modules:
         return False
     import trio
 
     return trio.lowlevel.in_trio_task()
+
+
+_in_trio = in_trio
 
 
 # ---- asyncio ---------------------------------------------------------------------
@@ -94,10 +98,14 @@ class _AsyncioPort:
         self._scheduled = False
 
     def wake(self, waiter: AsyncioWaiter) -> bool:
-        self._ready.append(waiter)
         loop = self._loop()
         if loop is None or loop.is_closed():
             return False
+        if asyncio._get_running_loop() is loop:
+            if not waiter.future.done():
+                waiter.future.set_result(None)
+            return True
+        self._ready.append(waiter)
         if not self._scheduled:
             self._scheduled = True
             try:
