@@ -48,6 +48,8 @@ pytest: $(READY)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 bench: $(READY) ## the claims about speed, as ratios, with the peers in the same run
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]' || \
+	  echo "Not every peer could be installed; the benchmarks name those that are missing."
 	$(BIN)/python -m benchmarks
 
 simulate: $(READY) ## more of the simulated network: make simulate SEEDS=20000

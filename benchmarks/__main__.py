@@ -6,14 +6,14 @@ import pathlib
 import subprocess
 import sys
 
-SCRIPTS = ("pipeline.py", "backlog.py", "journal.py", "driver.py")
+SCRIPTS = ("pipeline", "reqrep", "backlog", "journal", "driver")
 
 
 def main() -> None:
-    folder = pathlib.Path(__file__).parent
+    root = pathlib.Path(__file__).parents[1]
     for script in SCRIPTS:
-        print(f"\n==== benchmarks/{script}", flush=True)
-        subprocess.run([sys.executable, str(folder / script), *sys.argv[1:]], check=True)
+        print(f"\n==== benchmarks/{script}.py", flush=True)
+        subprocess.run([sys.executable, "-m", f"benchmarks.{script}", *sys.argv[1:]], check=True, cwd=root)
 
 
 if __name__ == "__main__":
