@@ -38,6 +38,7 @@ from zmqkit.protocol import wire as session_wire
 from zmqkit.protocol.core import Frames
 from zmqkit.protocol.local import Local
 from zmqkit.protocol.session import Session
+from zmqkit.protocol.timers import Timers
 
 
 class ClientCore(Keeping):
@@ -87,9 +88,7 @@ class ClientCore(Keeping):
             if server is not None:
                 self._hand(server, call, now)
                 return
-        elif self._full(call):
-            why = f"{len(self._waiting)} calls wait for a server already"
-            self._end(call, Answer(NOT_SENT, code="full", message=why))
+        elif self._turned_away(call):
             return
         self._wait(call)
 
@@ -143,6 +142,7 @@ class ClientCore(Keeping):
         self._closing = True
         self._end_all()
         self.end_turn(now)
+        self._timers = Timers()
         super().close(now)
 
     def _end_all(self) -> None:

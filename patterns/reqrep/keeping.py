@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from zmqkit.errors import JournalError, JournalFull
-from zmqkit.events import JournalTrouble
+from zmqkit.events import JournalRecovered, JournalTrouble
 from zmqkit.options import Limits
 from zmqkit.patterns.reqrep.balance import Server
 from zmqkit.patterns.reqrep.calls import CLOSED, LOST, STORE_FAILED, Answer, Call
@@ -46,7 +46,6 @@ class Keeping(Returning):
 
     def __init__(self, local: Local, rng: random.Random, limits: Limits) -> None:
         super().__init__(local, rng, limits)
-        self._closing = False
         self._kept: dict[Call, _Kept] = {}
         self._storing: deque[tuple[int, Call, Mark]] = deque()
         """(number of the write, call, what its row says then): calls that wait for it."""
@@ -54,6 +53,7 @@ class Keeping(Returning):
         """(number of the write, key, value): changes for which nobody waits."""
         self._owed: dict[int, bytes | None] = {}
         """Such changes that the journal refused, to be written again: value by key."""
+        self._ailing = False
         self._broken: Exception | None = None
         for name in ("calls_kept", "commits_failed"):
             self.counters.setdefault(name, 0)
@@ -63,6 +63,8 @@ class Keeping(Returning):
     def _begin_durable(self, call: Call, now: float) -> None:
         """Store it, for the server that will get it if there is one now."""
         call.deadline = None
+        if self._turned_away(call):
+            return
         self._kept[call] = _Kept(None)
         server = self.balance.pick() if not self._waiting and not self._back else None
         self._store(call, _mark(server, call))
@@ -92,7 +94,7 @@ class Keeping(Returning):
                 call.core = window
                 window.put(call)
                 if window.servers:
-                    self._resume(window.servers[0])
+                    self._resume(self._best(window))
 
     def abandon(self, call: Call, ticket: object, now: float) -> None:
         """Nobody waits on this ticket any more; the call goes on, and its outcome goes to ``out.items``."""
@@ -144,6 +146,9 @@ class Keeping(Returning):
 
     def stored(self, up_to: int, now: float) -> None:
         """The rows are in the journal: their calls go on."""
+        if self._ailing:
+            self._ailing = False
+            self.out.events.append(JournalRecovered(self.local.name))
         while self._tidying and self._tidying[0][0] <= up_to:
             self._tidying.popleft()
         while self._storing and self._storing[0][0] <= up_to:
@@ -167,9 +172,10 @@ class Keeping(Returning):
     def store_failed(self, up_to: int, error: Exception, now: float) -> None:
         """What was being stored is not, or may not be. See `Core`."""
         self.counters["commits_failed"] += 1
-        if self._broken is None:
+        if self._broken is None and not self._ailing:
             self.out.events.append(JournalTrouble(self.local.name, str(error)))
         passes = isinstance(error, JournalFull) and self._broken is None
+        self._ailing = passes
         if not passes and self._broken is None:
             self._broken = JournalError(
                 f"nothing was stored: the journal failed before ({error}). Close this client and open it again"

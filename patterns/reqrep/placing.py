@@ -80,6 +80,7 @@ class Placing(PatternCore):
         self._deadlines: Deadlines[Call] = Deadlines()
         self._paused: Deadlines[Call] = Deadlines()
         self._trails: dict[Call, Trail] = {}
+        self._closing = False
         self._gathered: list[Server] = []
         """Servers for whom there are records."""
         for name in ("calls_sent", "calls_answered", "calls_late", "calls_cancelled"):
@@ -109,14 +110,16 @@ class Placing(PatternCore):
         self._waiting[call.number] = call
         self._waiting_bytes += len(call.body)
 
-    def _full(self, call: Call) -> bool:
-        """One more would be too much. (One that is larger than the whole limit waits alone.)"""
-        if not self._waiting:
+    def _turned_away(self, call: Call) -> bool:
+        """One more would be too much to wait: it was answered so. (One larger than the whole limit waits alone.)"""
+        limits, count = self.limits, len(self._waiting)
+        if not count or (
+            count < limits.queued_messages and self._waiting_bytes + len(call.body) <= limits.queued_bytes
+        ):
             return False
-        limits = self.limits
-        return (
-            len(self._waiting) >= limits.queued_messages or self._waiting_bytes + len(call.body) > limits.queued_bytes
-        )
+        why = f"{count} calls wait for a server already"
+        self._end(call, Answer(NOT_SENT, code="full", message=why))
+        return True
 
     def _hand(self, server: Server, call: Call, now: float) -> None:
         """Put a call on its way to a server that has room."""

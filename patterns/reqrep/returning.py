@@ -97,6 +97,10 @@ class Returning(Placing):
         if server.again:
             self._again[server] = None
 
+    def _best(self, window: Window) -> Server:
+        """The server to ask, of those that lead to a window."""
+        return next((each for each in window.servers if self.balance.ready(each)), window.servers[0])
+
     def _send_again(self, now: float) -> None:
         """As far as there is room: also to one that drains, for it answers what it knows; and to one that probes."""
         for server in list(self._again):
@@ -113,7 +117,9 @@ class Returning(Placing):
                 del self._again[server]
 
     def _retried(self, call: Call, reason: str) -> None:
-        self._trail(call).retries += 1
+        trail = self._trail(call)
+        trail.retries += 1
+        trail.tried.clear()
         self.counters["calls_retried"] += 1
         self.out.events.append(CallRetried(self.local.name, call.request_id or str(call.number), reason))
 
@@ -131,8 +137,9 @@ class Returning(Placing):
         server = self.balance.remove(session, reason)
         if server is None:
             return
-        self.counters["servers_out"] += 1
-        self.out.events.append(ServerOut(self.local.name, server.name, reason))
+        if not self._closing:
+            self.counters["servers_out"] += 1
+            self.out.events.append(ServerOut(self.local.name, server.name, reason))
         self._timers.cancel(("proof", session.id))
         self._again.pop(server, None)
         unsent = {record[1] for record in server.packer.records if record[0] == CALL}
@@ -148,11 +155,11 @@ class Returning(Placing):
                     self._back.append(call)
                 else:
                     limbo |= self._bereave(call, server, reason)
-            elif alone and call.core is window:
-                limbo |= self._bereave(call, server, reason)
+            elif call.core is window:
+                limbo |= not alone or self._bereave(call, server, reason)
         if limbo:
             if window.servers:
-                self._resume(window.servers[0])
+                self._resume(self._best(window))
             elif not window.durable:
                 self._timers.sooner(("limbo", window.id), now + session.peer.bound)
         self.balance.release(window)
@@ -221,10 +228,11 @@ class Returning(Placing):
         if other is not None:
             self._hand(other, call, now)
         elif call.durable or (call.retries is not None and self._may_retry(call)):
-            trail.tried.clear()
             trail.rounds += 1
             self._pause(call, now + self.rng.random() * OVERLOADED.ceiling(trail.rounds))
             self._retried(call, "overloaded")
+            if call.durable:
+                trail.retries -= 1  # it goes on for as long as it takes
         else:
             self._refuse(call, server, "overloaded", message)
 
@@ -272,4 +280,8 @@ class Returning(Placing):
             elif what == "store":
                 self._write_owed()
             elif what == "proof":
-                self._prove(self.balance.servers[name])
+                server = self.balance.servers[name]
+                if server.state is ServerState.PROBING:
+                    self._prove(server)
+                else:
+                    self._timers.set(key, now + server.session.peer.bound)

@@ -406,6 +406,38 @@ def test_a_window_that_two_addresses_lead_to_is_asked_over_the_other() -> None:
     assert net.servers[other].numbers == [call.number]
 
 
+def test_limbo_that_waited_for_room_at_one_address_goes_over_the_other() -> None:
+    net = Net("s", "t", window=b"same", credit=1, grants=False)
+    calls = [net.call(timeout=60.0) for _ in range(2)]
+    assert len(net.servers["s"].got) == len(net.servers["t"].got) == 1
+    net.crash("s")
+    net.advance(3.5)
+    moved = next(call for call in calls if call.number not in net.servers["t"].numbers)
+    net.start("u", window=b"same", credit=2)
+    net.connect("u")
+    net.flow()
+    net.crash("t")
+    net.advance(3.5)
+    assert sorted(net.servers["u"].numbers) == [1, 2]
+    net.result("u", moved)
+    assert net.kind(moved) is R.RESULT
+
+
+def test_a_server_that_falls_silent_while_it_proves_itself_has_not_proved_itself() -> None:
+    net = Net("s")
+    net.restart("s")
+    net.disconnect("s")
+    net.advance(2.9)
+    net.connect("s")
+    net.flow()
+    net.disconnect("s")
+    net.advance(0.5)
+    assert not net.happened(ServerBack)
+    net.connect("s")
+    net.advance(6.0)
+    assert len(net.happened(ServerBack)) == 1
+
+
 def test_what_was_gathered_and_never_sent_goes_elsewhere() -> None:
     net = Net("s", "t")
     calls = [net.make() for _ in range(2)]
@@ -734,6 +766,7 @@ def test_close_says_of_handed_calls_that_they_may_be_executed() -> None:
     net.do(net.core.close)
     assert net.kind(call) is R.LOST
     assert net.code(call) == "closed"
+    assert not net.happened(ServerOut), "it is we who went"
     assert not net.servers["s"].sessions._by_id
 
 

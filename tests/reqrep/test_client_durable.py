@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tests.reqrep.scripted import Net
 from zmqkit.errors import CommitIndeterminate, JournalFull
-from zmqkit.events import JournalTrouble
+from zmqkit.events import JournalRecovered, JournalTrouble
+from zmqkit.options import Limits
 from zmqkit.patterns.reqrep import wire
 from zmqkit.patterns.reqrep.calls import Kind as R
 from zmqkit.patterns.reqrep.rows import NOWHERE, Mark, read_request
@@ -50,6 +51,13 @@ def test_without_a_server_it_is_stored_all_the_same_and_waits() -> None:
     assert read_request(Row(1, 1, net.rows[call.number])).core.window == server.local.about["epoch"]
 
 
+def test_durable_calls_that_wait_are_bounded_too() -> None:
+    net = Net(durable=True, limits=Limits(queued_messages=2))
+    calls = [net.call(durable=True) for _ in range(3)]
+    assert [net.kind(call) for call in calls] == [None, None, R.NOT_SENT]
+    assert len(net.rows) == 2
+
+
 def test_what_cannot_be_stored_is_not_sent() -> None:
     net = Net("s", durable=True)
     net.storing = False
@@ -92,6 +100,7 @@ def test_a_row_that_a_full_journal_kept_goes_later() -> None:
     net.storing = True
     net.advance(1.5)
     assert not net.rows
+    assert len(net.happened(JournalTrouble)) == len(net.happened(JournalRecovered)) == 1
     assert net.core.next_deadline() is not None
 
 
