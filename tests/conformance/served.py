@@ -19,9 +19,9 @@ class Served:
     Attributes:
         address: where it is bound.
         added: the arguments of each `add`, in order.
-        gate: `held` waits for it.
-        held: how many `held` have begun.
-        closed: how many streams were closed before their end.
+        gate: `held` waits for it; `release` opens it.
+        begun: released by each `held` that has begun.
+        closed: released by each stream of `count` that was closed before its end.
     """
 
     def __init__(self, **more: Any) -> None:
@@ -58,6 +58,10 @@ class Served:
             assert self.gate.wait(20)
             return value
 
+        @server.method
+        def release() -> None:
+            self.gate.set()
+
         @server.method(concurrency=1)
         def one(value: Any) -> Any:
             return held(value)
@@ -74,6 +78,10 @@ class Served:
         def count_and_fail(to: int) -> Iterator[int]:
             yield from range(to)
             raise KeyError("the end")
+
+        @server.method
+        def zeros(length: int) -> bytes:
+            return bytes(length)
 
         @server.method
         def total(rows: Iterator[int], start: int = 0) -> int:
