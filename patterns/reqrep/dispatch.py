@@ -289,13 +289,12 @@ class Dispatch(PatternCore):
     def _answer(self, caller: Caller, number: int, answer: Answer, count: int, now: float) -> None:
         """Say how a call ended."""
         caller.open.pop(number, None)
-        if caller.session.ended:
-            return
         caller.answered += 1
-        kind, body, codec, code, message = answer[:5]
+        kind, body = answer.kind, answer.body
         if len(body) > caller.largest:
             kind, body = calls.ERROR, too_large(len(body), caller.largest)
         if kind == calls.RESULT:
+            codec = answer.codec
             self._add(caller, [wire.RESULT, number, None, None if codec == "msgpack" else codec], body, now)
         elif kind == calls.ERROR:
             self._add(caller, [wire.ERROR, number, None], body, now)
@@ -305,15 +304,19 @@ class Dispatch(PatternCore):
             op = wire.REFUSED if kind == calls.REFUSED else wire.UNKNOWN
             if kind != calls.REFUSED:
                 self.counters["calls_unknown"] += 1
-            self._add(caller, [op, number, None, code[: wire.MAX_CODE], message[: wire.MAX_MESSAGE]], None, now)
+            code, message = answer.code[: wire.MAX_CODE], answer.message[: wire.MAX_MESSAGE]
+            self._add(caller, [op, number, None, code, message], None, now)
 
     def _add(self, caller: Caller, record: wire.Record, body: bytes | None, now: float) -> None:
         """Gather a record for the turn's end."""
-        self._touch(caller)
+        if caller.session.ended:
+            return
+        if not caller.touched:
+            self._touch(caller)
         if body is not None:
             size = len(body)
             if size < wire.LARGE:
-                if caller.small + size > caller.most:
+                if caller.small and caller.small + size > caller.most:
                     self._flush(caller, now)
                 caller.small += size
             caller.gathered += size
@@ -349,8 +352,6 @@ class Dispatch(PatternCore):
 
     def _flush(self, caller: Caller, now: float) -> None:
         """Send what is gathered for one client."""
-        if not caller.packer.records or caller.session.ended:
-            return
         frames = caller.packer.pack()
         size = sum(map(len, frames))
         self.sessions.grant(caller.session, *self._room(caller))
@@ -367,6 +368,15 @@ class Dispatch(PatternCore):
             caller.taken_bytes + self._credit_bytes - caller.open_bytes,
         )
 
+    def _tell_credit(self, caller: Caller) -> None:
+        """Credit rides on the answers. It is told alone only where the client may soon want it."""
+        messages, size = self._room(caller)
+        session = caller.session
+        if (messages - session.limit_messages) * 4 >= self._credit or (
+            size - session.limit_bytes
+        ) * 4 >= self._credit_bytes:
+            self.sessions.grant(session, messages, size)
+
     def end_turn(self, now: float) -> None:
         """Write and send what this turn gathered."""
         self.window.sweep(now)
@@ -378,15 +388,13 @@ class Dispatch(PatternCore):
                 session = caller.session
                 if session.ended:
                     continue
-                self._flush(caller, now)
-                messages, size = self._room(caller)
-                # Credit rides on the answers. It is told alone only where the client may soon want it.
-                if (
-                    (messages - session.limit_messages) * 4 >= self._credit
-                    or (size - session.limit_bytes) * 4 >= self._credit_bytes
-                ):  # fmt: skip
-                    self.sessions.grant(session, messages, size)
-                self.sessions.owe(session, bool(caller.open), now)
+                if caller.packer.records:
+                    self._flush(caller, now)
+                else:
+                    self._tell_credit(caller)
+                owed = bool(caller.open)
+                if owed != session.outstanding:
+                    self.sessions.owe(session, owed, now)
         super().end_turn(now)
 
     def next_deadline(self) -> float | None:
