@@ -18,7 +18,7 @@ from zmqkit import codec as codecs
 from zmqkit.errors import Closed
 from zmqkit.patterns.reqrep import calls
 from zmqkit.patterns.reqrep.arrivals import WINDOW, Arrivals
-from zmqkit.patterns.reqrep.calling import TIMEOUT, ClientBase, Feed, Path
+from zmqkit.patterns.reqrep.calling import TIMEOUT, ClientBase, Feed, Path, answered
 from zmqkit.patterns.reqrep.calls import Answer, Call
 from zmqkit.patterns.reqrep.loops import Loop
 from zmqkit.patterns.reqrep.methods import METHODS
@@ -253,15 +253,53 @@ class Client(ClientBase, Peer):
         found: list[dict[str, Any]] = await self.call(METHODS)
         return found
 
+    def results(self) -> AsyncIterator[Reply[Any]]:
+        """The outcomes of durable calls that nobody waits for. See `zmqkit.Client.results`."""
+        self._check_open()
+        return _Results(self)
+
     # ---- waiting -------------------------------------------------------------------
 
     async def _wait_durable(self, call: Call, ticket: Ticket) -> Answer:
         try:
             answer: Answer = await self._wait(ticket, left_of(self._patience(call)))
         except WaitExpired:
-            self._tell_soon(self._core.abandon, call, ticket)
-            raise self._not_yet(call) from None
+            self._unclaimed[call] = None
+            said = self._open_driver.ticket()
+            self._open_driver.submit(self._core.abandon, call, ticket)
+            self._open_driver.submit(answered, said)
+            await self._wait(said, None)
+            if not ticket.done:
+                raise self._not_yet(call) from None
+            self._unclaimed.pop(call, None)  # it came at the last moment
+            answer = await self._wait(ticket, 0)
         return answer
+
+
+class _Results:
+    """The iterator of `Client.results`. Not a generator: nothing is left to be finalized after a break."""
+
+    __slots__ = ("_client",)
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Reply[Any]:
+        client = self._client
+        if client._driver is None:
+            await client._start_async()
+        driver = client._open_driver
+        while not client._stopped:
+            item = driver.mailbox.take()
+            if item is not None:
+                return Reply(client, *client._claimed(item))
+            if not client._unclaimed or driver.mailbox.closed:
+                break
+            await driver.wait_items_async(None)
+        raise StopAsyncIteration
 
 
 async def feed(client: Client, call: Call, source: Iterator[Any] | AsyncIterator[Any]) -> None:

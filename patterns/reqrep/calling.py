@@ -15,17 +15,19 @@ from os import PathLike, fspath
 from typing import Any, ClassVar, Final, NamedTuple, Self
 
 from zmqkit import codec as codecs
-from zmqkit.errors import Closed, EncodeError, NoReplyInTime, UsageError
+from zmqkit.errors import Closed, DecodeError, EncodeError, NoReplyInTime, UsageError
 from zmqkit.journal import SqliteJournal
 from zmqkit.patterns.reqrep.calls import RESULT, Answer, Call
 from zmqkit.patterns.reqrep.client import ClientCore
 from zmqkit.patterns.reqrep.methods import check_name
 from zmqkit.patterns.reqrep.outcomes import interrupted, request_id, value_of
 from zmqkit.patterns.reqrep.request import inherited
+from zmqkit.patterns.reqrep.rows import REQUESTS, read_request, unreadable
 from zmqkit.patterns.reqrep.wire import MAX_ID
 from zmqkit.peer.base import Common, PeerBase
-from zmqkit.protocol.core import Write
+from zmqkit.protocol.core import Read, Write
 from zmqkit.transport.driver import Driver
+from zmqkit.transport.tickets import Ticket
 
 Headers = Mapping[str, str]
 Path = str | PathLike[str]
@@ -36,8 +38,8 @@ TIMEOUT: Final = 10.0
 MAX_HEADERS_BYTES: Final = 8192
 RESERVED_HEADERS: Final = "zmqkit-"
 
-REQUESTS: Final = "requests"
-"""The log of a client's journal."""
+READ_BYTES: Final = 16 << 20
+"""Rows are read from the journal in portions of so many bytes."""
 
 NUMBERS_AN_OPENING: Final = 1 << 32
 """With a journal the client's key lives on, and so do its numbers: each opening sets so many of them apart."""
@@ -93,6 +95,10 @@ class ClientBase(PeerBase):
         self._journal_path = fspath(journal) if journal is not None else None
         self._number: Callable[[], int] = itertools.count(1).__next__
         self._key = b""
+        self._kept: list[Call] = []
+        """What the journal held when it was opened."""
+        self._unclaimed: dict[Call, None] = {}
+        """Durable calls that are on their way and that nobody waits for: `results` brings them."""
 
     def _build(self) -> tuple[ClientCore, Any]:
         journal = None
@@ -102,6 +108,7 @@ class ClientBase(PeerBase):
                 first = journal.highest(REQUESTS) + 1
                 mark = first + NUMBERS_AN_OPENING
                 journal.commit([Write(REQUESTS, mark, 0, b""), Write(REQUESTS, mark, 0, None)])
+                self._kept = _read_all(journal)
             except BaseException:
                 journal.close()
                 raise
@@ -110,6 +117,15 @@ class ClientBase(PeerBase):
         self._key = bytes.fromhex(journal.uuid) if journal is not None else local.instance
         local = dataclasses.replace(local, about={"client": self._key})
         return ClientCore(local, self._random(), durable=journal is not None, limits=self._limits), journal
+
+    def _set_up(self, driver: Driver) -> None:
+        super()._set_up(driver)
+        kept, self._kept = self._kept, []
+        if kept:
+            for call in kept:
+                call.renumber = self._number
+                self._unclaimed[call] = None
+            driver.submit(self._core.resume, kept)
 
     # ---- making calls --------------------------------------------------------------
 
@@ -190,6 +206,7 @@ class ClientBase(PeerBase):
     def _leave(self, error: BaseException, call: Call, driver: Driver) -> None:
         """Waiting for this call was left with an error: nobody waits. Raises if it says nothing of the call."""
         if call.durable:
+            self._unclaimed[call] = None
             self._tell_soon(self._core.abandon, call, call.ticket)
         else:
             self._tell_soon(self._core.cancel, call)
@@ -200,6 +217,14 @@ class ClientBase(PeerBase):
         """Until when to wait for a durable call, which itself has no deadline."""
         timeout = self._settings.timeout
         return inherited(None if timeout is None else time.monotonic() + timeout)
+
+    def _claimed(self, item: tuple[Call, Answer]) -> tuple[Call, Any]:
+        """An outcome that nobody waited for: the call, and a ticket that is resolved with it."""
+        call, answer = item
+        self._unclaimed.pop(call, None)
+        ticket = self._open_driver.ticket()
+        ticket.resolve(answer)
+        return call, ticket
 
     def _not_yet(self, call: Call) -> NoReplyInTime:
         return NoReplyInTime(
@@ -313,6 +338,23 @@ class Feed:
         reason = f"{type(error).__name__}: {error}"[:1000]
         client._tell_now(client._core.upload_abort, self.call, reason.encode("utf-8", "backslashreplace").decode())
         client._tell_now(client._core.cancel, self.call)
+
+
+def answered(ticket: Ticket, now: float) -> None:
+    """A verb that does nothing: when its ticket is resolved, all that was handed over before it is done."""
+    ticket.resolve(None)
+
+
+def _read_all(journal: SqliteJournal) -> list[Call]:
+    found: list[Call] = []
+    first = 0
+    try:
+        while rows := journal.read(Read(REQUESTS, first, (1 << 63) - 1, READ_BYTES)):
+            found += map(read_request, rows)
+            first = rows[-1].key + 1
+    except DecodeError as error:
+        raise unreadable(error) from error
+    return found
 
 
 def check_seconds(timeout: float | None) -> float | None:

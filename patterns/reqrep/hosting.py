@@ -33,7 +33,6 @@ from zmqkit.peer.base import Common, PeerBase, check_types
 from zmqkit.protocol.core import Read, Row
 from zmqkit.transport import hosts
 from zmqkit.transport.driver import Driver
-from zmqkit.transport.tickets import Ticket
 
 F = TypeVar("F", bound=Callable[..., Any])
 Path = str | PathLike[str]
@@ -370,11 +369,6 @@ class AsyncUpload(UploadBase, AsyncIterator[Any]):
                 return value
             if value is not None:
                 await self._server._open_driver_or_end().wait_async(value)
-
-
-def answered(ticket: Ticket, now: float) -> None:
-    """A verb that does nothing: when its ticket is resolved, all that was handed over before it is done."""
-    ticket.resolve(None)
 
 
 def _read_all(journal: SqliteJournal) -> list[Row]:

@@ -9,9 +9,10 @@ import time
 from typing_extensions import Unpack
 
 from zmqkit.options import Durability, Window
+from zmqkit.patterns.reqrep.calling import answered
 from zmqkit.patterns.reqrep.calls import Execution
 from zmqkit.patterns.reqrep.crew import Crew
-from zmqkit.patterns.reqrep.hosting import Path, ServerBase, answered
+from zmqkit.patterns.reqrep.hosting import Path, ServerBase
 from zmqkit.patterns.reqrep.tasks import PrivateLoop
 from zmqkit.peer.base import DRAIN, Common
 from zmqkit.peer.hooks import stop_on_signals

@@ -10,9 +10,10 @@ import anyio
 from typing_extensions import Unpack
 
 from zmqkit.options import Durability, Window
+from zmqkit.patterns.reqrep.calling import answered
 from zmqkit.patterns.reqrep.calls import Execution
 from zmqkit.patterns.reqrep.crew import Crew
-from zmqkit.patterns.reqrep.hosting import Path, ServerBase, answered
+from zmqkit.patterns.reqrep.hosting import Path, ServerBase
 from zmqkit.patterns.reqrep.tasks import Tasks
 from zmqkit.peer.aio import Peer, in_thread
 from zmqkit.peer.base import DRAIN, Common

@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 
 from zmqkit.errors import UsageError
 from zmqkit.patterns.reqrep.arrivals import WINDOW, Arrivals
-from zmqkit.patterns.reqrep.calling import TIMEOUT, ClientBase, Path
+from zmqkit.patterns.reqrep.calling import TIMEOUT, ClientBase, Path, answered
 from zmqkit.patterns.reqrep.calls import Answer, Call
 from zmqkit.patterns.reqrep.methods import METHODS
 from zmqkit.patterns.reqrep.proxy import Proxy, TypedProxy
@@ -141,12 +141,41 @@ class Client(ClientBase, Peer):
         found: list[dict[str, Any]] = self.call(METHODS)
         return found
 
+    def results(self) -> Iterator[Reply[Any]]:
+        """The outcomes of durable calls that nobody waits for: of an earlier run of this journal, and those whose
+        `call` ran out of time. Each comes as a `Reply` that is done, as soon as it is; the iteration ends when none is
+        left on its way.
+        """
+        driver = self._open_driver
+        while not self._stopped:
+            item = driver.mailbox.take()
+            if item is not None:
+                yield self._claim(item)
+            elif not self._unclaimed or driver.mailbox.closed:
+                return
+            else:
+                driver.wait_items(None)
+
+    def _claim(self, item: Any) -> Reply[Any]:
+        reply: Reply[Any] = Reply(self, *self._claimed(item))
+        reply._watch()
+        return reply
+
+    # ---- waiting -------------------------------------------------------------------
+
     def _wait_durable(self, call: Call, ticket: Ticket) -> Answer:
         try:
             answer: Answer = self._wait(ticket, left_of(self._patience(call)))
         except WaitExpired:
-            self._tell_soon(self._core.abandon, call, ticket)
-            raise self._not_yet(call) from None
+            self._unclaimed[call] = None
+            said = self._open_driver.ticket()
+            self._open_driver.submit(self._core.abandon, call, ticket)
+            self._open_driver.submit(answered, said)
+            self._wait(said, None)
+            if not ticket.done:
+                raise self._not_yet(call) from None
+            self._unclaimed.pop(call, None)  # it came at the last moment
+            answer = self._wait(ticket, 0)
         return answer
 
 
