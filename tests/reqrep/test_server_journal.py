@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from tests.reqrep.serving import Serving
@@ -9,6 +11,7 @@ from zmqkit.errors import CommitIndeterminate, JournalDamaged, JournalFull
 from zmqkit.events import JournalRecovered, JournalTrouble
 from zmqkit.options import Window
 from zmqkit.patterns.reqrep import calls, wire
+from zmqkit.patterns.reqrep.calls import Execution
 from zmqkit.patterns.reqrep.rows import CALLS, read_call
 from zmqkit.protocol.core import Row
 
@@ -284,3 +287,50 @@ def test_after_a_commit_whose_outcome_is_unknown_only_what_is_idempotent_goes_on
     assert [each[-1] for each in serving.take()] == [b"result", b"from memory", b"from memory"]
     assert serving.core.running == 0
     assert not serving.core.out.writes
+
+
+def test_a_call_is_executed_at_most_once_a_journal_whatever_crashes() -> None:
+    """Random calls, repeats, closes, crashes and full disks, in windows so small that much is evicted."""
+    for seed in range(40):
+        rng = random.Random(seed)
+        window = Window(count=rng.choice([2, 5, 50]), size_bytes=rng.choice([500, 60_000]), seconds=rng.choice([1, 60]))
+        serving = durable(window=window, capacity=2)
+        started: dict[int, int] = {}
+        results: dict[int, set[bytes]] = {}
+        running: list[Execution] = []
+        floor, number = 1, 0
+        for _ in range(100):
+            dice = rng.random()
+            if dice < 0.35:
+                number += 1
+                serving.call(number)
+            elif dice < 0.5 and floor <= number:
+                serving.call(rng.randint(floor, number), attempt=2)
+            elif dice < 0.55:
+                floor = serving.floor = rng.randint(floor, number + 1)
+            elif dice < 0.62:
+                serving = serving.restart(capacity=2)
+                serving.floor = floor
+                running = []
+            elif dice < 0.66:
+                serving.server.storing = False
+                serving.call(number + 1)
+                serving.core.end_turn(serving.pair.now)
+                if serving.core.out.writes:
+                    fail(serving, JournalFull("full"))
+                serving.server.storing = True
+                number += 1
+            elif dice < 0.9 and running:
+                execution = running.pop(rng.randrange(len(running)))
+                serving.finish(execution, b"%d" % execution.number + b"x" * rng.choice([0, 300, 20_000]))
+            serving.pair.advance(rng.choice([0.01, 0.01, 0.5]))
+            for execution in serving.items():
+                started[execution.number] = started.get(execution.number, 0) + 1
+                running.append(execution)
+            for each in serving.take():
+                if each[0] == "RESULT":
+                    results.setdefault(each[1], set()).add(each[-1])
+        assert started, seed
+        assert set(started.values()) == {1}, f"seed {seed}: {started}"
+        assert all(len(each) == 1 for each in results.values()), seed
+        assert serving.count("frames_bad") == 0
