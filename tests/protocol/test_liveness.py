@@ -105,6 +105,22 @@ def test_a_silent_peer_whose_connection_stands_is_busy_and_not_dead() -> None:
     assert pair.b.counters["overslept"] == 1
 
 
+def test_the_pattern_is_told_when_a_connection_goes_or_comes_and_when_the_peer_is_busy() -> None:
+    pair = owing(Pair())
+    assert not pair.c.changed
+    pair.disconnect()
+    assert pair.c.changed == [(False, False)]
+    pair.connect()
+    pair.flow()
+    assert pair.c.changed[1:] == [(True, False)]
+    pair.b.paused = True
+    pair.advance(BOUND + 2 * INTERVAL)
+    assert pair.c.changed[2:] == [(True, True)]
+    pair.b.paused = False
+    pair.advance(2 * INTERVAL)
+    assert pair.c.changed[3:] == [(True, False)]
+
+
 def test_a_peer_that_is_busy_for_too_long_is_told_goodbye() -> None:
     pair = owing(Pair(b=Side("b", busy_bound=20.0)))
     session = pair.c.session

@@ -51,6 +51,7 @@ class ServerSide(PatternCore):
 
     def opened(self, session: Session, now: float) -> None:
         self.session = session
+        self.floor = 0
         self.say([wire.METHODS, 0, 0], msgpack.packb(list(self.methods)), now=now)
 
     def say(self, record: list[Any], body: bytes | None = None, *, now: float) -> None:
@@ -106,6 +107,7 @@ class Net:
         self.paused: set[str] = set()
         self.ways: deque[tuple[str, str, int, Frames]] = deque()
         self.lives = 0
+        self.next = 1
         self.rows: dict[int, bytes] = {}
         self.storing = True
         self.late = False
@@ -123,7 +125,6 @@ class Net:
         self.told: list[Any] = []
         self.unclaimed: list[tuple[Call, Answer]] = []
         self.events: list[Event] = []
-        self.next = max(self.rows, default=0) + 1
         self.calls: list[Call] = []
 
     def start(

@@ -25,7 +25,7 @@ class History(Net):
         """How often a call was executed: by its first ticket (in its body) and window."""
         self.executions: dict[int, list[bytes]] = {}
         """The windows where each call was executed, by its ticket."""
-        self.window_of: dict[str, bytes] = {}
+        self.epochs: dict[str, bytes] = {}
         super().__init__(*NAMES, durable=durable, credit=4)
 
     def step(self) -> None:
@@ -62,12 +62,26 @@ class History(Net):
                 if self.storing:
                     self.advance(dice.choice([0.001, 0.05, 0.5, 4.0]))
 
+    def reborn(self) -> None:
+        """The client's process dies, with what it had not stored; another takes up its journal."""
+        calls = self.begin_again()
+        for call in calls:
+            call.ticket = int(call.body)
+        self.calls = calls
+        self.do(self.core.resume, list(calls))
+
     def restart_somehow(self, name: str) -> None:
+        """Another server; or the one that was there and has forgotten its sessions; or one with another's memory."""
         journal = name == "u"
-        self.start(
-            name, credit=4, journal=journal, window=b"journal" if journal else None,
+        dice = self.dice.random()
+        epoch = None
+        if not journal and dice < 0.6:
+            epoch = self.epochs.get(name if dice < 0.4 else self.dice.choice(NAMES[:2]))
+        server = self.start(
+            name, epoch=epoch, credit=self.dice.choice([1, 4]), journal=journal, window=b"journal" if journal else None,
             methods=("read",) if self.dice.random() < 0.7 else (),
         )  # fmt: skip
+        self.epochs[name] = server.local.about["epoch"]
 
     def new_call(self) -> None:
         dice = self.dice
@@ -119,9 +133,11 @@ class History(Net):
             assert server.session.outstanding == (held > 0)
 
 
-def holds(seed: int, steps: int, *, durable: bool) -> Net:
+def holds(seed: int, steps: int, *, durable: bool, lives: int = 1) -> Net:
     history = History(seed, durable=durable)
-    for _ in range(steps):
+    for number in range(steps):
+        if number and number % (steps // lives) == 0 and history.storing:
+            history.reborn()
         history.step()
         history.check()
     history.storing = True
@@ -155,6 +171,11 @@ def test_durable_calls_too(seed: int) -> None:
     history = holds(seed, 150, durable=True)
     left = {call.number for call in history.calls if history.answers[call.ticket].kind == Kind.CLOSED}
     assert set(history.rows) == left
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_durable_calls_outlive_their_client(seed: int) -> None:
+    holds(seed, 200, durable=True, lives=4)
 
 
 # ---- deadlines -------------------------------------------------------------------------
