@@ -5,21 +5,17 @@ Knows the puller's core and its verbs, and codecs; no event loop.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import traceback as tracebacks
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Generic, Literal, NamedTuple
 
 from typing_extensions import TypeVar
 
 from zmqkit import checks
-from zmqkit.errors import (
-    AlreadySettled,
-    Reject,
-    Retry,
-    UsageError,
-)
+from zmqkit.errors import AlreadySettled, Closed, Forked, Reject, Retry, UsageError
 from zmqkit.options import OnError
 from zmqkit.patterns.pipeline import wire
 from zmqkit.patterns.pipeline.puller import Parcel, PullerCore
@@ -143,13 +139,15 @@ class JobBase(Generic[T]):
         reason = wire.sendable(str(error) if isinstance(error, Retry | Reject) else f"{type(error).__name__}: {error}")
         if self.outcome is not None:
             log.error("job %s was %s, then its handler raised:\n%s", self.id, self.outcome, trace)
-        elif isinstance(error, Reject) or (policy == "reject" and not isinstance(error, Retry)):
-            log.warning("job %s is rejected: %s", self.id, reason if isinstance(error, Reject) else trace)
-            self._settle("rejected", wire.REJECT, None, reason, trace)
         else:
-            delay = error.delay if isinstance(error, Retry) else None
-            log.warning("job %s failed and is tried again: %s", self.id, reason if isinstance(error, Retry) else trace)
-            self._settle("nacked", wire.NACK, delay, reason, trace)
+            with _logs_loss(f"job {self.id}", trace):
+                if isinstance(error, Reject) or (policy == "reject" and not isinstance(error, Retry)):
+                    self._settle("rejected", wire.REJECT, None, reason, trace)
+                    log.warning("job %s is rejected: %s", self.id, reason if isinstance(error, Reject) else trace)
+                else:
+                    delay, said = (error.delay, reason) if isinstance(error, Retry) else (None, trace)
+                    self._settle("nacked", wire.NACK, delay, reason, trace)
+                    log.warning("job %s failed and is tried again: %s", self.id, said)
         return contained(policy, error)
 
 
@@ -161,6 +159,16 @@ def shown(error: Exception) -> str:
 def contained(policy: OnError, error: Exception) -> bool:
     """Whether an exception that a job or a batch has answered ends there."""
     return policy != "raise" or isinstance(error, Retry | Reject)
+
+
+@contextlib.contextmanager
+def _logs_loss(what: str, trace: str) -> Iterator[None]:
+    """What failed cannot be settled any more, because the puller is closed: say what becomes of it."""
+    try:
+        yield
+    except (Closed, Forked) as error:
+        log.warning("%s failed, but %s; this failure is not counted:\n%s", what, error, trace)
+        raise
 
 
 def _with_ticket(core: PullerCore, parcel: Parcel, index: int, ticket: Ticket, now: float) -> None:
@@ -269,7 +277,8 @@ class BatchBase(Generic[T]):
         if not left:
             log.error("a batch was %s, then its handler raised:\n%s", self.outcome, shown(error))
         else:
-            log.warning("a batch of %d jobs failed; each is delivered again alone:\n%s", len(left), shown(error))
-            delay = error.delay if isinstance(error, Retry) else None
-            self._nack(delay)
+            trace = shown(error)
+            with _logs_loss(f"a batch of {len(left)} jobs", trace):
+                self._nack(error.delay if isinstance(error, Retry) else None)
+            log.warning("a batch of %d jobs failed; each is delivered again alone:\n%s", len(left), trace)
         return contained(self._puller._on_error, error)

@@ -270,7 +270,9 @@ class PullerBase(PeerBase):
     def _usable(self) -> Any:
         driver = self._driver
         if driver is None or self._closed:
-            raise Closed(f"{self.name} was closed, and gave back the jobs that were not settled")
+            raise Closed(
+                f"{self.name} was closed, and gave back the jobs that were not settled: their pusher delivers them again"
+            )
         return driver
 
 

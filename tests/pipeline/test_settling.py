@@ -83,7 +83,9 @@ async def test_delays_that_are_none_are_refused(face: Face) -> None:
         await push.flush(PATIENCE_S)
 
 
-async def test_settling_after_close_is_refused_and_the_job_comes_again(face: Face) -> None:
+async def test_settling_after_close_is_refused_and_the_job_comes_again(
+    face: Face, caplog: pytest.LogCaptureFixture
+) -> None:
     async with face.Pusher(LOCAL) as push:
         await push.send_many(["x", "y"])
         pull = await face.Puller(push.addresses[0]).open()
@@ -93,7 +95,12 @@ async def test_settling_after_close_is_refused_and_the_job_comes_again(face: Fac
             for settle in (job.ack, job.release, lambda job=job: job.ack(wait=True)):
                 with pytest.raises(Closed):
                     await settle()
+            with pytest.raises(Closed, match="their pusher delivers them again"):
+                await fail(job, ZeroDivisionError("too late"))
             assert job.outcome is None
+        assert "tried again" not in caplog.text
+        assert caplog.text.count("their pusher delivers them again; this failure is not counted") == 2
+        assert caplog.text.count("ZeroDivisionError: too late") == 2
         async with face.Puller(push.addresses[0]) as pull:
             assert await handle(pull, 2) == ["x", "y"]
             assert await push.flush(PATIENCE_S) == Settled(acked=2)
