@@ -71,9 +71,12 @@ async def test_zmqkit_on_hears_all_peers_of_the_process(face: Face) -> None:
     assert len(box.all) == 2
 
 
-async def test_a_callback_that_raises_is_logged_and_harms_nobody(face: Face, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit, KeyboardInterrupt, GeneratorExit])
+async def test_a_callback_that_raises_is_logged_and_harms_nobody(
+    face: Face, caplog: pytest.LogCaptureFixture, error: type[BaseException]
+) -> None:
     def bad(event: events.Event) -> None:
-        raise ZeroDivisionError("in a callback")
+        raise error("in a callback")
 
     remove = zmqkit.on(events.Event, bad)
     try:

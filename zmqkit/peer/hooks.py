@@ -62,7 +62,7 @@ def dispatch(event: Event) -> None:
         if isinstance(event, kind):
             try:
                 callback(event)
-            except Exception:
+            except BaseException:
                 log.exception("a callback for %s raised", type(event).__name__)
 
 

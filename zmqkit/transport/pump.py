@@ -197,6 +197,6 @@ class Pump:
                 if isinstance(event, kind):
                     try:
                         callback(event)
-                    except Exception:
+                    except BaseException:  # SystemExit, too: it would end no program, only this peer, for good
                         self.callback_errors += 1
                         log.exception("a callback for %s raised", type(event).__name__)
