@@ -434,8 +434,21 @@ async def call(handler: Callable[..., object], argument: object, limiter: anyio.
     """Call a handler, plain ones in a worker thread; the limiter says how many of these there may be."""
     if inspect.iscoroutinefunction(handler):
         return await handler(argument)
-    result = await anyio.to_thread.run_sync(handler, argument, limiter=limiter)
+    result, error = await anyio.to_thread.run_sync(_outcome, handler, argument, limiter=limiter)
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error  # or its traceback would hold itself
     return await result if inspect.isawaitable(result) else result
+
+
+def _outcome(handler: Callable[..., object], argument: object) -> tuple[object, BaseException | None]:
+    """What a handler returned, or raised: a loop's future does not carry GeneratorExit or StopIteration."""
+    try:
+        return handler(argument), None
+    except BaseException as error:
+        return None, error
 
 
 async def run_tasks(loop: Callable[[], Any], tasks: int, *peers: Peer) -> None:
@@ -443,15 +456,20 @@ async def run_tasks(loop: Callable[[], Any], tasks: int, *peers: Peer) -> None:
 
     After a stop what runs has `DRAIN` seconds; then it is cancelled, and its jobs are given back.
     """
-    errors: list[Exception] = []
+    errors: list[BaseException] = []
     running = tasks
+    cancelled = anyio.get_cancelled_exc_class()
     ended = anyio.Event()
 
     async def guarded() -> None:
         nonlocal running
         try:
             await loop()
-        except Exception as error:
+        except BaseException as error:
+            if isinstance(error, cancelled) or (
+                isinstance(error, BaseExceptionGroup) and error.subgroup(cancelled) is not None
+            ):
+                raise  # the task group's own
             errors.append(error)
             for peer in peers:
                 peer.stop()

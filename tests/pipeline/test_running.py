@@ -224,6 +224,32 @@ async def test_closing_wakes_who_waits_and_a_closed_puller_takes_no_more(face: F
                 await loop()
 
 
+@pytest.mark.parametrize("error", [SystemExit, GeneratorExit, KeyboardInterrupt])
+@pytest.mark.parametrize("batch", [None, 2])
+async def test_what_ends_a_program_leaves_run_as_it_is_and_its_jobs_go_back(
+    face: Face, error: type[BaseException], batch: int | None
+) -> None:
+    def handler(body: object) -> None:
+        raise error("in a handler")
+
+    async def coroutine(body: object) -> None:
+        handler(body)
+
+    async with face.Pusher(LOCAL) as push:
+        await push.send_many(range(2))
+        for each in (handler, handler if face.name == "sync" else coroutine):
+            async with face.Puller(push.addresses[0]) as pull:
+                with pytest.raises(error, match="in a handler"):
+                    await pull.run(each, batch=batch)
+        async with face.Worker(handler, source=push.addresses[0], batch=batch) as worker:
+            with pytest.raises(error, match="in a handler"):
+                await worker.run()
+        async with face.Puller(push.addresses[0]) as pull:
+            assert sorted(await handle(pull, 2)) == [0, 1]
+            assert await push.flush(PATIENCE_S) == Settled(acked=2)
+        assert push.stats()["failed"] == 0
+
+
 # ---- signals -------------------------------------------------------------------------
 
 
