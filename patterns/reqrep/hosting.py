@@ -25,7 +25,7 @@ from zmqkit.patterns.reqrep.crew import Watchdog
 from zmqkit.patterns.reqrep.elsewhere import Pool, check_importable
 from zmqkit.patterns.reqrep.handling import Emitter, Handling, Ready
 from zmqkit.patterns.reqrep.methods import RESERVED, Mark, Method, Methods
-from zmqkit.patterns.reqrep.outcomes import CODE_DRAINING, id_of, refused
+from zmqkit.patterns.reqrep.outcomes import CODE_DRAINING, id_of, refused, unknown
 from zmqkit.patterns.reqrep.request import current_request
 from zmqkit.patterns.reqrep.rows import CALLS
 from zmqkit.patterns.reqrep.server import ServerCore
@@ -83,6 +83,8 @@ class ServerBase(PeerBase):
         self._methods = Methods()
         self._handling = Handling(self._methods, self._codec, self._limits, self._tells_tracebacks, self._wrap_upload)
         self._watchdog = Watchdog()
+        self._executing: dict[Execution, None] = {}
+        """What threads run now."""
 
     def _build(self) -> tuple[ServerCore, Any]:
         if self._pool is not None:
@@ -215,6 +217,7 @@ class ServerBase(PeerBase):
 
     def _run(self, execution: Execution) -> None:
         """Execute a plain function or a generator here, in this thread, and answer."""
+        self._executing[execution] = None
         try:
             method = self._methods.by_name[execution.method]
             ready = self._handling.prepare(execution, bind=not self._runs_elsewhere(method))
@@ -235,6 +238,8 @@ class ServerBase(PeerBase):
             # Nothing of the handler's comes here: it is ours, and the caller must not wait for it.
             log.exception("%s: answering %s()", self.name, execution.method)
             self._finish(execution, calls.Answer(calls.UNKNOWN, code="internal", message=type(error).__name__))
+        finally:
+            del self._executing[execution]
 
     def _execute(self, ready: Ready) -> Answer:
         handling, method = self._handling, ready.method
@@ -293,14 +298,17 @@ class ServerBase(PeerBase):
         for execution in driver.mailbox.take_many(len(driver.mailbox)):
             self._finish(execution, refused(CODE_DRAINING, "the server is being stopped"))
 
-    def _still_running(self, count: int, since: float) -> None:
+    def _leave_running(self, count: int, since: float) -> None:
+        """So many handlers were cancelled, or still run: say so, to their callers as well."""
         if count:
             log.warning(
-                "%s: %d handlers still run %.1f s after the stop; their callers are told that the outcome is unknown",
+                "%s: %d handlers still ran %.1f s after the stop; their callers are told that the outcome is unknown",
                 self.name,
                 count,
                 time.monotonic() - since,
             )
+        for execution in list(self._executing):
+            self._finish(execution, unknown("stopped", f"the server was stopped while {execution.method}() ran"))
 
 
 class UploadBase:

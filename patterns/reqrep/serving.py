@@ -142,7 +142,7 @@ class Server(ServerBase, Peer):
             if self._crew is not None:
                 left += self._crew.join(deadline)
             self._refuse_waiting()
-            self._still_running(left, since)
+            self._leave_running(left, since)
         finally:
             driver.close(1.0)
             if self._pool is not None:

@@ -96,7 +96,7 @@ class Server(ServerBase, Peer):
                     left += await self._runs.end(deadline)
                     left += await in_thread(self._crew.join, deadline)
                 self._refuse_waiting()
-                self._still_running(left, since)
+                self._leave_running(left, since)
             finally:
                 await self._end_driver()
                 if self._pool is not None:
