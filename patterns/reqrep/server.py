@@ -295,7 +295,7 @@ class ServerCore(PlainCalls):
         else:
             self._no_other(caller, number, entry)
             self._refuse(caller, number, "cancelled", "nobody waits here any more for that request id", now)
-        self._unwanted(entry, now)
+        self._unwanted(entry, now, cancelled=True)
         self._dispatch(now)
 
     def _left(self, caller: Caller, number: int, entry: Entry, now: float) -> None:
@@ -304,14 +304,14 @@ class ServerCore(PlainCalls):
             entry.caller = None
         else:
             self._no_other(caller, number, entry)
-        self._unwanted(entry, now)
+        self._unwanted(entry, now, cancelled=False)
 
     def _no_other(self, caller: Caller, number: int, entry: Entry) -> None:
         entry.others = [each for each in entry.others or () if each != (caller, number)] or None
         caller.client.entries.pop(number, None)
 
-    def _unwanted(self, entry: Entry, now: float) -> None:
-        """If nobody waits for it any more: what is not begun is dropped, what was cancelled is told so.
+    def _unwanted(self, entry: Entry, now: float, *, cancelled: bool) -> None:
+        """If nobody waits for it any more: what is not begun is dropped, what runs and was cancelled is told so.
 
         A call whose client is gone, and did not cancel it, goes on: the client may come back and ask.
         """
@@ -323,7 +323,7 @@ class ServerCore(PlainCalls):
                 self.counters["calls_dropped"] += 1
             self._unqueue(entry)
             self._refuse_waiting(entry, "cancelled", "it was cancelled before it was started", now)
-        elif entry.state == RUNNING and (entry.unwanted or entry.flow is not None):
+        elif entry.state == RUNNING and (entry.flow is not None or (cancelled and entry.unwanted)):
             self._cancel_execution(entry, execution)
 
     # ---- the end -----------------------------------------------------------------

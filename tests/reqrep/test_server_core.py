@@ -34,6 +34,7 @@ def test_a_call_is_executed_and_answered() -> None:
     assert serving.take() == []
     serving.finish(execution, b"2")
     assert serving.take() == [("RESULT", 1, None, b"2")]
+    assert serving.server.rows == {}
 
 
 def test_an_execution_knows_what_its_call_said() -> None:
@@ -264,6 +265,22 @@ def test_a_call_runs_as_long_as_anybody_waits_for_its_id() -> None:
     assert refused("cancelled", serving) == [2]
 
 
+def test_who_cancels_and_asks_again_waits_again() -> None:
+    serving = Serving()
+    serving.call(1, id="x")
+    execution = serving.item()
+    serving.call(2, id="x")
+    serving.send([[wire.CANCEL, 1, None]])
+    serving.client()
+    serving.call(1, id="x", attempt=2)
+    serving.call(2, id="x", attempt=2)
+    serving.send([[wire.CANCEL, 2, None]])
+    assert not execution.cancelled
+    assert refused("cancelled", serving) == [2]
+    serving.finish(execution)
+    assert serving.take() == [("RESULT", 1, None, b"result")]
+
+
 def test_too_many_who_ask_for_one_id_are_never_told_that_nothing_was_executed() -> None:
     serving = Serving()
     serving.call(1, id="x")
@@ -418,6 +435,26 @@ def test_a_client_that_takes_no_answers_gets_no_more_executed() -> None:
     assert [each[:3] for each in serving.take()] == [("RESULT", 1, None), ("REFUSED", 2, "overloaded")]
     serving.call(3)
     assert serving.item().number == 3
+
+
+def test_what_a_lost_client_did_not_take_holds_nobody_up() -> None:
+    serving = Serving(capacity=1, limits=Limits(queued_bytes=10_000))
+    serving.call(1)
+    serving.pair.connected = False
+    serving.finish(serving.item(), b"x" * 20_000)
+    serving.client(b"other-----------")
+    serving.call(1)
+    assert serving.item().client == b"other-----------"
+
+
+def test_what_a_client_of_which_too_much_is_forgotten_repeats_is_expired() -> None:
+    serving = Serving()
+    serving.core.window._forgot = True  # as after very many clients
+    serving.client(b"other-----------")
+    serving.call(4, attempt=2)
+    assert serving.take()[0][:3] == ("UNKNOWN", 4, "expired")
+    serving.call(5)
+    assert serving.item().number == 5
 
 
 # ---- cancelling ------------------------------------------------------------------
