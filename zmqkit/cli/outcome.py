@@ -24,6 +24,8 @@ from zmqkit.errors import (
     InsecureAddress,
     JournalBusy,
     JournalError,
+    NotSentInTime,
+    OutcomeUnknown,
     WaitTimeout,
     ZmqkitError,
 )
@@ -41,11 +43,13 @@ class Code(enum.IntEnum):
     JOURNAL_IN_USE = 3
     TIMEOUT = 4
     JOURNAL_UNUSABLE = 5
+    UNKNOWN = 6
 
 
 EPILOG = (
     "Exit codes: 0 done; 1 failed, or not everything was acked; 2 the command line is wrong; 3 a journal is in use; "
-    "4 out of time; 5 a journal cannot be used; 128+N ended by signal N before it was done."
+    "4 out of time; 5 a journal cannot be used; 6 a call's outcome is unknown; "
+    "128+N ended by signal N before it was done."
 )
 
 
@@ -79,6 +83,8 @@ def code_of(error: BaseException) -> int:
         (JournalBusy, Code.JOURNAL_IN_USE),
         (JournalError, Code.JOURNAL_UNUSABLE),
         (WaitTimeout, Code.TIMEOUT),
+        (OutcomeUnknown, Code.UNKNOWN),
+        (NotSentInTime, Code.TIMEOUT),
         (AddressError, Code.USAGE),
         (InsecureAddress, Code.USAGE),
     ):
