@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgpack
@@ -10,9 +11,11 @@ import pytest
 from tests.conformance.plain import load
 from tests.reqrep.serving import EPOCH, Serving
 from zmqkit.errors import DecodeError
-from zmqkit.patterns.reqrep import wire
+from zmqkit.options import Limits
+from zmqkit.patterns.reqrep import plain, wire
+from zmqkit.patterns.reqrep.calls import Answer, Kind
 
-REQREP = load("reqrep")
+REQREP, PLAIN, SESSION = load("reqrep"), load("plain_clients"), load("session")
 OPS = {"client": wire.FROM_CLIENT, "server": wire.FROM_SERVER}
 
 
@@ -140,3 +143,45 @@ def test_there_is_a_vector_for_every_record() -> None:
         for record in vector["message"]["records"]
     }
     assert found == {(side, wire.NAMES[op]) for side, ops in OPS.items() for op in ops}
+
+
+# ---- plain clients (section 13) ------------------------------------------------------------
+
+
+@named(PLAIN["requests"])
+def test_a_plain_request_is_read_as_it_is_meant(vector: dict[str, Any]) -> None:
+    frames, meant = vector["frames"], vector["call"]
+    assert plain.is_plain(frames)
+    origin, call = plain.read(plain.origin("link", frames), frames, Limits())
+    assert origin == plain.Plain("link", not frames[0], vector["encoding"], vector["id"])
+    assert (call.method, call.timeout) == (meant["method"], meant["timeout"])
+    assert msgpack.unpackb(call.body) == [meant["args"], meant["kwargs"]]
+
+
+@named(PLAIN["bad"])
+def test_what_is_no_plain_request_is_answered_with_the_code_that_says_why(vector: dict[str, Any]) -> None:
+    frames = vector["frames"]
+    assert plain.is_plain(frames)
+    origin = plain.origin("link", frames)
+    assert origin.encoding == vector["encoding"]
+    with pytest.raises(plain.BadPlain) as caught:
+        plain.read(origin, frames, Limits())
+    assert (caught.value.code, caught.value.id) == (vector["code"], vector["id"])
+
+
+@pytest.mark.parametrize("delimited", [True, False])
+@pytest.mark.parametrize("encoding", ["json", "msgpack"])
+@named(PLAIN["replies"])
+def test_a_plain_reply_is_what_its_client_reads(vector: dict[str, Any], encoding: str, delimited: bool) -> None:
+    meant = vector["answer"]
+    answer = Answer(Kind[meant["kind"]], meant["body"], code=meant["code"], message=meant["message"])
+    for id in (1, "seven", None):
+        frames = plain.answer(plain.Plain("link", delimited, encoding, id), answer, Limits())
+        assert frames[:-1] == ([b""] if delimited else [])
+        read = json.loads(frames[-1]) if encoding == "json" else msgpack.unpackb(frames[-1])
+        assert read == {**vector["reply"], "id": id}
+
+
+@named(SESSION["vectors"])
+def test_no_frame_of_a_session_is_taken_for_a_plain_request(vector: dict[str, Any]) -> None:
+    assert not plain.is_plain(vector["frames"])
