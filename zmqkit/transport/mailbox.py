@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any, Generic, TypeVar
 
-from zmqkit.transport.waiters import ThreadWaiter, Waiter, async_waiter
+from zmqkit.transport.waiters import ThreadWaiter, Waiter, async_waiter, rouse_loop
 
 T = TypeVar("T")
 
@@ -80,6 +80,7 @@ class Mailbox(Generic[T]):
         """Wake everybody and let nobody wait, until `resume`; nothing is closed. From any thread or signal handler."""
         self.stopped = True
         self._wake_all()
+        rouse_loop()
 
     def resume(self) -> None:
         """Take back a `stop`."""

@@ -7,6 +7,7 @@ cheap and never blocks; a burst of wake-ups for one event loop is one call into 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import threading
 import weakref
@@ -123,6 +124,22 @@ class _AsyncioPort:
             waiter = ready.popleft()
             if not waiter.future.done():
                 waiter.future.set_result(None)
+
+
+def rouse_loop() -> None:
+    """Called where a signal handler may have woken waiters: the loop that it interrupted goes on sleeping otherwise.
+
+    From the loop's own thread a waiter is woken by what the loop does next. A signal handler runs in that thread, too,
+    but in the midst of the loop's sleep.
+    """
+    loop = asyncio._get_running_loop()
+    if loop is not None:
+        with contextlib.suppress(RuntimeError):  # closed
+            loop.call_soon_threadsafe(_nothing)
+
+
+def _nothing() -> None:
+    return None
 
 
 _asyncio_ports: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _AsyncioPort] = weakref.WeakKeyDictionary()
