@@ -84,9 +84,9 @@ class Ledger:
 
     bury = done
 
-    def forget(self, entry: Entry) -> None:
-        """Its row is of no more use. It waits for company."""
-        self._owe(entry.key, None, urgent=False)
+    def forget(self, entry: Entry, *, soon: bool) -> None:
+        """Its row is of no more use. That waits for company, unless the row says what is not so."""
+        self._owe(entry.key, None, urgent=soon)
         entry.key = 0
 
     def floor(self, client: Client) -> None:

@@ -112,8 +112,8 @@ class Client:
 class Ledger(Protocol):
     """Where the window says what shall be kept on the disk; asked only of what has a row, or shall have one."""
 
-    def forget(self, entry: Entry) -> None:
-        """The entry's row is of no more use."""
+    def forget(self, entry: Entry, *, soon: bool) -> None:
+        """The entry's row is of no more use; `soon`: it says that a call was started, and it was not."""
 
     def bury(self, entry: Entry) -> None:
         """The entry's reply is dropped."""
@@ -262,13 +262,14 @@ class ReplyWindow:
             entry.state = GONE
             return
         self.unkeep(entry)
+        done = entry.state == DONE
         entry.state = GONE
         entry.answer = DROPPED
         del client.entries[entry.number]
         if entry.id and self.ids.get(entry.id) is entry:
             del self.ids[entry.id]
         if entry.key:
-            self._ledger.forget(entry)
+            self._ledger.forget(entry, soon=not done)
         if not client.entries and not client.callers:
             self._collapse(client)
 

@@ -172,3 +172,11 @@ class Serving:
 
     def count(self, name: str) -> int:
         return int(self.core.counters[name])
+
+
+def refused(code: str, serving: Serving) -> list[int]:
+    """The numbers that were refused so; nothing else came."""
+    got = serving.take()
+    assert [each[0] for each in got] == ["REFUSED"] * len(got), got
+    assert {each[2] for each in got} <= {code}, got
+    return [each[1] for each in got]

@@ -98,6 +98,16 @@ def test_a_call_that_ends_while_its_start_is_stored_is_never_started(end: str) -
         assert kinds(serving) == [("started", 1)]
 
 
+def test_the_start_of_what_its_handler_refused_is_taken_back_at_once() -> None:
+    serving = durable()
+    serving.call(1, id="order-1")
+    serving.finish(serving.item(), b"", calls.REFUSED, code="arguments")
+    assert kinds(serving) == []
+    again = serving.restart()
+    again.call(2, id="order-1")
+    assert again.item().number == 2
+
+
 def test_what_was_closed_is_deleted_in_company() -> None:
     serving = durable()
     for number in (1, 2, 3):

@@ -18,7 +18,7 @@ class Written:
     def __init__(self) -> None:
         self.told: list[tuple[str, int]] = []
 
-    def forget(self, entry: Entry) -> None:
+    def forget(self, entry: Entry, *, soon: bool) -> None:
         self.told.append(("forget", entry.number))
 
     def bury(self, entry: Entry) -> None:
