@@ -22,14 +22,14 @@ ROOT = Path(__file__).parents[2]
 class Program:
     """One of them, while it runs."""
 
-    def __init__(self, name: str, *args: object, **environment: str) -> None:
+    def __init__(self, name: str, *args: object, module: str = "tests.pipeline.programs", **environment: str) -> None:
         self.process = subprocess.Popen(
             [
                 sys.executable,
                 "-W",
                 "ignore:This process:DeprecationWarning",
                 "-m",
-                "tests.pipeline.programs",
+                module,
                 name,
                 *map(str, args),
             ],
@@ -83,9 +83,9 @@ class Program:
 
 
 @contextmanager
-def program(name: str, *args: object, **environment: str) -> Iterator[Program]:
+def program(name: str, *args: object, module: str = "tests.pipeline.programs", **environment: str) -> Iterator[Program]:
     """Runs a program for as long as the block."""
-    running = Program(name, *args, **environment)
+    running = Program(name, *args, module=module, **environment)
     try:
         yield running
     finally:
