@@ -22,6 +22,9 @@ from zmqkit.patterns.reqrep.returning import Returning
 from zmqkit.patterns.reqrep.rows import NOWHERE, REQUESTS, Mark, pack_request
 from zmqkit.protocol.local import Local
 
+ELSEWHERE: Final = b"elsewhere"
+"""In place of the ids of windows that the journal does not name."""
+
 RETRY_STORE: Final = 1.0
 """Seconds until what a full disk refused is written again."""
 
@@ -67,7 +70,7 @@ class Keeping(Returning):
             return
         self._kept[call] = _Kept(None)
         server = self.balance.pick() if not self._waiting and not self._back else None
-        self._store(call, _mark(server, call))
+        self._store(call, self._mark(server, call))
 
     def resume(self, calls: Iterable[Call], now: float) -> None:
         """Go on with calls from the journal, as `rows.read_request` made them.
@@ -81,6 +84,8 @@ class Keeping(Returning):
             call.durable = True
             call.deadline = None
             self._kept[call] = _Kept(mark)
+            if mark.exposed:
+                self._trail(call).exposed.add(ELSEWHERE)
             if not mark.window:
                 self._wait(call)
                 continue
@@ -107,7 +112,7 @@ class Keeping(Returning):
         kept = self._kept.get(call)
         if kept is None or (kept.mark is not None and kept.mark.window == server.window.id):
             return True
-        self._store(call, _mark(server, call))
+        self._store(call, self._mark(server, call))
         return False
 
     def _forget(self, call: Call) -> None:
@@ -121,10 +126,19 @@ class Keeping(Returning):
         kept = self._kept.get(call)
         if kept is not None:
             # Both in one commit: at no time has the journal two of it, or none.
-            kept.mark = NOWHERE
-            self._tidy(call.number, pack_request(call, NOWHERE))
+            kept.mark = self._mark(None, call)
+            self._tidy(call.number, pack_request(call, kept.mark))
             self._tidy(before, None)
         return True
+
+    def _mark(self, server: Server | None, call: Call) -> Mark:
+        """What its row is to say when it is handed to this server."""
+        trail = self._trails.get(call)
+        exposed = trail.exposed if trail is not None else set()
+        if server is None:
+            return Mark(exposed=bool(exposed))
+        window = server.window
+        return Mark(window.id, window.durable, call.method in server.methods, bool(exposed - {window.id}))
 
     # ---- the journal -----------------------------------------------------------------
 
@@ -224,9 +238,3 @@ class Keeping(Returning):
     def finished(self) -> bool:
         """See `Core`."""
         return self._finished and not self._storing and not self._tidying
-
-
-def _mark(server: Server | None, call: Call) -> Mark:
-    if server is None:
-        return NOWHERE
-    return Mark(server.window.id, server.window.durable, call.method in server.methods)

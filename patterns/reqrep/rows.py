@@ -90,14 +90,16 @@ class Mark(NamedTuple):
         window: the window's id; empty: nowhere yet.
         durable: that window is in a journal.
         idempotent: the method is idempotent, as that server says.
+        exposed: it may have been executed in some other window before.
     """
 
-    window: bytes
-    durable: bool
-    idempotent: bool
+    window: bytes = b""
+    durable: bool = False
+    idempotent: bool = False
+    exposed: bool = False
 
 
-NOWHERE: Final = Mark(b"", False, False)
+NOWHERE: Final = Mark()
 
 
 def pack_request(call: Call, mark: Mark) -> bytes:
@@ -115,15 +117,15 @@ def read_request(row: core.Row) -> Call:
     """
     size = int.from_bytes(row.value[:4], "big")
     head = wire.unpack(row.value[4 : 4 + size])
-    if type(head) is not list or len(head) < 9 or head[0] != FORMAT:
+    if type(head) is not list or len(head) < 10 or head[0] != FORMAT:
         raise DecodeError(f"row {row.key} of the requests is of a format that this version does not read")
-    _, method, codec, request_id, retries, headers, window, durable, idempotent = head[:9]
+    _, method, codec, request_id, retries, headers, window, durable, idempotent, exposed = head[:10]
     if type(window) is not bytes or type(headers) not in (dict, type(None)) or type(retries) not in (int, type(None)):
         raise DecodeError(f"row {row.key} of the requests is none")
     call = Call(
         row.key, wire.text(method, "method"), row.value[4 + size :], codec=wire.text(codec, "codec"), retries=retries,
         request_id=wire.text(request_id, "id"), headers=headers, durable=True,
     )  # fmt: skip
-    call.core = Mark(window, durable is True, idempotent is True)
+    call.core = Mark(window, durable is True, idempotent is True, exposed is True)
     call.attempt = 1 if window else 0
     return call

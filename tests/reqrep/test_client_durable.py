@@ -118,7 +118,7 @@ def test_a_call_for_another_window_is_stored_again_first() -> None:
     net.advance(1.5)
     assert net.servers[other].numbers == [call.number]
     mark = read_request(Row(1, 1, net.rows[call.number])).core
-    assert mark == Mark(net.servers[other].local.about["epoch"], False, True)
+    assert mark == Mark(net.servers[other].local.about["epoch"], False, True, exposed=True)
 
 
 def test_a_fresh_number_is_a_fresh_row() -> None:
@@ -267,6 +267,20 @@ def test_what_is_idempotent_goes_anywhere_after_a_crash() -> None:
     net.flow()
     assert server.numbers == [1]
     assert [answer.kind for _, answer in net.unclaimed] == [R.RESULT]
+
+
+def test_what_may_have_been_executed_before_a_crash_is_not_denied_after_it() -> None:
+    net = Net("s", durable=True, methods=("read",))
+    net.call("read", durable=True)
+    server = net.restart("s")
+    assert server.numbers == [1]
+    calls = net.begin_again()
+    net.do(net.core.resume, calls)
+    net.connect("s")
+    net.flow()
+    assert server.numbers == [1, 1]
+    net.refuse("s", calls[0], "method")
+    assert [answer.kind for _, answer in net.unclaimed] == [R.UNKNOWN]
 
 
 def test_what_may_not_be_sent_twice_is_not_after_a_crash() -> None:

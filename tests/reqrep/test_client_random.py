@@ -102,6 +102,9 @@ class History(Net):
         chance = self.dice.random()
         if known is None and chance < 0.3:
             code = self.dice.choice(CODES)
+            for other in self.servers.values():  # what it denies it does not execute later
+                if other.local.about["window"] == window:
+                    other.got = [each for each in other.got if each[0] != number]
             self.say(name, [wire.REFUSED, number, None, code, ""])
         elif known is None and chance < 0.35:
             self.say(name, [wire.UNKNOWN, number, None, "expired", ""])
