@@ -76,7 +76,7 @@ IN_FLIGHT = [
     {"method": "add", "params": [2, 3], "id": 2},
     {"method": "release", "id": 3},
 ]
-"""The first is answered only when the third is served."""
+"""The first waits for the third: each is answered only if all are in flight."""
 
 
 @pytest.fixture
@@ -166,7 +166,6 @@ def test_several_requests_of_one_dealer_are_in_flight(served: Served) -> None:
             client.send(request)
         replies = [client.receive() for _ in IN_FLIGHT]
         assert {reply["id"]: reply["result"] for reply in replies} == {1: "first", 2: 5, 3: None}
-        assert replies[0]["id"] != 1
 
 
 def test_of_one_connection_a_hundred_requests_are_open_at_a_time(served: Served) -> None:
@@ -276,7 +275,6 @@ def test_a_req_of_another_language_calls_and_is_told_what_went_wrong(served: Ser
 def test_a_dealer_of_another_language_has_several_requests_in_flight(served: Served, foreign: Client) -> None:
     replies = foreign(served.address, "DEALER", IN_FLIGHT)
     assert {reply["id"]: reply["result"] for reply in replies} == {1: "first", 2: 5, 3: None}
-    assert replies[0]["id"] != 1
 
 
 def test_a_dealer_of_another_language_is_told_what_went_wrong(served: Served, foreign: Client) -> None:
