@@ -63,7 +63,7 @@ async def test_a_cancel_storm_over_a_stream_loses_no_item(async_face: Face) -> N
 
     async with server, face.Client(server) as client:
         stream = client.stream("count")
-        got = []
+        got: list[int] = []
         while len(got) < CALLS:
             done, item = await storm.over(stream.__anext__)
             if done:

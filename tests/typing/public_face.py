@@ -6,8 +6,9 @@ that each line marked with one is proved to be refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, TypedDict, assert_type
+import concurrent.futures
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, Protocol, TypedDict, assert_type
 
 import zmqkit
 from zmqkit import aio, events
@@ -142,3 +143,93 @@ async def opening_async() -> None:
         await pull.close(timeout=1.0)
     with aio.Puller("tcp://127.0.0.1:1"):  # type: ignore[attr-defined]
         pass
+
+
+# ---- request-reply ---------------------------------------------------------------
+
+
+class Calc(Protocol):
+    def add(self, a: int, b: int) -> int: ...
+
+    def rows(self, n: int) -> Iterator[str]: ...
+
+
+class AsyncCalc(Protocol):
+    async def add(self, a: int, b: int) -> int: ...
+
+    def rows(self, n: int) -> AsyncIterator[str]: ...
+
+
+def calling(calc: zmqkit.Client) -> None:
+    assert_type(calc.call("add", 2, b=3), Any)
+    reply = calc.submit("add", 2, 3)
+    assert_type(reply, zmqkit.Reply[Any])
+    futures: list[concurrent.futures.Future[Any]] = [reply]
+    assert_type((reply.id, len(futures)), tuple[str, int])
+    with calc.stream("rows", 10) as stream:
+        assert_type(stream, zmqkit.Stream[Any])
+        for row in stream:
+            assert_type(row, Any)
+    assert_type(calc.options(timeout=30, retries=0, request_id="1", headers={"a": "b"}, durable=True), zmqkit.Client)
+    assert_type(calc.options(timeout=None), zmqkit.Client)
+    assert_type(calc.methods(), list[dict[str, Any]])
+    assert_type(calc.results(), Iterator[zmqkit.Reply[Any]])
+    assert_type(calc.proxy(), Any)
+    typed = calc.proxy(Calc)  # type: ignore[type-abstract]
+    assert_type(typed.add(1, 2), int)
+    assert_type(typed.rows(1), Iterator[str])
+    typed.add("1", 2)  # type: ignore[arg-type]
+    calc.options(retry=1)  # type: ignore[call-arg]
+    calc.options(timeout="1 s")  # type: ignore[arg-type]
+    zmqkit.Client("tcp://127.0.0.1:1", timeout=None, retries=3, journal="calls.db", name="calc")
+
+
+def serving(server: zmqkit.Server) -> None:
+    @server.method
+    def add(a: int, b: int) -> int:
+        return a + b
+
+    @server.method(name="other", idempotent=True, concurrency=3, timeout=1.0)
+    def rows(request: zmqkit.Request, n: int) -> Iterator[int]:
+        assert_type(request.remaining(), float | None)
+        assert_type(zmqkit.Request.current(), zmqkit.Request | None)
+        assert_type((request.id, request.attempt, request.cancelled), tuple[str, int, bool])
+        yield n
+
+    @zmqkit.method(name="marked")
+    def marked(a: int) -> str:
+        raise zmqkit.ServiceError("code", str(a), {"a": a})
+
+    assert_type(add(1, 2), int)
+    assert_type(marked(1), str)
+    server.include(object(), prefix="calc.")
+    server.run()
+    zmqkit.Server("tcp://127.0.0.1:1", threads=4, processes=2, journal="s.db", window=zmqkit.Window(count=10))
+    zmqkit.Server("tcp://127.0.0.1:1", tasks=4)  # type: ignore[call-arg]
+
+
+def failing_calls() -> None:
+    try:
+        serving(zmqkit.Server("tcp://127.0.0.1:1"))
+    except zmqkit.StreamBroken as broken:
+        assert_type((broken.received, broken.request_id), tuple[int, str])
+    except zmqkit.RemoteError as error:
+        assert_type((error.type, error.code, error.remote_traceback), tuple[str, str | None, str | None])
+    timeouts: list[type[TimeoutError]] = [zmqkit.NotSentInTime, zmqkit.NoReplyInTime]
+    print(timeouts)
+
+
+async def calling_async(calc: aio.Client) -> None:
+    assert_type(await calc.call("add", 2, b=3), Any)
+    reply = calc.submit("add", 2, 3)
+    assert_type(reply, aio.Reply[Any])
+    assert_type(await reply, Any)
+    async with calc.stream("rows", 10) as stream:
+        async for row in stream:
+            assert_type(row, Any)
+    assert_type(calc.options(timeout=1), aio.Client)
+    typed = calc.proxy(AsyncCalc)  # type: ignore[type-abstract]
+    assert_type(await typed.add(1, 2), int)
+    assert_type(typed.rows(1), AsyncIterator[str])
+    assert_type(calc.results(), AsyncIterator[aio.Reply[Any]])
+    aio.Server("tcp://127.0.0.1:1", tasks=4)
