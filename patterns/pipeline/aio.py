@@ -277,11 +277,11 @@ class Puller(PullerBase, Peer, Generic[T]):
 
     async def _wait_for_job(self, deadline: float | None) -> bool:
         """Wait until something came, or out of time. False: closed or stopped."""
-        mailbox = self._mailbox
-        for seconds in self._rounds(mailbox, deadline):
-            if await mailbox.wait_nonempty_async(seconds):
+        driver = self._items_driver
+        for seconds in self._rounds(driver.mailbox, deadline):
+            if await driver.wait_items_async(seconds):
                 return True
-        return self._goes_on(mailbox)
+        return self._goes_on(driver.mailbox)
 
     def __aiter__(self) -> AsyncIterator[Job[T]]:
         """Jobs as they come, until `stop` or `close`."""
@@ -296,7 +296,7 @@ class Puller(PullerBase, Peer, Generic[T]):
 
     async def _fill_waiting(self, taken: list[Run], most: int, wait: float) -> None:
         for seconds in self._fill(taken, most, wait):
-            if not await self._mailbox.wait_nonempty_async(seconds):
+            if not await self._items_driver.wait_items_async(seconds):
                 return
 
     async def _next_batch(self, most: int, wait: float) -> Batch[T] | None:

@@ -296,11 +296,19 @@ class PusherBase(PeerBase):
         """Give up a send that is not accepted yet, without waiting for the answer."""
         self._tell_soon(self._core.withdraw, ticket, None)
 
+    def _check_close(self, linger: float | None) -> None:
+        if self._driver is not None and not self._closed and self._lingers(linger):
+            self._check_wait()
+
+    def _lingers(self, linger: float | None) -> bool:
+        """Whether there is something to wait for."""
+        return linger != 0 and bool(self._core.unsettled or self._newest > self._core.stored_up_to)
+
     def _linger_ticket(self, linger: float | None) -> Ticket | None:
         """What a closing pusher waits for; None if there is nothing to wait for."""
         driver = self._driver
         assert driver is not None
-        if linger == 0 or not (self._core.unsettled or self._newest > self._core.stored_up_to):
+        if not self._lingers(linger):
             return None
         ticket = driver.ticket()
         driver.submit(self._core.wait, "settled", 0, self._newest, ticket)

@@ -55,6 +55,7 @@ class Receipt(ReceiptBase):
         """
         pusher: Pusher = self._pusher
         check_point(until)
+        pusher._check_wait()
         deadline = deadline_of(timeout)
         try:
             pusher._wait(self._ticket, timeout)
@@ -112,6 +113,7 @@ class Pusher(PusherBase, Peer):
             CommitIndeterminate: the journal failed, and whether it was stored cannot be known.
         """
         check_timeout(timeout)
+        self._check_wait()
         pack = self._pack_one(body, headers)
         receipt: Receipt = self._begin(pack, wait=timeout != 0)
         try:
@@ -142,6 +144,7 @@ class Pusher(PusherBase, Peer):
         Raises:
             PartlySent: it stopped midway; `confirmed` of the first are stored, and the cause is chained.
         """
+        self._check_wait()
         self._start()
         bulk = Bulk(self, bodies, timeout)
         try:
@@ -175,6 +178,7 @@ class Pusher(PusherBase, Peer):
         """
         check_point(until)
         check_timeout(timeout)
+        self._check_wait()
         self._start()
         ticket = self._ask(self._core.wait, until, 0, self._newest)
         try:
@@ -227,6 +231,7 @@ class Job(JobBase[T]):
                 whether it did, as the message says.
         """
         if wait:
+            self._puller._check_wait()
             self._puller._wait(self._ack_asking(), None)
         else:
             self._ack()
@@ -332,11 +337,11 @@ class Puller(PullerBase, Peer, Generic[T]):
 
     def _wait_for_job(self, deadline: float | None) -> bool:
         """Block until something came, or out of time. False: closed or stopped."""
-        mailbox = self._mailbox
-        for seconds in self._rounds(mailbox, deadline):
-            if mailbox.wait_nonempty(seconds):
+        driver = self._items_driver
+        for seconds in self._rounds(driver.mailbox, deadline):
+            if driver.wait_items(seconds):
                 return True
-        return self._goes_on(mailbox)
+        return self._goes_on(driver.mailbox)
 
     def __iter__(self) -> Iterator[Job[T]]:
         """Jobs as they come, until `stop` or `close`."""
@@ -382,7 +387,7 @@ class Puller(PullerBase, Peer, Generic[T]):
 
     def _fill_waiting(self, taken: list[Run], most: int, wait: float) -> None:
         for seconds in self._fill(taken, most, wait):
-            if not self._mailbox.wait_nonempty(seconds):
+            if not self._items_driver.wait_items(seconds):
                 return
 
     def _batches(self, most: int, wait: float) -> Iterator[Batch[T]]:

@@ -26,6 +26,7 @@ from zmqkit.patterns.pipeline import wire
 from zmqkit.patterns.pipeline.jobs import Run
 from zmqkit.patterns.pipeline.puller import Parcel, PullerCore
 from zmqkit.peer.base import Common, PeerBase, left_of
+from zmqkit.transport.driver import Driver
 from zmqkit.transport.mailbox import Mailbox
 
 T = TypeVar("T", default=Any)
@@ -92,8 +93,13 @@ class PullerBase(PeerBase):
     # ---- taking --------------------------------------------------------------------
 
     @property
-    def _mailbox(self) -> Mailbox[Any]:
+    def _items_driver(self) -> Driver:
         """Opens the puller if that was not done; after a close that of then, so that loops end and do not raise."""
+        driver = self._driver
+        return driver if driver is not None else self._open_driver
+
+    @property
+    def _mailbox(self) -> Mailbox[Any]:
         driver = self._driver
         return driver.mailbox if driver is not None else self._open_driver.mailbox
 
@@ -271,7 +277,8 @@ class PullerBase(PeerBase):
         driver = self._driver
         if driver is None or self._closed:
             raise Closed(
-                f"{self.name} was closed, and gave back the jobs that were not settled: their pusher delivers them again"
+                f"{self.name} was closed, and gave back the jobs that were not settled: "
+                "their pusher delivers them again"
             )
         return driver
 

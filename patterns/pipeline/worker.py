@@ -77,6 +77,7 @@ class Worker(TwoSided, Peer):
         if self._sink is not None:
             with contextlib.suppress(Unsettled):  # the inputs were not acked: they come again
                 self._sink.close(0)
+            self._sink._await_end(self._sink._linger if timeout == -1.0 else timeout)
 
     def wait_for_peers(self, count: int = 1, *, timeout: float | None = None) -> None:
         """Block until each side has so many peers."""

@@ -75,6 +75,7 @@ class Worker(TwoSided, Peer):
             if self._sink is not None:
                 with contextlib.suppress(Unsettled):  # the inputs were not acked: they come again
                     await self._sink.close(0)
+                await self._sink._await_end(self._sink._linger if timeout == -1.0 else timeout)
 
     async def wait_for_peers(self, count: int = 1, *, timeout: float | None = None) -> None:
         """Wait until each side has so many peers."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import queue
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -125,3 +127,89 @@ async def test_wait_for_peers_waits_for_so_many(face: Face) -> None:
                 assert await there.next() == number
         for pull in pullers:
             await pull.close()
+
+
+def tried(*verbs: Callable[[], object]) -> list[str]:
+    """What each of these verbs came to."""
+    found = []
+    for verb in verbs:
+        try:
+            found.append(f"returned {verb()!r}")
+        except Exception as error:
+            found.append(f"{type(error).__name__}: {error}")
+    return found
+
+
+def test_what_waits_is_refused_in_a_callback_and_does_nothing() -> None:
+    """It waited for its own thread: for ever, whatever its timeout."""
+    answers: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
+    with zmqkit.Pusher(LOCAL) as push, zmqkit.Puller[Any](push.addresses[0]) as pull:
+        receipt = push.send("dead")
+        dead = pull.receive(PATIENCE_S)
+
+        def callback(event: events.JobDead) -> None:
+            verbs: list[Callable[[], object]] = [
+                lambda: push.send("never"),
+                lambda: push.send("never", timeout=0),
+                lambda: push.send_many(["never"], timeout=1),
+                lambda: push.flush(1),
+                lambda: push.wait_for_peers(5, timeout=1),
+                lambda: waiting.wait(timeout=1),
+                lambda: push.close(),
+            ]
+            waiting = push.send_nowait("this one")
+            answers.put(tried(*verbs))
+
+        push.on(events.JobDead, callback)
+        assert dead is not None
+        dead.reject("now")
+        found = answers.get(timeout=PATIENCE_S)
+        assert len(found) == 7
+        assert all("UsageError: " in each and "Hand the event to a thread" in each for each in found), found
+        assert not push.closed
+        job = pull.receive(PATIENCE_S)
+        assert job is not None
+        assert job.body == "this one"
+        job.ack(wait=True)
+        assert push.flush(PATIENCE_S) == Settled(acked=1, dead=1)
+        assert push.stats()["sent"] == 2
+        receipt.wait(timeout=PATIENCE_S)
+
+
+def test_a_puller_does_not_wait_in_a_callback_either() -> None:
+    answers: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
+    with zmqkit.Puller[Any](bind=LOCAL) as pull, zmqkit.Pusher(connect=pull.addresses[0]) as push:
+        push.send("x")
+        job = pull.receive(PATIENCE_S)
+        assert job is not None
+
+        def callback(event: events.PeerFound) -> None:
+            answers.put(
+                tried(
+                    lambda: pull.receive(1),
+                    lambda: next(iter(pull)),
+                    lambda: next(pull.batches()),
+                    lambda: job.ack(wait=True),
+                    lambda: pull.wait_for_peers(5, timeout=1),
+                )
+            )
+
+        pull.on(events.PeerFound, callback)
+        with zmqkit.Pusher(connect=pull.addresses[0]):
+            found = answers.get(timeout=PATIENCE_S)
+        assert len(found) == 5
+        assert all("UsageError: " in each and "Hand the event to a thread" in each for each in found), found
+        assert job.outcome is None
+        job.ack(wait=True)
+
+
+def test_a_peer_may_be_closed_in_a_callback_if_nothing_is_to_be_waited_for() -> None:
+    answers: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
+    pull = zmqkit.Puller[Any](bind=LOCAL)
+    pull.on(events.PeerFound, lambda _: answers.put(tried(pull.close, pull.close)))
+    with pull, zmqkit.Pusher(connect=pull.addresses[0]):
+        assert answers.get(timeout=PATIENCE_S) == ["returned None", "returned None"]
+        pull.close()  # waits for its end
+        driver = pull._driver
+        assert driver is not None
+        assert driver.ended.done

@@ -17,7 +17,7 @@ import anyio.to_thread
 from zmqkit.errors import WaitTimeout, ZmqkitError
 from zmqkit.peer.base import PeerBase, check_timeout, check_types
 from zmqkit.peer.hooks import on, stop_on_signals
-from zmqkit.transport.tickets import Ticket, WaitExpired
+from zmqkit.transport.tickets import Ticket, WaitExpired, wait_async
 
 
 class Peer(PeerBase):
@@ -31,8 +31,14 @@ class Peer(PeerBase):
     async def close(self, timeout: float | None = -1.0) -> None:
         """Serve what waits for `linger`, say goodbye, give everything back. See `zmqkit.Peer.close`."""
         check_timeout(timeout)
+        linger = self._linger if timeout == -1.0 else timeout
         if self._begin_close():
-            await self._close(self._linger if timeout == -1.0 else timeout)
+            try:
+                await self._close(linger)
+            finally:
+                self._close_ended.resolve(None)
+        else:
+            await self._await_end(linger)
 
     async def wait_for_peers(self, count: int = 1, *, timeout: float | None = None) -> None:
         """Wait until so many others are in session with this peer. See `zmqkit.Peer.wait_for_peers`."""
@@ -65,6 +71,12 @@ class Peer(PeerBase):
         except BaseException:
             self._tell_soon(forget, ticket, None)
             raise
+
+    async def _await_end(self, patience: float | None) -> None:
+        """Another task closes this peer, or has: wait for its end, so long at most."""
+        with contextlib.suppress(WaitExpired):
+            for ended, seconds in self._being_closed(patience, by_threads=False):
+                await wait_async(ended, seconds)
 
     async def _close(self, linger: float | None) -> None:
         await self._end_driver()

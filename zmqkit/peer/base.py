@@ -15,7 +15,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, ClassVar, TypedDict, TypeVar
 
@@ -47,6 +47,9 @@ QUIET = 1.0
 
 MAX_NAME = 200
 """The longest name of a peer, in characters."""
+
+ENDING = 3.0
+"""Seconds in which a driver that was told to end has ended, unless the disk does not answer it."""
 
 DRAIN = 8.0
 """Seconds that a stopped loop has to finish what it runs: containers kill after 10."""
@@ -127,6 +130,10 @@ class PeerBase:
         self._to_bind, self._to_connect = self._sort_out(binds, connects)
         self._driver: Driver | None = None
         self._closed = False
+        self._close_ended = Ticket()
+        """Resolved when the first `close` is through."""
+        self._closer = 0
+        """The thread in which that runs."""
         self._stopped = False
         self._forked = False
         self._owner = 0
@@ -393,6 +400,11 @@ class PeerBase:
         if self._closed or self._forked:
             self._start()
 
+    def _check_wait(self) -> None:
+        """Raises `UsageError` in a callback of this peer, where nothing of it can be waited for."""
+        if self._driver is not None:
+            self._driver.check_wait()
+
     def _ask(self, verb: Callable[..., None], *args: Any) -> Ticket:
         """Hand a verb to the core, with a ticket for its answer as its last argument."""
         driver = self._open_driver
@@ -430,18 +442,43 @@ class PeerBase:
         """The interpreter ends, and nobody closed this peer: do what can be done in so many seconds, without a loop."""
         if self._begin_close():
             assert self._driver is not None
-            self._driver.close(seconds)
+            try:
+                self._driver.close(seconds)
+            finally:
+                self._close_ended.resolve(None)
+
+    def _check_close(self, linger: float | None) -> None:
+        """Raises `UsageError` if closing would have to wait, and cannot, because this is a callback."""
 
     def _begin_close(self) -> bool:
-        """True for the caller who closes; False if it is closed already, or was never open."""
+        """True for the caller who closes, and then resolves `_close_ended`; False if it is closed already, or was never
+        open."""
         with self._state_lock:
             if self._closed:
                 return False
             self._closed = True
-        if self._forked:
-            return False  # all that there is to close is the parent's
+            self._closer = threading.get_ident()
+        if self._forked or self._driver is None:
+            self._close_ended.resolve(None)
+            return False  # in a fork, all that there is to close is the parent's
         self._end_discovery()
-        return self._driver is not None
+        return True
+
+    def _being_closed(self, patience: float | None, *, by_threads: bool) -> Iterator[tuple[Ticket, float | None]]:
+        """What a second `close` waits for, each at most so long: the end of the first, and of its driver.
+
+        Nothing in a callback, nor where the first is interrupted by the second: these would wait for themselves.
+        """
+        driver, deadline = self._driver, deadline_of(patience)
+        if driver is None or self._forked or (by_threads and self._closer == threading.get_ident()):
+            return
+        try:
+            driver.check_wait()
+        except UsageError:
+            return
+        yield self._close_ended, patience
+        left = left_of(deadline)
+        yield driver.ended, ENDING if left is None else min(left, ENDING)
 
     def _after_fork(self) -> None:
         """This is the child of a fork, in which this peer was opened (or was being opened) by the parent."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
 from zmqkit.errors import WaitTimeout
 from zmqkit.peer.base import PeerBase, check_timeout, check_types
-from zmqkit.transport.tickets import Ticket, WaitExpired
+from zmqkit.transport.tickets import Ticket, WaitExpired, wait
 
 
 class Peer(PeerBase):
@@ -34,14 +35,24 @@ class Peer(PeerBase):
         return self
 
     def close(self, timeout: float | None = -1.0) -> None:
-        """Serve what waits for `linger`, say goodbye, and give everything back. Again: nothing happens.
+        """Serve what waits for `linger`, say goodbye, and give everything back.
+
+        While another thread is at it, this waits for its end, as long as it would have taken itself. Later, it does
+        nothing.
 
         Args:
             timeout: seconds, instead of `linger`; None: until all is settled.
         """
         check_timeout(timeout)
+        linger = self._linger if timeout == -1.0 else timeout
+        self._check_close(linger)
         if self._begin_close():
-            self._close(self._linger if timeout == -1.0 else timeout)
+            try:
+                self._close(linger)
+            finally:
+                self._close_ended.resolve(None)
+        else:
+            self._await_end(linger)
 
     def wait_for_peers(self, count: int = 1, *, timeout: float | None = None) -> None:
         """Block until so many others are in session with this peer.
@@ -51,6 +62,7 @@ class Peer(PeerBase):
         """
         check_types(count=(count, int))
         check_timeout(timeout)
+        self._check_wait()
         self._start()
         ticket = self._ask(self._core.wait_for_sessions, count)
         try:
@@ -73,6 +85,12 @@ class Peer(PeerBase):
         except BaseException:
             self._tell_soon(forget, ticket, None)
             raise
+
+    def _await_end(self, patience: float | None) -> None:
+        """Another thread closes this peer, or has: wait for its end, so long at most."""
+        with contextlib.suppress(WaitExpired):
+            for ended, seconds in self._being_closed(patience, by_threads=True):
+                wait(ended, seconds)
 
     def _close(self, linger: float | None) -> None:
         assert self._driver is not None

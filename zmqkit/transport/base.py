@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TypeVar
 
 import zmq
 
-from zmqkit.errors import AddressError, Closed, Forked
+from zmqkit.errors import AddressError, Closed, Forked, UsageError
 from zmqkit.events import Event
 from zmqkit.options import Heartbeat, Limits
 from zmqkit.protocol.core import Core
@@ -150,6 +150,15 @@ class BaseDriver:
     def disconnect(self, address: str) -> None:
         """Take back one `connect`; the connection ends with its last user. Unknown addresses are ignored."""
         self.submit(self._wires.disconnect, address)
+
+    def check_wait(self) -> None:
+        """Raises `UsageError` where the core is pumped, in a callback. See `Driver.check_wait`."""
+        if self._pumps_here():
+            raise UsageError(
+                f"{self.name}: this waits, and was called in a callback, on the thread that does this peer's I/O: it "
+                "would wait for itself. Hand the event to a thread or task of your own, through a queue say; or use "
+                "what does not wait, as send_nowait() or stop()"
+            )
 
     def on(self, event_type: type[E], callback: Callable[[E], object]) -> Callable[[], None]:
         """Call back for events of this type, where the core is pumped. See `Driver.on`."""

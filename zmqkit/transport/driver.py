@@ -76,6 +76,12 @@ class Driver(Protocol):
         At most ``timeout`` seconds; None: for ever. True if there is something (another may be quicker to take it).
         """
 
+    def check_wait(self) -> None:
+        """Raises `UsageError` where the core is pumped, in a callback: who waits there waits for himself.
+
+        Everything here that waits looks for itself; a verb that hands something over first asks before.
+        """
+
     async def wait_async(self, ticket: Ticket, timeout: float | None = None) -> Any:
         """`wait` for a task of asyncio or trio. Cancelled, the ticket is intact. No checkpoint when it is done."""
 

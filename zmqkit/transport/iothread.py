@@ -61,23 +61,31 @@ class IoThread(BaseDriver):
     def wait(self, ticket: Ticket, timeout: float | None = None) -> Any:
         """Block this thread for the ticket's result. See `tickets.wait`."""
         try:
+            if not ticket.done:
+                self.check_wait()
             return tickets.wait(ticket, timeout)
         finally:
             del ticket  # see `Ticket.result`
 
     def wait_items(self, timeout: float | None = None) -> bool:
         """Block this thread until there is something to take. See `Mailbox.wait_nonempty`."""
+        if not self.mailbox.busy():
+            self.check_wait()
         return self.mailbox.wait_nonempty(timeout)
 
     async def wait_async(self, ticket: Ticket, timeout: float | None = None) -> Any:
         """The same for a task of asyncio or trio."""
         try:
+            if not ticket.done:
+                self.check_wait()
             return await tickets.wait_async(ticket, timeout)
         finally:
             del ticket
 
     async def wait_items_async(self, timeout: float | None = None) -> bool:
         """The same for a task of asyncio or trio."""
+        if not self.mailbox.busy():
+            self.check_wait()
         return await self.mailbox.wait_nonempty_async(timeout)
 
     def become_forked(self) -> None:

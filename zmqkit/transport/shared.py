@@ -242,7 +242,7 @@ class SharedPump(BaseDriver):
         """Wait for a ticket, or for items (None), at most so long: as leader if there is none, else as a follower."""
         me = get_ident()
         if self._turning == me:
-            raise RuntimeError("a callback runs where the core is pumped: it cannot wait for it")
+            self.check_wait()
         until = math.inf if timeout is None else time.monotonic() + max(timeout, 0.0)
         found = interrupts.enter()
         try:

@@ -1,0 +1,90 @@
+"""Closing: by several at a time, and of peers that nobody closes."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from typing import Any
+
+import zmqkit
+from tests.pipeline.faces import LOCAL, PATIENCE_S, Face, Letterbox, take
+
+# ---- by several at a time ------------------------------------------------------------
+
+
+async def test_a_second_close_waits_for_the_end_of_the_first(face: Face) -> None:
+    push = await face.Pusher(LOCAL).open()
+    async with face.Puller(push.addresses[0]) as pull:
+        await push.send("x")
+        job = await take(pull)
+        ended: Letterbox[tuple[str, bool]] = Letterbox(face)
+
+        async def close(name: str, timeout: float | None) -> None:
+            await push.close(timeout)
+            ended.put((name, push._driver.ended.done))
+
+        async with face.together() as start:
+            start(close, "first", None)
+            await face.until(lambda: push.closed)
+            start(close, "second", None)
+            await face.until(lambda: len(push._close_ended._waiters) == 1, "the second waits")
+            await close("bounded", 0.01)
+            assert ended.all == [("bounded", False)]
+            await job.ack()
+            await ended.next()
+            assert {await ended.next(), await ended.next()} == {("first", True), ("second", True)}
+    await push.close(None)  # later there is nothing to wait for
+
+
+async def test_leaving_a_block_waits_for_a_close_by_another(face: Face) -> None:
+    async with face.Puller(bind=LOCAL) as pull, face.together() as start:
+        async with face.Pusher(connect=pull.addresses[0]) as push:
+            await push.send("x")
+            job = await take(pull)
+            start(push.close)
+            await face.until(lambda: push.closed)
+            await job.ack()
+        assert push._driver.ended.done
+
+
+async def test_both_sides_of_a_worker_have_ended_when_a_second_close_returns(face: Face) -> None:
+    async with face.Pusher(LOCAL) as push, face.Puller(bind=LOCAL) as pull:
+        worker = face.Worker(lambda body: body, source=push.addresses[0], sink=pull.addresses[0])
+        await worker.open()
+        async with face.together() as start:
+            for _ in range(3):
+                start(worker.close)
+            await worker.close()
+            assert [side._driver.ended.done for side in worker._sides] == [True, True]
+
+
+def test_a_close_that_a_signal_handler_makes_during_a_close_returns() -> None:
+    ended = threading.Event()
+    with zmqkit.Puller[Any](bind=LOCAL) as pull:
+        push = zmqkit.Pusher(connect=pull.addresses[0]).open()
+        push.send("x")
+        job = pull.receive(PATIENCE_S)
+        assert job is not None
+
+        def handler(*_: object) -> None:
+            push.close(None)
+            ended.set()
+            job.ack()
+
+        def interrupt() -> None:
+            deadline = time.monotonic() + PATIENCE_S
+            while not push._driver._desk.waiting and time.monotonic() < deadline:  # type: ignore[union-attr]
+                time.sleep(0.001)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+        before = signal.signal(signal.SIGUSR1, handler)
+        other = threading.Thread(target=interrupt)
+        try:
+            other.start()
+            push.close(PATIENCE_S)
+        finally:
+            other.join(PATIENCE_S)
+            signal.signal(signal.SIGUSR1, before)
+        assert ended.is_set()
+        assert push.stats()["acked"] == 1
