@@ -30,10 +30,11 @@ class Window:
         calls: what was handed there and may still be answered from there, by number.
         servers: the sessions that lead there now.
         address: of the server that was lost last.
+        kept: numbers that were answered, and that our journal has still: after a crash they are asked for again.
         told: the highest floor that was told there.
     """
 
-    __slots__ = ("_answered", "_high", "_low", "address", "calls", "durable", "id", "servers", "told")
+    __slots__ = ("_answered", "_high", "_low", "address", "calls", "durable", "id", "kept", "servers", "told")
 
     def __init__(self, id: bytes, durable: bool, told: int) -> None:
         self.id = id
@@ -41,6 +42,7 @@ class Window:
         self.calls: dict[int, Call] = {}
         self.servers: list[Server] = []
         self.address: Hashable = None
+        self.kept: set[int] = set()
         self.told = told
         self._low = told
         self._high = told
@@ -65,8 +67,9 @@ class Window:
         if self._answered >= len(self.calls):
             self._answered = 0
             self._low = min(self.calls, default=self._high)
-        if self._low > self.told:
-            self.told = self._low
+        low = min(self._low, min(self.kept)) if self.kept else self._low
+        if low > self.told:
+            self.told = low
         return self.told
 
 
@@ -174,7 +177,9 @@ class Balance:
 
     def release(self, window: Window) -> None:
         """Forget a window if nothing leads there and nothing is open there, but for its floor."""
-        if not window.servers and not window.calls and self.windows.pop(window.id, None) is not None:
+        if window.servers or window.calls or window.kept:
+            return
+        if self.windows.pop(window.id, None) is not None:
             self._floors.pop(window.id, None)
             self._floors[window.id] = window.told
             if len(self._floors) > MAX_REMEMBERED:

@@ -2,7 +2,8 @@
 
 Pure. A row says where the call was handed, and is stored before it is handed there: whoever reads it after a crash
 knows which server may have executed it. So a call that goes to another window is stored again first. Its row goes when
-its answer is out.
+its answer is out, not before: else a crash between would leave nobody who knows. And no floor passes it while it is
+there: who reads it asks for it again, and the server must know it then.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Final
 from zmqkit.errors import JournalError, JournalFull
 from zmqkit.events import JournalRecovered, JournalTrouble
 from zmqkit.options import Limits
-from zmqkit.patterns.reqrep.balance import Server
+from zmqkit.patterns.reqrep.balance import Server, Window
 from zmqkit.patterns.reqrep.calls import CLOSED, LOST, STORE_FAILED, Answer, Call
 from zmqkit.patterns.reqrep.placing import CLOSED as WHY_CLOSED
 from zmqkit.patterns.reqrep.returning import Returning
@@ -57,6 +58,12 @@ class Keeping(Returning):
         self._owed: dict[int, bytes | None] = {}
         """Such changes that the journal refused, to be written again: value by key."""
         self._ailing = False
+        self._ended: list[int] = []
+        """Calls whose answers go out at the end of this turn."""
+        self._told: list[int] = []
+        """Calls whose answers are out: their rows may go."""
+        self._held: dict[int, Window] = {}
+        """Where the floor does not pass a call: its row is still there."""
         self._broken: Exception | None = None
         for name in ("calls_kept", "commits_failed"):
             self.counters.setdefault(name, 0)
@@ -116,8 +123,14 @@ class Keeping(Returning):
         return False
 
     def _forget(self, call: Call) -> None:
-        if self._kept.pop(call, None) is not None:
-            self._tidy(call.number, None)
+        kept = self._kept.pop(call, None)
+        if kept is None:
+            return
+        self._ended.append(call.number)
+        if kept.mark is not None and kept.mark.window:
+            window = self.balance.window(kept.mark.window, durable=kept.mark.durable)
+            window.kept.add(call.number)
+            self._held[call.number] = window
 
     def _renumber(self, call: Call) -> bool:
         before = call.number
@@ -164,7 +177,11 @@ class Keeping(Returning):
             self._ailing = False
             self.out.events.append(JournalRecovered(self.local.name))
         while self._tidying and self._tidying[0][0] <= up_to:
-            self._tidying.popleft()
+            _, key, _ = self._tidying.popleft()
+            held = self._held.pop(key, None)
+            if held is not None:
+                held.kept.discard(key)
+                self.balance.release(held)
         while self._storing and self._storing[0][0] <= up_to:
             number, call, mark = self._storing.popleft()
             kept = self._kept.get(call)
@@ -224,6 +241,18 @@ class Keeping(Returning):
         for key, value in owed.items():
             self._tidy(key, value)
 
+    def end_turn(self, now: float) -> None:
+        """See `Core`. The answers of a turn go out right after this: what ended may be forgotten in the next one."""
+        if self._ended or self._told:
+            told, self._told, self._ended = self._told, self._ended, []
+            for key in told:
+                self._tidy(key, None)
+            if self._told:
+                self._timers.set(("told", b""), now)  # nothing else may bring a next turn
+            else:
+                self._timers.cancel(("told", b""))
+        super().end_turn(now)
+
     # ---- the end ---------------------------------------------------------------------
 
     def _end_closed(self, call: Call) -> None:
@@ -237,4 +266,4 @@ class Keeping(Returning):
     @property
     def finished(self) -> bool:
         """See `Core`."""
-        return self._finished and not self._storing and not self._tidying
+        return self._finished and not (self._storing or self._tidying or self._ended or self._told)

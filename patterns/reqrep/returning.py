@@ -200,8 +200,9 @@ class Returning(Placing):
         self.counters["calls_refused"] += 1
         self._withdraw(call)
         trail = self._trails.get(call)
-        if trail is not None and code != "epoch":
-            trail.exposed.discard(server.window.id)  # it would know
+        # It would know; but of what is idempotent its journal keeps nothing.
+        if trail is not None and code != "epoch" and not (server.window.durable and call.method in server.methods):
+            trail.exposed.discard(server.window.id)
         if code in ("draining", "epoch"):
             server.draining = True
             self.balance.refresh(server)

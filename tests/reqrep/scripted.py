@@ -208,6 +208,7 @@ class Net:
                     self.rows[write.key] = write.value
             self.core.stored(out.written, self.now)
             moved = True
+        moved |= bool(out.items)
         sends, out.sends = out.sends, []
         for link, frames in sends:
             check_send(link, frames)

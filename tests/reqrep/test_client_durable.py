@@ -303,3 +303,58 @@ def test_calls_can_be_resumed_when_servers_are_there_already() -> None:
     assert net.servers["s"].others == []
     net.say("s", [wire.RESULT, 1, 0, None], b"kept")
     assert net.unclaimed[0][1].body == b"kept"
+
+
+def test_a_row_goes_after_the_answer_and_never_with_it() -> None:
+    net = Net("s", durable=True)
+    call = net.call(durable=True)
+    core, server = net.core, net.servers["s"]
+    server.say([wire.RESULT, call.number, 0, None], b"value", now=net.now)
+    server.end_turn(net.now)
+    for _, frames in server.out.sends:
+        core.receive_message(("c", "s"), frames, net.now)
+    server.out.sends = []
+    core.end_turn(net.now)
+    assert core.out.replies, "the answer goes out in this turn"
+    assert not core.out.writes, "a crash before it is out would leave nobody who knows"
+    due = core.next_deadline()
+    assert due is not None
+    assert due <= net.now, "and there is a next turn"
+    net.turn()
+    assert net.kind(call) is R.RESULT
+    assert not net.rows
+
+
+def test_no_floor_passes_a_call_whose_row_is_still_there() -> None:
+    net = Net("s", durable=True)
+    call = net.call(durable=True)
+    net.storing = False
+    net.result("s", call)
+    assert net.kind(call) is R.RESULT
+    assert call.number in net.rows
+    later = net.call()
+    net.result("s", later)
+    net.result("s", net.call())
+    assert net.servers["s"].floor <= call.number, "the server must know it if we crash now, and ask again"
+    net.refuse_store(JournalFull("no room"))
+    net.result("s", net.call())
+    assert net.servers["s"].floor <= call.number
+    net.storing = True
+    net.advance(2.0)
+    assert not net.rows
+    net.result("s", net.call())
+    net.result("s", net.call())
+    assert net.servers["s"].floor > later.number
+
+
+def test_where_a_row_is_left_for_good_the_floor_stays() -> None:
+    net = Net("s", durable=True)
+    call = net.call(durable=True)
+    net.storing = False
+    net.result("s", call)
+    net.refuse_store(CommitIndeterminate("who knows"))
+    net.restart("s")
+    for _ in range(3):
+        net.result("s", net.call())
+    window = net.core.balance.windows[net.core._held[call.number].id]
+    assert window.floor() <= call.number

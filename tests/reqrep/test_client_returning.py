@@ -83,6 +83,15 @@ def test_a_retried_call_that_is_refused_may_have_been_executed() -> None:
     assert net.code(call) == "arguments"
 
 
+def test_a_journal_does_not_know_of_what_is_idempotent() -> None:
+    net = Net("s", window=b"w" * 16, journal=True, methods=("read",))
+    call = net.call("read")
+    again = net.restart("s")
+    assert again.numbers == [call.number]
+    net.refuse("s", call, "arguments")
+    assert net.kind(call) is R.UNKNOWN, "it may have been executed before the restart"
+
+
 def test_a_new_server_in_the_place_of_one_that_forgot_makes_calls_unknown_at_once() -> None:
     net = Net("s")
     call = net.call()
