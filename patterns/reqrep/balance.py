@@ -1,4 +1,4 @@
-"""Which server gets the next call: what a client thinks of each, and the pick (docs/protocol.md, section 8).
+"""Which server gets the next call: what a client thinks of each, and the pick (docs/protocol.md, section 12).
 
 Pure; knows sessions by what they say of themselves, and sends nothing. One state a server::
 

@@ -1,4 +1,4 @@
-"""The client's core: calls go to servers, and each ends with one answer (docs/protocol.md, section 8).
+"""The client's core: calls go to servers, and each ends with one answer (docs/protocol.md, section 12).
 
 Pure. A call's way::
 

@@ -1,4 +1,4 @@
-"""The server's queue: what waits, what runs, and how it is answered (docs/protocol.md, section 8).
+"""The server's queue: what waits, what runs, and how it is answered (docs/protocol.md, section 12).
 
 Pure. First come, first served, up to the capacity. What calls say, and sessions, lie above in `server`.
 """

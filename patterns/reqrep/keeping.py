@@ -1,4 +1,4 @@
-"""Durable calls: what of them is in the journal, and when they may go on (docs/protocol.md, section 8).
+"""Durable calls: what of them is in the journal, and when they may go on (docs/protocol.md, section 12).
 
 Pure. A row says where the call was handed, and is stored before it is handed there: whoever reads it after a crash
 knows which server may have executed it. So a call that goes to another window is stored again first. Its row goes when

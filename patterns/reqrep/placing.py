@@ -1,4 +1,4 @@
-"""Where a call is: it waits, or was handed to a server, until it ends (docs/protocol.md, section 8).
+"""Where a call is: it waits, or was handed to a server, until it ends (docs/protocol.md, section 12).
 
 Pure. The lowest part of the client's core: hands calls over, gathers records, answers. What becomes of calls whose
 server refuses or is lost is decided above, in `zmqkit.patterns.reqrep.returning`.

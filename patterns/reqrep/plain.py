@@ -1,4 +1,4 @@
-"""Plain REQ and DEALER clients: JSON-RPC 2.0, in JSON or in msgpack (docs/protocol.md, section 8).
+"""Plain REQ and DEALER clients: JSON-RPC 2.0, in JSON or in msgpack (docs/protocol.md, section 13).
 
 Pure translation: bytes to what the core knows, and answers back to bytes. (JSON-RPC 2.0 Specification,
 https://www.jsonrpc.org/specification; "jsonrpc" may be missing, batches are refused, and a request without an id is

@@ -1,4 +1,4 @@
-"""What becomes of calls whose server refuses them, or is lost (docs/protocol.md, section 8).
+"""What becomes of calls whose server refuses them, or is lost (docs/protocol.md, section 12).
 
 Pure. A call is sent again only where that is safe: to the same window under the same number, or anywhere if the method
 is idempotent or nothing was executed. Else its outcome is unknown, and that is said.

@@ -1,4 +1,4 @@
-"""Rows of the journals of request-reply (docs/protocol.md, section 8).
+"""Rows of the journals of request-reply (docs/protocol.md, sections 8.4 and 8.5).
 
 Pure. The log ``calls`` is the server's: a row is a call that was started, or its reply under the same key, or the
 evicted floor of a client. The log ``requests`` is the client's: a row is a durable call whose outcome is not known yet,

@@ -1,5 +1,5 @@
 """The server's core: takes calls in, executes each at most once, answers whoever repeats one (docs/protocol.md,
-section 8).
+section 12).
 
 Pure. A call's way::
 

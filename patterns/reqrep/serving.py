@@ -74,6 +74,9 @@ class Server(ServerBase, Peer):
 
     def _set_up(self, driver: Driver) -> None:
         super()._set_up(driver)
+        self._begin_work()
+
+    def _begin_work(self) -> None:
         take = self._take
         if self._has_coroutines:
             # A busy thread must not keep coroutines waiting: the loop takes all, and hands on what is for threads.

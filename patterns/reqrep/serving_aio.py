@@ -52,6 +52,10 @@ class Server(ServerBase, Peer):
 
     async def _start_async(self) -> None:
         await super()._start_async()
+        self._begin_work()
+
+    def _begin_work(self) -> None:
+        """In the loop that is to run the coroutines."""
         if self._runs is None:
             plain: queue.SimpleQueue[Execution | None] = queue.SimpleQueue()
             self._runs = Tasks(self, plain)

@@ -1,4 +1,4 @@
-"""What moves in the streams of running calls, both ways (docs/protocol.md, section 8).
+"""What moves in the streams of running calls, both ways (docs/protocol.md, section 12).
 
 Pure. Credit is absolute: so many items may come, all before included. Items of a client that does not take them stay
 at the handler, which is told to wait.

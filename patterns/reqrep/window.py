@@ -1,4 +1,4 @@
-"""What a server remembers of the calls of all its clients: the reply window (docs/protocol.md, section 8).
+"""What a server remembers of the calls of all its clients: the reply window (docs/protocol.md, section 12).
 
 Pure. An entry stands from when a call is accepted until its client has closed it, or until the window's bounds push it
 out. Whoever repeats a call is answered from its entry and never makes it run again. What was pushed out while its

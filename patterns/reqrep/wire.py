@@ -176,6 +176,8 @@ class CallFields(NamedTuple):
 def call(record: Record) -> CallFields:
     """The fields of a CALL. Raises `DecodeError`."""
     method = wire.text(record[3], "method", MAX_METHOD)
+    if not method:
+        raise DecodeError("CALL without a method")
     remaining, stamp, more = record[4], record[5], record[6]
     if remaining is not None:
         if type(remaining) not in (int, float) or not -1e9 < remaining < 1e9:
