@@ -14,7 +14,7 @@ from zmqkit.protocol.pattern import PatternCore
 from zmqkit.transport.tickets import WaitExpired
 
 
-class _Base(PeerBase):
+class Base(PeerBase):
     _core_class: ClassVar[type[PatternCore]]
     _credit: ClassVar[dict[str, int]] = {"credit_messages": 100, "credit_bytes": 1 << 20}
 
@@ -25,7 +25,7 @@ class _Base(PeerBase):
         return self._core_class(self._local(**self._credit), self._random()), None
 
 
-class _AskerBase(_Base):
+class _AskerBase(Base):
     _role = "ask"
     _accepts = frozenset({"echo"})
     _binds = False
@@ -33,7 +33,7 @@ class _AskerBase(_Base):
     _core: AskerCore
 
 
-class _EchoerBase(_Base):
+class _EchoerBase(Base):
     _role = "echo"
     _accepts = frozenset({"ask"})
     _binds = True

@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
+from tests.echo import faces
 from tests.echo.core import Unanswered
 from tests.echo.cutter import Cutter
 from tests.echo.faces import Asker, AsyncAsker, AsyncEchoer, Echoer
@@ -21,6 +22,13 @@ HEARTBEAT = Heartbeat(interval=1.0, liveness=30)
 """A bound that no loaded machine reaches: sessions must live through every cut."""
 
 Scenario = Callable[[], Awaitable[None]]
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["iothread", "shared"])
+def driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every scenario runs over both drivers."""
+    monkeypatch.setattr(faces.Base, "_latency", request.param)
+
 
 loops = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 

@@ -20,13 +20,25 @@ from typing import Any
 
 import zmq
 
-from tests.transport.raw import ANSWER, ASK, PATIENCE_S, Heard, MemoryStore, RawCore, driver, raw, take, take_until
+from tests.transport.raw import (
+    ANSWER,
+    ASK,
+    PATIENCE_S,
+    AnyDriver,
+    Heard,
+    MemoryStore,
+    RawCore,
+    driver,
+    raw,
+    take,
+    take_until,
+    unstarted,
+)
 from zmqkit.errors import Forked
 from zmqkit.options import Heartbeat
 from zmqkit.transport import forks
-from zmqkit.transport.iothread import IoThread
 from zmqkit.transport.mailbox import Mailbox
-from zmqkit.transport.tickets import Ticket, wait, wait_async
+from zmqkit.transport.tickets import Ticket
 
 INTERRUPTS = 1500
 
@@ -149,7 +161,7 @@ def interrupted_waits() -> None:
 
         def other() -> None:
             # Waits without a timeout: a hint that an interrupt swallowed would leave it hanging.
-            while mailbox.wait_nonempty() or not mailbox.closed:
+            while io.wait_items() or not mailbox.closed:
                 item = mailbox.take()
                 if item is not None:
                     others.append(item)
@@ -159,7 +171,7 @@ def interrupted_waits() -> None:
             if item is not None:
                 mine.append(item)
             else:
-                mailbox.wait_nonempty(0.1)
+                io.wait_items(0.1)
 
         threads = [threading.Thread(target=feed), threading.Thread(target=other)]
         for thread in threads:
@@ -263,7 +275,7 @@ def interrupted_calls() -> None:
                 posted.append(key)
             mine, ticket = pending[0]
             if mine in store.rows or posted[-1:] == [mine]:
-                wait(ticket, PATIENCE_S)
+                io.wait(ticket, PATIENCE_S)
                 wrong += mine not in store.rows
                 confirmed += 1
                 pending.clear()
@@ -276,7 +288,7 @@ def interrupted_calls() -> None:
         interrupts.until(lambda: interrupts.count >= INTERRUPTS, step, recover)
         answer = io.ticket()
         io.submit(raw(io).answer, answer, "alive")
-        alive = wait(answer, PATIENCE_S)
+        alive = io.wait(answer, PATIENCE_S)
         missing = [n for n in posted if n not in store.rows]
         closed = io.close(5)
     say(
@@ -296,11 +308,11 @@ def interrupted_close() -> None:
     closed = 0
     for _ in range(100):
         core = RawCore()
-        io = IoThread(core, journal=MemoryStore(), name="raw", binds=["tcp://127.0.0.1:0"])
+        io = unstarted(core, journal=MemoryStore(), name="raw", binds=["tcp://127.0.0.1:0"])
         io.start()
         ended = False
 
-        def step(io: IoThread = io) -> None:
+        def step(io: AnyDriver = io) -> None:
             nonlocal ended
             ended = io.close(5)
 
@@ -314,21 +326,21 @@ def interrupted_close() -> None:
 # ---- forks -------------------------------------------------------------------------
 
 
-def uses(io: IoThread, ticket: Ticket) -> Iterator[tuple[str, Callable[[], object]]]:
+def uses(io: AnyDriver, ticket: Ticket) -> Iterator[tuple[str, Callable[[], object]]]:
     """Everything that can be done with an open driver."""
     yield "post", lambda: io.post(print)
     yield "submit", lambda: io.submit(print)
     yield "connect", lambda: io.connect("tcp://127.0.0.1:1")
     yield "disconnect", lambda: io.disconnect("tcp://127.0.0.1:1")
     yield "start", io.start
-    yield "wait", lambda: wait(ticket, PATIENCE_S)
-    yield "wait_async", lambda: asyncio.run(wait_async(ticket, PATIENCE_S))
-    yield "new ticket", lambda: wait(io.ticket(), PATIENCE_S)
+    yield "wait", lambda: io.wait(ticket, PATIENCE_S)
+    yield "wait_async", lambda: asyncio.run(io.wait_async(ticket, PATIENCE_S))
+    yield "new ticket", lambda: io.wait(io.ticket(), PATIENCE_S)
     yield "take", io.mailbox.take
     yield "take_many", lambda: io.mailbox.take_many(1)
 
 
-def refusals(io: IoThread, ticket: Ticket) -> list[str]:
+def refusals(io: AnyDriver, ticket: Ticket) -> list[str]:
     """What does not raise `Forked` at once."""
     wrong = []
     for name, use in uses(io, ticket):
@@ -339,7 +351,7 @@ def refusals(io: IoThread, ticket: Ticket) -> list[str]:
             continue
         except BaseException as error:
             wrong.append(f"{name}: {error!r}")
-    io.mailbox.wait_nonempty()  # at once
+    io.wait_items()  # at once
     if not (io.mailbox.closed and isinstance(io.mailbox.failure, Forked)):
         wrong.append("the mailbox is not closed")
     if io.close(PATIENCE_S) is not True or io.close() is not True:
@@ -354,14 +366,14 @@ def own_peer_works() -> bool:
     with driver(binds=["tcp://127.0.0.1:0", "inproc://own"]) as bound:
         for address in bound.addresses:
             with driver(connects=[address]) as dialled:
-                link = take(dialled.mailbox).link
+                link = take(dialled).link
                 dialled.submit(raw(dialled).say, link, [ASK], None)
-                if take(dialled.mailbox).frames != [ANSWER]:
+                if take(dialled).frames != [ANSWER]:
                     return False
     return True
 
 
-def echoes(bound: IoThread, dialled: IoThread) -> bool:
+def echoes(bound: AnyDriver, dialled: AnyDriver) -> bool:
     dialled.submit(raw(dialled).say, ("c", bound.addresses[0]), [ASK], None)
     return bool(take_until(dialled, tuple).frames == [ANSWER])
 
@@ -370,19 +382,19 @@ def fork_with(start: Callable[[Callable[[], list[str]]], list[str]]) -> None:
     """Fork while drivers are open, other threads wait and hold locks; the child is judged, and the parent goes on."""
     store = MemoryStore()
     with driver(binds=["tcp://127.0.0.1:0"], journal=store) as bound, driver(connects=bound.addresses) as dialled:
-        take(dialled.mailbox)
+        take(dialled)
         pending = bound.ticket()
         bound.submit(raw(bound).give, ["left in the mailbox"])
-        bound.mailbox.wait_nonempty(PATIENCE_S)
+        bound.wait_items(PATIENCE_S)
         stop = threading.Event()
 
         def busy() -> None:
             with contextlib.suppress(Exception):
                 while not stop.is_set():
-                    dialled.mailbox.wait_nonempty(0.001)
+                    dialled.wait_items(0.001)
                     ticket = dialled.ticket()
                     dialled.submit(raw(dialled).answer, ticket, 1)
-                    wait(ticket, PATIENCE_S)
+                    dialled.wait(ticket, PATIENCE_S)
 
         threads = [threading.Thread(target=busy) for _ in range(2)]
         for thread in threads:
@@ -469,10 +481,10 @@ def fork_ports() -> None:
     path = sys.argv[2]
     opened = []
     for address in ("tcp://127.0.0.1:0", f"ipc://{path}/socket", "inproc://port"):
-        io = IoThread(RawCore(), name="raw", binds=[address])
+        io = unstarted(RawCore(), name="raw", binds=[address])
         io.start()
         opened.append(io)
-    closed = IoThread(RawCore(), name="raw", binds=["tcp://127.0.0.1:0"])
+    closed = unstarted(RawCore(), name="raw", binds=["tcp://127.0.0.1:0"])
     closed.start()
     closed.close(5)
     # These files take the descriptors that are free again; the child must keep them.
@@ -504,7 +516,7 @@ def fork_ports() -> None:
 
 def fork_unstarted() -> None:
     """A driver that was made but not started is no open one: the child may start it. One that was closed stays so."""
-    made = IoThread(RawCore(), name="made", binds=["tcp://127.0.0.1:0"])
+    made = unstarted(RawCore(), name="made", binds=["tcp://127.0.0.1:0"])
     with driver() as closed:
         closed.close(1)
     pid = os.fork()
@@ -512,7 +524,7 @@ def fork_unstarted() -> None:
         made.start()
         ticket = made.ticket()
         made.submit(raw(made).answer, ticket, 1)
-        good = wait(ticket, PATIENCE_S) == 1 and made.close(5) and closed.close(5)
+        good = made.wait(ticket, PATIENCE_S) == 1 and made.close(5) and closed.close(5)
         os._exit(0 if good else 1)
     status = reap(pid)
     made.start()
@@ -522,10 +534,10 @@ def fork_unstarted() -> None:
 # ---- exit --------------------------------------------------------------------------
 
 
-def open_drivers(count: int, core: Callable[[], RawCore]) -> list[IoThread]:
+def open_drivers(count: int, core: Callable[[], RawCore]) -> list[AnyDriver]:
     opened = []
     for _ in range(count):
-        io = IoThread(core(), name="left-open", binds=["tcp://127.0.0.1:0"], journal=MemoryStore())
+        io = unstarted(core(), name="left-open", binds=["tcp://127.0.0.1:0"], journal=MemoryStore())
         io.start()
         opened.append(io)
     return opened
@@ -535,9 +547,9 @@ def exit_open() -> None:
     """Leave with open drivers whose cores say goodbye: a peer in another process hears it."""
     address = sys.argv[2]
     core = RawCore()
-    io = IoThread(core, name="leaving", connects=[address])
+    io = unstarted(core, name="leaving", connects=[address])
     io.start()
-    core.goodbyes = [(take(io.mailbox).link, [b"goodbye"])]
+    core.goodbyes = [(take(io).link, [b"goodbye"])]
     KEPT.append(io)
     say(ready=True)
 
@@ -556,9 +568,10 @@ def exit_endless() -> None:
 
     begun = threading.Event()
     KEPT.extend(open_drivers(5, Endless))
-    hung = IoThread(RawCore(), name="hung", journal=Hanging())
+    hung = unstarted(RawCore(), name="hung", journal=Hanging())
     hung.start()
-    hung.submit(raw(hung).store, 1, b"x", hung.ticket())
+    # Where the caller's thread pumps, it hangs as well.
+    threading.Thread(target=hung.submit, args=(raw(hung).store, 1, b"x", hung.ticket()), daemon=True).start()
     begun.wait(PATIENCE_S)
     KEPT.append(hung)
     say(ready=True, at=time.monotonic())
@@ -590,7 +603,7 @@ def held_back() -> None:
 
         bound.submit(stand_still)
         with driver(connects=bound.addresses) as honest:
-            honest.submit(raw(honest).say, take(honest.mailbox).link, [ASK], None)
+            honest.submit(raw(honest).say, take(honest).link, [ASK], None)
             say(answered=take_until(honest, Heard).frames == [ANSWER])
 
 

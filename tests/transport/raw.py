@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -15,12 +16,25 @@ from typing import Any, NamedTuple
 from zmqkit.events import BadFrame
 from zmqkit.options import Heartbeat, Limits
 from zmqkit.protocol.core import Frames, Link, Outputs, Probe, Read, Row, Write
-from zmqkit.transport.iothread import IoThread
-from zmqkit.transport.mailbox import Mailbox
+from zmqkit.transport.housekeeper import TICKING
+from zmqkit.transport.iothread import SLEEPING, IoThread
+from zmqkit.transport.shared import SharedPump
 from zmqkit.transport.tickets import Ticket
 
 PATIENCE_S = 20.0
 """Every wait of these tests ends after so long, as a failure."""
+
+AnyDriver = IoThread | SharedPump
+KINDS: dict[str, type[IoThread] | type[SharedPump]] = {"iothread": IoThread, "shared": SharedPump}
+
+
+class Chosen:
+    """Which of them is tried."""
+
+    kind = os.environ.get("ZMQKIT_TESTED_DRIVER", "iothread")
+
+
+chosen = Chosen()
 
 ASK = b"ask"
 ANSWER = b"answer"
@@ -207,6 +221,21 @@ class MemoryStore:
         self.closed += 1
 
 
+def unstarted(core: RawCore, **options: Any) -> AnyDriver:
+    """A driver of the kind that is tried."""
+    return KINDS[chosen.kind](core, **options)
+
+
+def sleeps(io: AnyDriver) -> bool:
+    """Whether its own thread sleeps until it is woken."""
+    return io._depth == SLEEPING if isinstance(io, IoThread) else io.keeper.depth != TICKING
+
+
+def waiting(io: AnyDriver) -> int:
+    """How many threads and tasks wait for results."""
+    return len(io._desk.waiting) + (isinstance(io, SharedPump) and io.polling)
+
+
 @contextlib.contextmanager
 def driver(
     core: RawCore | None = None,
@@ -218,9 +247,9 @@ def driver(
     heartbeat: Heartbeat | None = None,
     limits: Limits | None = None,
     waker: Any = "auto",
-) -> Iterator[IoThread]:
-    """A started driver of a raw core, closed at the end."""
-    made = IoThread(
+) -> Iterator[AnyDriver]:
+    """A started driver of a raw core, of the kind that is tried, closed at the end."""
+    made = unstarted(
         core or RawCore(),
         journal=journal,
         name=name,
@@ -237,27 +266,28 @@ def driver(
         made.close(0)
 
 
-def raw(io: IoThread) -> RawCore:
+def raw(io: AnyDriver) -> RawCore:
     assert isinstance(io.core, RawCore)
     return io.core
 
 
-def take(mailbox: Mailbox[Any], patience_s: float = PATIENCE_S) -> Any:
+def take(io: AnyDriver, patience_s: float = PATIENCE_S) -> Any:
     """The next item."""
     until = time.monotonic() + patience_s
+    mailbox = io.mailbox
     while True:
         item = mailbox.take()
         if item is not None:
             return item
-        if not mailbox.wait_nonempty(until - time.monotonic()):
+        if not io.wait_items(until - time.monotonic()):
             raise AssertionError(f"nothing came; closed {mailbox.closed} {mailbox.failure!r}")
 
 
-def take_until(io: IoThread, wanted: type | Callable[[Any], bool]) -> Any:
+def take_until(io: AnyDriver, wanted: type | Callable[[Any], bool]) -> Any:
     """The next item of this type, or that satisfies this; others before it are dropped."""
     until = time.monotonic() + PATIENCE_S
     while True:
-        item = take(io.mailbox, until - time.monotonic())
+        item = take(io, until - time.monotonic())
         if isinstance(item, wanted) if isinstance(wanted, type) else wanted(item):
             return item
 

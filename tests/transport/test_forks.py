@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.transport.raw import PATIENCE_S, driver, take
-from tests.transport.test_interrupts import ROOT, run
+from tests.transport.test_interrupts import ROOT, environment, run
 from zmqkit.transport import forks
+
+pytestmark = pytest.mark.usefixtures("tested")
 
 
 @pytest.mark.slow
@@ -30,7 +32,7 @@ def test_a_forked_child_keeps_no_port_of_its_parents_taken(tmp_path: Path) -> No
 def test_a_program_that_ends_with_open_drivers_says_goodbye_first() -> None:
     with driver(binds=["tcp://127.0.0.1:0"]) as bound:
         assert run("exit_open", bound.addresses[0]) == {"ready": True}
-        assert take(bound.mailbox).frames == [b"goodbye"]
+        assert take(bound).frames == [b"goodbye"]
 
 
 def test_an_exit_with_a_status_keeps_it() -> None:
@@ -40,7 +42,7 @@ def test_an_exit_with_a_status_keeps_it() -> None:
 @pytest.mark.slow
 def test_cores_that_never_finish_and_a_hanging_disk_delay_the_exit_by_a_second_or_so() -> None:
     command = [sys.executable, "-m", "tests.transport.programs", "exit_endless"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, env=environment())
     with process:
         assert process.stdout is not None
         assert b"ready" in process.stdout.readline()

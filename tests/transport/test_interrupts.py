@@ -6,6 +6,7 @@ Real signals in a process of its own, thousands of them, at random distances.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +14,23 @@ from typing import Any
 
 import pytest
 
+from tests.transport.raw import chosen
+
+pytestmark = pytest.mark.usefixtures("tested")
+
 ROOT = Path(__file__).parents[2]
+
+
+def environment() -> dict[str, str]:
+    """In which a program uses the driver that is tried."""
+    return {**os.environ, "ZMQKIT_TESTED_DRIVER": chosen.kind}
 
 
 def run(name: str, *args: str, code: int = 0) -> dict[str, Any]:
     # From 3.12 on Python warns of forks beside threads; they are what is being tested.
     warnings = ["-W", "error::ResourceWarning", "-W", "ignore:This process:DeprecationWarning"]
     command = [sys.executable, *warnings, "-m", "tests.transport.programs", name, *args]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=55)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=55, env=environment())
     assert done.returncode == code, done.stdout + done.stderr
     assert not done.stderr, done.stderr
     said = json.loads(done.stdout)

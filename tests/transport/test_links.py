@@ -35,6 +35,8 @@ from zmqkit.transport.context import context
 from zmqkit.transport.sockets import MAX_FRAMES
 from zmqkit.transport.tickets import wait
 
+pytestmark = pytest.mark.usefixtures("tested")
+
 BINDS = ["tcp://127.0.0.1:0", "tcp://127.0.0.1:*", "tcp://localhost:0", "tcp://[::1]:0", "ipc", "inproc"]
 
 
@@ -64,7 +66,7 @@ def test_messages_go_both_ways_with_their_boundaries(kind: str, tmp_path: Path) 
             assert heard.frames == frames
             assert heard.link[:2] == ("b", bound.addresses[0])
             if frames[0] == ASK:
-                assert take(dialled.mailbox) == Heard(link, [ANSWER, *frames[1:]])
+                assert take(dialled) == Heard(link, [ANSWER, *frames[1:]])
 
 
 def test_a_bound_address_has_its_port_filled_in() -> None:
@@ -124,7 +126,7 @@ def test_an_address_that_cannot_be_connected_is_named_at_start_and_survived_late
     with driver(binds=["tcp://127.0.0.1:0"]) as bound, driver() as io:
         io.connect("bad")
         io.connect(bound.addresses[0])
-        assert take(io.mailbox) == Up(("c", bound.addresses[0]))
+        assert take(io) == Up(("c", bound.addresses[0]))
 
 
 @pytest.mark.parametrize("kind", ["tcp://127.0.0.1:0", "ipc"])
@@ -135,11 +137,11 @@ def test_a_restarted_bound_side_is_down_and_up_again(kind: str, tmp_path: Path) 
     with driver(connects=[address]) as dialled:
         for _ in range(4):
             with driver(binds=[address]) as bound:  # the port is free at once
-                assert take(dialled.mailbox) == Up(link)
+                assert take(dialled) == Up(link)
                 dialled.submit(raw(dialled).say, link, [ASK], None)
-                assert take(dialled.mailbox) == Heard(link, [ANSWER])
-                assert take(bound.mailbox).frames == [ASK]
-            assert take(dialled.mailbox) == Down(link)
+                assert take(dialled) == Heard(link, [ANSWER])
+                assert take(bound).frames == [ASK]
+            assert take(dialled) == Down(link)
 
 
 def test_nothing_meant_for_a_broken_connection_is_sent_on_the_next_one() -> None:
@@ -147,43 +149,43 @@ def test_nothing_meant_for_a_broken_connection_is_sent_on_the_next_one() -> None
     peer.bind("tcp://127.0.0.1:*")
     address = peer.getsockopt_string(zmq.LAST_ENDPOINT)
     with driver(connects=[address]) as dialled:
-        link = take(dialled.mailbox).link
+        link = take(dialled).link
         peer.close()
-        assert take(dialled.mailbox) == Down(link)
+        assert take(dialled) == Down(link)
         ticket = dialled.ticket()
         dialled.submit(raw(dialled).say, link, [b"late"], ticket)
         wait(ticket, 5)
         with driver(binds=[address]) as bound:
-            assert take(dialled.mailbox) == Up(link)
+            assert take(dialled) == Up(link)
             dialled.submit(raw(dialled).say, link, [b"fresh"], None)
-            assert take(bound.mailbox).frames == [b"fresh"]
+            assert take(bound).frames == [b"fresh"]
         assert dialled.stats()["io_sends_dropped"] == 1
 
 
 def test_what_was_said_before_the_connection_broke_is_heard_before_it_is_down() -> None:
     core = RawCore()
     with driver(core, binds=["tcp://127.0.0.1:0"]) as bound, driver(connects=bound.addresses) as dialled:
-        link = take(dialled.mailbox).link
+        link = take(dialled).link
         dialled.submit(raw(dialled).say, link, [b"hello"], None)
-        back = take(bound.mailbox).link
+        back = take(bound).link
         core.goodbyes = [(back, [b"%d" % n]) for n in range(1000)]
         assert bound.close(5)
-        heard = [take(dialled.mailbox) for _ in range(1001)]
+        heard = [take(dialled) for _ in range(1001)]
         assert heard == [Heard(link, [b"%d" % n]) for n in range(1000)] + [Down(link)]
 
 
 def test_a_send_to_a_gone_peer_is_a_link_down_at_the_bound_side() -> None:
     with driver(binds=["tcp://127.0.0.1:0"]) as bound:
         with driver(connects=bound.addresses) as dialled:
-            dialled.submit(raw(dialled).say, take(dialled.mailbox).link, [b"hello"], None)
-            link = take(bound.mailbox).link
+            dialled.submit(raw(dialled).say, take(dialled).link, [b"hello"], None)
+            link = take(bound).link
         # The group is told that somebody left; whose connection it was, only a send tells.
-        assert take(bound.mailbox) == Disturbed(("b", bound.addresses[0]))
+        assert take(bound) == Disturbed(("b", bound.addresses[0]))
         bound.submit(raw(bound).say, link, [b"anybody there?"], None)
         bound.submit(raw(bound).say, link, [b"hello?"], None)
-        assert take(bound.mailbox) == Down(link)
+        assert take(bound) == Down(link)
         with driver(connects=bound.addresses) as honest:
-            honest.submit(raw(honest).say, take(honest.mailbox).link, [ASK], None)
+            honest.submit(raw(honest).say, take(honest).link, [ASK], None)
             assert take_until(honest, Heard).frames == [ANSWER]
 
 
@@ -193,7 +195,7 @@ def test_last_words_are_heard_before_a_send_finds_their_peer_gone() -> None:
         peer = context().socket(zmq.DEALER)
         peer.connect(bound.addresses[0])
         peer.send(b"hello")
-        link = take(bound.mailbox).link
+        link = take(bound).link
         listener = bound._wires._listeners[bound.addresses[0]]
 
         def stand_still(now: float) -> None:
@@ -208,7 +210,7 @@ def test_last_words_are_heard_before_a_send_finds_their_peer_gone() -> None:
             raw(bound).say(link, [b"hello?"], None, now)
 
         bound.submit(stand_still)
-        heard = [take(bound.mailbox) for _ in range(count + 1)]
+        heard = [take(bound) for _ in range(count + 1)]
         assert heard == [Heard(link, [b"%d" % n]) for n in range(count)] + [Down(link)]
 
 
@@ -234,9 +236,9 @@ def test_many_broken_connections_disturb_a_group_a_few_times() -> None:
         # All of them are told in the end: after the last disturbance, no link is left.
         links = raw(bound)
         seen = 1
-        assert take(bound.mailbox) == Disturbed(("b", bound.addresses[0]))
+        assert take(bound) == Disturbed(("b", bound.addresses[0]))
         bound.submit(links.wake_at, time.monotonic() + 4 * wires.DISTURBED_SECONDS)
-        while take(bound.mailbox) != "fired":
+        while take(bound) != "fired":
             seen += 1
         assert seen <= 2 + (time.monotonic() - begun) / wires.DISTURBED_SECONDS
         assert seen < len(peers)
@@ -246,15 +248,15 @@ def test_a_frame_over_the_limit_never_arrives_and_an_honest_peer_goes_on() -> No
     limits = Limits(frame_bytes=65536)
     with driver(binds=["tcp://127.0.0.1:0"], limits=limits) as bound:
         with driver(connects=bound.addresses) as honest, driver(connects=bound.addresses) as greedy:
-            link = take(greedy.mailbox).link
+            link = take(greedy).link
             for _ in range(3):
                 greedy.submit(raw(greedy).say, link, [b"x" * 65537], None)
                 assert take_until(greedy, Down)
                 assert take_until(greedy, Up)
             greedy.submit(raw(greedy).say, link, [ASK, b"x" * 65536], None)
             assert take_until(greedy, Heard).frames == [ANSWER, b"x" * 65536]
-            honest.submit(raw(honest).say, take(honest.mailbox).link, [ASK], None)
-            assert take(honest.mailbox).frames == [ANSWER]
+            honest.submit(raw(honest).say, take(honest).link, [ASK], None)
+            assert take(honest).frames == [ANSWER]
         heard = [item.frames for item in bound.mailbox.take_many(100) if isinstance(item, Heard)]
         assert heard == [[ASK, b"x" * 65536], [ASK]]
 
@@ -264,32 +266,32 @@ def test_a_frame_over_the_limit_from_the_bound_side_never_arrives() -> None:
         driver(binds=["tcp://127.0.0.1:0"]) as bound,
         driver(connects=bound.addresses, limits=Limits(frame_bytes=65536)) as dialled,
     ):
-        link = take(dialled.mailbox).link
+        link = take(dialled).link
         for _ in range(2):
             dialled.submit(raw(dialled).say, link, [b"hello"], None)
             bound.submit(raw(bound).say, take_until(bound, Heard).link, [b"x" * 65537], None)
-            assert take(dialled.mailbox) == Down(link)
-            assert take(dialled.mailbox) == Up(link)  # libzmq alone would not dial again after this
+            assert take(dialled) == Down(link)
+            assert take(dialled) == Up(link)  # libzmq alone would not dial again after this
 
 
 def test_limits_hold_within_the_process_too(tmp_path: Path) -> None:
     limits = Limits(frame_bytes=65536)
     with driver(binds=[f"inproc://{tmp_path}"], limits=limits) as bound, driver(connects=bound.addresses) as dialled:
-        link = take(dialled.mailbox).link
+        link = take(dialled).link
         dialled.submit(raw(dialled).say, link, [b"x" * 65537], None)
         dialled.submit(raw(dialled).say, link, [ASK], None)
-        assert take(dialled.mailbox).frames == [ANSWER]
-        assert take(bound.mailbox).frames == [ASK]
+        assert take(dialled).frames == [ANSWER]
+        assert take(bound).frames == [ASK]
         assert bound.stats()["io_oversize_messages"] == 1
 
 
 @pytest.mark.parametrize("kind", ["tcp://127.0.0.1:0", "inproc"])
 def test_a_message_of_too_many_frames_is_dropped_and_counted(kind: str, tmp_path: Path) -> None:
     with driver(binds=[place(kind, tmp_path)]) as bound, driver(connects=bound.addresses) as dialled:
-        link = take(dialled.mailbox).link
+        link = take(dialled).link
         dialled.submit(raw(dialled).say, link, [b""] * (MAX_FRAMES + 1), None)
         dialled.submit(raw(dialled).say, link, [b""] * MAX_FRAMES, None)
-        assert take(bound.mailbox).frames == [b""] * MAX_FRAMES
+        assert take(bound).frames == [b""] * MAX_FRAMES
         assert bound.stats()["io_oversize_messages"] == 1
 
 
@@ -303,7 +305,7 @@ def test_a_wrong_kind_of_peer_and_garbage_are_counted_and_survived() -> None:
             with socket.create_connection(("127.0.0.1", port)) as stranger:
                 stranger.sendall(garbage)
         with driver(connects=bound.addresses) as honest:
-            honest.submit(raw(honest).say, take(honest.mailbox).link, [ASK], None)
+            honest.submit(raw(honest).say, take(honest).link, [ASK], None)
             assert take_until(honest, Heard).frames == [ANSWER]
         until(lambda: mistaken.stats()["io_handshakes_failed"] > 1)  # and is tried again
         assert len(mistaken.mailbox) == 0
@@ -316,26 +318,26 @@ def test_an_address_is_connected_until_its_last_user_leaves() -> None:
         dialled.disconnect(address)  # unknown: ignored
         dialled.connect(address)
         dialled.connect(address)
-        assert take(dialled.mailbox) == Up(link)
+        assert take(dialled) == Up(link)
         dialled.disconnect(address)
         dialled.submit(raw(dialled).say, link, [ASK], None)
-        assert take(dialled.mailbox) == Heard(link, [ANSWER])
+        assert take(dialled) == Heard(link, [ANSWER])
         dialled.disconnect(address)
-        assert take(dialled.mailbox) == Down(link)
+        assert take(dialled) == Down(link)
         dialled.submit(raw(dialled).say, link, [ASK], None)
         dialled.connect(address)
-        assert take(dialled.mailbox) == Up(link)
+        assert take(dialled) == Up(link)
         assert dialled.stats()["io_sends_dropped"] == 1
 
 
 @pytest.mark.parametrize("kind", ["tcp://127.0.0.1:0", "ipc", "inproc"])
 def test_a_link_of_no_use_is_dialled_anew(kind: str, tmp_path: Path) -> None:
     with driver(binds=[place(kind, tmp_path)]) as bound, driver(connects=bound.addresses) as dialled:
-        link = take(dialled.mailbox).link
+        link = take(dialled).link
         dialled.submit(raw(dialled).say, link, [b"1"], None)
-        first = take(bound.mailbox).link
+        first = take(bound).link
         dialled.submit(raw(dialled).drop, link)
-        assert [take(dialled.mailbox), take(dialled.mailbox)] == [Down(link), Up(link)]
+        assert [take(dialled), take(dialled)] == [Down(link), Up(link)]
         dialled.submit(raw(dialled).say, link, [b"2"], None)
         second = take_until(bound, Heard).link
         assert second != first
@@ -348,22 +350,22 @@ def test_a_peer_may_be_connected_before_it_is_bound(tmp_path: Path) -> None:
     for kind in ("ipc", "inproc"):
         address = place(kind, tmp_path)
         with driver(connects=[address]) as dialled, driver(binds=[address]) as bound:
-            dialled.submit(raw(dialled).say, take(dialled.mailbox).link, [ASK], None)
+            dialled.submit(raw(dialled).say, take(dialled).link, [ASK], None)
             assert take_until(dialled, Heard).frames == [ANSWER]
-            assert take(bound.mailbox).frames == [ASK]
+            assert take(bound).frames == [ASK]
 
 
 def test_a_closed_peer_within_the_process_is_found_out_by_sending(tmp_path: Path) -> None:
     address = f"inproc://{tmp_path}"
     with driver(binds=[address]) as bound, driver(connects=[address]) as dialled:
-        link = take(dialled.mailbox).link
+        link = take(dialled).link
         assert bound.close(1)
         dialled.submit(raw(dialled).say, link, [b"anybody?"], None)
-        assert take(dialled.mailbox) == Down(link)
+        assert take(dialled) == Down(link)
         with driver(binds=[address]) as again:
-            assert take(dialled.mailbox) == Up(link)
+            assert take(dialled) == Up(link)
             dialled.submit(raw(dialled).say, link, [b"hello"], None)
-            assert take(again.mailbox).frames == [b"hello"]
+            assert take(again).frames == [b"hello"]
 
 
 def test_a_stalled_hop_is_noticed_by_libzmqs_own_heartbeats() -> None:
@@ -385,13 +387,13 @@ def test_a_stalled_hop_is_noticed_by_libzmqs_own_heartbeats() -> None:
                         try:
                             sink.sendall(source.recv(65536))
                         except BlockingIOError:
-                            dialled.mailbox.wait_nonempty(0.001)
-                assert isinstance(take(dialled.mailbox), Up)
+                            dialled.wait_items(0.001)
+                assert isinstance(take(dialled), Up)
                 ping = b""
                 while b"PING" not in ping:  # the first of libzmq's heartbeats: it tells the bound side how long to wait
                     assert time.monotonic() < deadline
                     with contextlib.suppress(BlockingIOError):
                         ping += near.recv(65536)
                 far.sendall(ping)
-                assert isinstance(take(dialled.mailbox), Down)
-                assert take(bound.mailbox) == Disturbed(("b", bound.addresses[0]))
+                assert isinstance(take(dialled), Down)
+                assert take(bound) == Disturbed(("b", bound.addresses[0]))

@@ -138,8 +138,9 @@ class Straggler(deque[Any]):
 def test_no_task_is_missed_that_is_woken_while_its_loop_finishes_waking_others(loop: str) -> None:
     async def main() -> None:
         first, second = waiters.async_waiter(), waiters.async_waiter()
-        first._port._ready = Straggler(second.wake)  # type: ignore[attr-defined]
-        first.wake()
+        # By other threads: in its own, asyncio needs no queue.
+        first._port._ready = Straggler(lambda: in_thread(second.wake).join())  # type: ignore[attr-defined]
+        in_thread(first.wake).join()
         with anyio.fail_after(PATIENCE_S):
             assert await first.wait(None)
             assert await second.wait(None)
@@ -184,7 +185,7 @@ def test_tasks_wait_for_results_of_the_io_thread(loop: str) -> None:
                 ticket = io.ticket()
                 io.submit(raw(io).answer, ticket, n if n % 10 else ValueError(n))
                 try:
-                    got[n] = await wait_async(ticket, PATIENCE_S)
+                    got[n] = await io.wait_async(ticket, PATIENCE_S)
                 except ValueError:
                     got[n] = "raised"
 
@@ -228,7 +229,7 @@ def test_a_cancel_storm_loses_no_result(loop: str) -> None:
                 pause = 0.00002 * (n % 40)
                 while True:
                     with anyio.move_on_after(pause):
-                        got.append(await wait_async(ticket, PATIENCE_S))
+                        got.append(await io.wait_async(ticket, PATIENCE_S))
                         return
                     cancelled += 1
                     pause *= 1.5

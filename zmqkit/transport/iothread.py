@@ -105,7 +105,7 @@ class IoThread(BaseDriver):
             finished = self.core.finished
         except BaseException as error:
             self.failure = error
-            log.critical("%s: the I/O thread ends: %s", self.name, error, exc_info=True)
+            log.critical("%s: the driver ends: %s", self.name, error, exc_info=True)
         finally:
             self._tear_down(finished)
 
