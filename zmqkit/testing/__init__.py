@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from zmqkit.testing.network import SimulatedNetwork
     from zmqkit.testing.peers import SimPeer, SimTicket
     from zmqkit.testing.scenario import Failure, Outcome, Scenario, simulate
+    from zmqkit.testing.served import serve
     from zmqkit.testing.sweeps import SweepFailed, Totals, sweep
     from zmqkit.testing.world import World
 
@@ -46,6 +47,7 @@ _HOMES = {
     "World": "world",
     "job": "handlers",
     "run": "handlers",
+    "serve": "served",
     "simulate": "scenario",
     "sweep": "sweeps",
 }
@@ -72,6 +74,7 @@ __all__ = [
     "World",
     "job",
     "run",
+    "serve",
     "simulate",
     "sweep",
 ]
