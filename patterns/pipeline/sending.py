@@ -22,6 +22,7 @@ from zmqkit import codec as codecs
 from zmqkit.errors import (
     EncodeError,
     Full,
+    JournalDamaged,
     Unsettled,
     WaitTimeout,
     ZmqkitError,
@@ -160,6 +161,7 @@ class PusherBase(PeerBase):
         self._backoff = Backoff() if backoff is None else backoff
         check_types(backoff=(self._backoff, Backoff))
         self._max_waiting = max_waiting
+        self._journal: SqliteJournal | None = None
         self._sequence = 1
         self._handed_bytes = 0
 
@@ -189,6 +191,7 @@ class PusherBase(PeerBase):
             # A row's key is its first message's sequence; sequences within rows may be higher than any key.
             self._sequence = journal.highest(MESSAGES) + _LARGEST_ROW
         core.opened_at(self._sequence)
+        self._journal = journal
         return core, journal
 
     # ---- sending -------------------------------------------------------------------
@@ -324,8 +327,17 @@ class PusherBase(PeerBase):
     def _left_behind(self) -> tuple[int, str | None]:
         """After closing: how many messages are not settled, and what to tell of it (None: lost with the process)."""
         count = self._core.unsettled
-        if not count or self._journal_path is None:
+        if not count or self._journal is None:
             return count, None
+        try:
+            self._journal.check_place()
+        except JournalDamaged as error:
+            lost = (
+                f"{self.name} was closed with {count} messages not settled, and its journal {self._journal_path} was "
+                "removed or replaced while it was open: they are lost, unless it was moved elsewhere"
+            )
+            log.error(lost)
+            raise Unsettled(lost, count=count) from error
         where = self.addresses[0] if self.addresses else "ADDRESS"
         return count, (
             f"{self.name} was closed with {count} messages not settled. They are safe in {self._journal_path}; "

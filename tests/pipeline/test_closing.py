@@ -5,10 +5,15 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 import zmqkit
 from tests.pipeline.faces import LOCAL, PATIENCE_S, Face, Letterbox, take
+from zmqkit import Unsettled
 
 # ---- by several at a time ------------------------------------------------------------
 
@@ -88,3 +93,34 @@ def test_a_close_that_a_signal_handler_makes_during_a_close_returns() -> None:
             signal.signal(signal.SIGUSR1, before)
         assert ended.is_set()
         assert push.stats()["acked"] == 1
+
+
+# ---- without its journal -------------------------------------------------------------
+
+
+def remove_folder(path: Path) -> None:
+    for each in path.parent.iterdir():
+        each.unlink()
+    path.parent.rmdir()
+
+
+def replace(path: Path) -> None:
+    other = path.with_suffix(".other")
+    other.write_bytes(path.read_bytes())
+    other.rename(path)
+
+
+@pytest.mark.parametrize("do_away_with", [remove_folder, Path.unlink, replace])
+async def test_what_lay_in_a_journal_that_is_gone_is_not_called_safe(
+    face: Face, tmp_path: Path, caplog: pytest.LogCaptureFixture, do_away_with: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "folder" / "jobs.db"
+    path.parent.mkdir()
+    push = await face.Pusher(LOCAL, journal=path).open()
+    await push.send_many(range(3))
+    do_away_with(path)
+    with pytest.raises(Unsettled, match=r"3 messages not settled, and its journal .* they are lost") as lost:
+        await push.close(0)
+    assert lost.value.count == 3
+    assert "they are lost" in caplog.text
+    assert push._driver.ended.done

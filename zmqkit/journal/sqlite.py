@@ -300,6 +300,10 @@ class SqliteJournal:
                 total += rows
         return total
 
+    def check_place(self) -> None:
+        """Raises `JournalDamaged` if the file was removed or replaced since it was opened: then it keeps nothing."""
+        layout.check_place(self.path, self._place)
+
     def _log(self, name: str) -> LogState:
         if name not in self._names:
             raise ValueError(f"no log is named {name!r}; this journal was opened with {', '.join(self._names)}")
