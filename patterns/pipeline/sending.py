@@ -344,6 +344,13 @@ class PusherBase(PeerBase):
             f"open it again, or deliver them with: zmqkit journal serve {self._journal_path} {where}"
         )
 
+    def _lost_with_it(self) -> str:
+        count = self._core.unsettled
+        if not count:
+            return ""
+        kept = "lost" if self._journal_path is None else f"kept in {self._journal_path}"
+        return f": {count} messages that are not settled are {kept}"
+
     def _tell_left_behind(self) -> None:
         failure = self._driver.failure if self._driver is not None else None
         if failure is not None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,8 @@ from typing import Any
 import pytest
 
 import zmqkit
-from tests.pipeline.faces import LOCAL, PATIENCE_S, Face, Letterbox, take
-from zmqkit import Unsettled
+from tests.pipeline.faces import LOCAL, PATIENCE_S, Face, Letterbox, handle, take
+from zmqkit import Settled, Unsettled, events
 
 # ---- by several at a time ------------------------------------------------------------
 
@@ -124,3 +127,67 @@ async def test_what_lay_in_a_journal_that_is_gone_is_not_called_safe(
     assert lost.value.count == 3
     assert "they are lost" in caplog.text
     assert push._driver.ended.done
+
+
+# ---- by nobody -----------------------------------------------------------------------
+
+
+async def test_a_peer_that_nobody_closes_warns_and_gives_everything_back(face: Face, tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    before = descriptors()
+    for _ in range(2):  # the second finds in the journal what the first was sent
+        push = await face.Pusher(LOCAL, journal=path, name="forgotten").open()
+        push.on(events.PeerLost, lambda _: None)
+        pull = await face.Puller(push.addresses[0], announce="forgotten-too").open()
+        await push.wait_for_peers(1, timeout=PATIENCE_S)
+        await push.send("x")
+        drivers = [push._driver, pull._driver]
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            del push, pull
+            gc.collect()
+        told = sorted(str(each.message) for each in caught if each.category is ResourceWarning)
+        assert len(told) == 2, told
+        assert told[0].startswith("unclosed <zmqkit.patterns.pipeline.")
+        assert f"messages that are not settled are kept in {path}" in told[1]
+        for driver in drivers:
+            await face.until(lambda driver=driver: driver.ended.done, "it ends")  # type: ignore[misc]
+    await face.until(lambda: not [each for each in threading.enumerate() if each.name.startswith("zmqkit-forgotten")])
+    async with face.Pusher(LOCAL, journal=path) as again, face.Puller(again.addresses[0]) as pull:
+        assert await handle(pull, 2) == ["x", "x"]
+        assert await again.flush(PATIENCE_S) == Settled(acked=2)
+    await face.until(lambda: descriptors() <= before + 8, "descriptors leak")
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
+
+async def test_a_peer_with_a_job_in_hand_is_not_forgotten(face: Face) -> None:
+    async with face.Pusher(LOCAL) as push:
+        await push.send("x")
+        pull = await face.Puller(push.addresses[0]).open()
+        driver = pull._driver
+        job = await take(pull)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            del pull
+            gc.collect()
+        await job.ack(wait=True)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            del job
+            gc.collect()
+        assert [each.category for each in caught] == [ResourceWarning]
+        await face.until(lambda: driver.ended.done)
+        assert await push.flush(PATIENCE_S) == Settled(acked=1)
+
+
+def test_a_peer_that_was_never_opened_is_dropped_in_silence() -> None:
+    with warnings.catch_warnings(), zmqkit.Pusher(LOCAL):
+        warnings.simplefilter("error")
+        zmqkit.Pusher(LOCAL)
+        zmqkit.Worker(print, source="tcp://127.0.0.1:9")
+        with pytest.raises(zmqkit.UsageError):
+            zmqkit.Pusher()
+        gc.collect()

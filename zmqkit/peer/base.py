@@ -13,8 +13,11 @@ import math
 import os
 import random
 import socket
+import sys
 import threading
 import time
+import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, ClassVar, TypedDict, TypeVar
@@ -105,6 +108,7 @@ class PeerBase:
     """Whether a lone message should be as quick as can be, at the price of work in the callers' threads. A peer with a
     journal never does that work there: it may sync a disk."""
     _core: PatternCore
+    _driver: Driver | None = None
 
     def __init__(self, addresses: Sequence[str], common: Common) -> None:
         unknown = set(common) - set(Common.__annotations__)
@@ -128,7 +132,6 @@ class PeerBase:
         binds, connects = (checks.several(name, common.get(name)) for name in ("bind", "connect"))
         (binds if self._binds else connects).extend(addresses)
         self._to_bind, self._to_connect = self._sort_out(binds, connects)
-        self._driver: Driver | None = None
         self._closed = False
         self._close_ended = Ticket()
         """Resolved when the first `close` is through."""
@@ -241,14 +244,16 @@ class PeerBase:
         )  # fmt: skip
 
     def _set_up(self, driver: Driver) -> None:
+        # The driver's thread, and discovery's, must not keep a peer alive that its user has forgotten.
+        drop_faded, found = _weakly(self._drop_faded), _weakly(self._found)
         driver.on(Event, hooks.dispatch)
-        driver.on(Event, self._log_event)
-        driver.on(PeerLost, lambda _: self._drop_faded())
+        driver.on(Event, _weakly(self._log_event))
+        driver.on(PeerLost, lambda _: drop_faded())
         for entry in self._subscriptions:
             entry.end = driver.on(entry.event, entry.callback)
         for address in self._to_connect:
             if address.looked_up:
-                watch = discovery.watch(address, on_change=partial(self._found, address), roles=self._accepts)
+                watch = discovery.watch(address, on_change=partial(found, address), roles=self._accepts)
                 self._watches.append(watch)
             else:
                 driver.connect(str(address))
@@ -330,10 +335,7 @@ class PeerBase:
         with self._state_lock:
             watches, self._watches = self._watches, []
             announcements, self._announcements = self._announcements, []
-        for announcement in announcements:
-            announcement.close()
-        for watch in watches:
-            watch.close()
+        _end_all(announcements, watches)
 
     # ---- the public part that does not wait ----------------------------------------
 
@@ -480,6 +482,27 @@ class PeerBase:
         left = left_of(deadline)
         yield driver.ended, ENDING if left is None else min(left, ENDING)
 
+    def __del__(self) -> None:
+        driver = self._driver
+        if driver is None or self._closed or self._forked or self._owner != os.getpid() or sys.is_finalizing():
+            return
+        self._closed = True
+        try:
+            warnings.warn(f"unclosed {self!r}{self._lost_with_it()}", ResourceWarning, stacklevel=2, source=self)
+        finally:
+            # In whatever thread this is, and wherever in it: without waiting for anything.
+            with contextlib.suppress(Exception):
+                driver.begin_close(0.0)
+            if self._watches or self._announcements:
+                with contextlib.suppress(RuntimeError):  # no threads any more: the interpreter ends
+                    threading.Thread(
+                        target=_end_all, args=(self._announcements, self._watches), name="zmqkit-farewell", daemon=True
+                    ).start()
+
+    def _lost_with_it(self) -> str:
+        """What to say of a peer that nobody closes, besides."""
+        return ""
+
     def _after_fork(self) -> None:
         """This is the child of a fork, in which this peer was opened (or was being opened) by the parent."""
         self._forked = True
@@ -503,6 +526,25 @@ _LEVELS = {
 """What is logged besides being told to callbacks; events not named here are not."""
 
 _STRANGERS = frozenset({"BadFrame", "PeerRefused", "StaleSettle", "PeerBusy"})
+
+
+def _weakly(method: Callable[..., object]) -> Callable[..., None]:
+    """A peer's method that does not keep the peer alive."""
+    reference = weakref.WeakMethod(method)
+
+    def call(*args: Any) -> None:
+        found = reference()
+        if found is not None:
+            found(*args)
+
+    return call
+
+
+def _end_all(announcements: list[discovery.Announcement], watches: list[discovery.Watch]) -> None:
+    for announcement in announcements:
+        announcement.close()
+    for watch in watches:
+        watch.close()
 
 
 def _checked_name(name: str | None) -> str | None:
