@@ -32,6 +32,9 @@ from zmqkit.protocol.pattern import PatternCore
 
 CLOSED: Final = "this client was closed"
 
+EARLIER: Final = b""
+"""Stands in `Trail.exposed` for where it was under an earlier number: no server's answer to the new one clears that."""
+
 
 class Trail:
     """What only some calls have: those that met trouble, and those that upload.
@@ -99,6 +102,8 @@ class Placing(PatternCore):
         """Give a call, which is nowhere, a fresh number. False: it has none to give."""
         if call.renumber is None:
             return False
+        if self._exposed(call):
+            self._trails[call].exposed.add(EARLIER)
         call.number = call.renumber()
         call.attempt = 0  # of this number it will be the first
         return True

@@ -92,6 +92,27 @@ def test_a_journal_does_not_know_of_what_is_idempotent() -> None:
     assert net.kind(call) is R.UNKNOWN, "it may have been executed before the restart"
 
 
+def test_a_refusal_under_a_new_number_says_nothing_of_the_earlier_one() -> None:
+    net = Net("s", "t", methods=("read",))
+    call = net.call("read")
+    first = call.number
+    name, other = ("s", "t") if net.servers["s"].got else ("t", "s")
+    epoch = net.servers[name].local.about["epoch"]
+    net.crash(name)
+    net.advance(3.5)
+    assert net.servers[other].numbers == [first]
+    again = net.start(name, epoch=epoch, methods=("read",))
+    net.connect(name)
+    net.flow()
+    for _ in range(3):
+        net.result(name, net.call())  # the floor there passes it
+    net.crash(other)
+    net.advance(3.5)
+    assert call.number == again.numbers[-1] != first
+    net.refuse(name, call, "arguments")
+    assert net.kind(call) is R.UNKNOWN
+
+
 def test_a_new_server_in_the_place_of_one_that_forgot_makes_calls_unknown_at_once() -> None:
     net = Net("s")
     call = net.call()
