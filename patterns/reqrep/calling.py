@@ -78,7 +78,7 @@ class ClientBase(PeerBase):
     ``__dict__``, which both have.
     """
 
-    __slots__ = ("_settings",)
+    __slots__ = ("_root", "_settings")
 
     _role: ClassVar[str] = "client"
     _accepts: ClassVar[frozenset[str]] = frozenset({"server"})
@@ -86,11 +86,14 @@ class ClientBase(PeerBase):
     _latency: ClassVar[bool] = True
     _core: ClientCore
     _settings: Settings
+    _root: ClientBase | None
+    """Whose options these are; it opens, and lives as long as this one. None: its own."""
 
     def __init__(
         self, addresses: Sequence[str], timeout: float | None, retries: int | None, journal: Path | None, common: Common
     ) -> None:
         super().__init__(addresses, common)
+        self._root = None
         self._settings = Settings(check_seconds(timeout), check_retries(retries))
         self._journal_path = fspath(journal) if journal is not None else None
         self._number: Callable[[], int] = itertools.count(1).__next__
@@ -117,6 +120,16 @@ class ClientBase(PeerBase):
         self._key = bytes.fromhex(journal.uuid) if journal is not None else local.instance
         local = dataclasses.replace(local, about={"client": self._key})
         return ClientCore(local, self._random(), durable=journal is not None, limits=self._limits), journal
+
+    def _start(self) -> None:
+        if self._root is not None:
+            self._root._start()
+        else:
+            super()._start()
+
+    def __del__(self) -> None:
+        if getattr(self, "_root", self) is None:  # else it is not all that there is of it
+            super().__del__()
 
     def _set_up(self, driver: Driver) -> None:
         super()._set_up(driver)
@@ -287,6 +300,7 @@ class ClientBase(PeerBase):
         twin = object.__new__(type(self))
         twin.__dict__ = self.__dict__
         twin._settings = found
+        twin._root = self._root or self
         return twin
 
 
