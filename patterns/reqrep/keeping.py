@@ -127,6 +127,10 @@ class Keeping(Returning):
         if kept is None:
             return
         self._ended.append(call.number)
+        self._hold(call, kept)
+
+    def _hold(self, call: Call, kept: _Kept) -> None:
+        """Let no floor pass a call that is over here, and whose row is there."""
         if kept.mark is not None and kept.mark.window:
             window = self.balance.window(kept.mark.window, durable=kept.mark.durable)
             window.kept.add(call.number)
@@ -261,6 +265,7 @@ class Keeping(Returning):
             super()._end_closed(call)
         elif not kept.storing:  # else it ends when it is known whether it is stored
             del self._kept[call]
+            self._hold(call, kept)
             self._end(call, Answer(CLOSED, code="closed", message=WHY_CLOSED))
 
     @property

@@ -358,3 +358,15 @@ def test_where_a_row_is_left_for_good_the_floor_stays() -> None:
         net.result("s", net.call())
     window = net.core.balance.windows[net.core._held[call.number].id]
     assert window.floor() <= call.number
+
+
+def test_the_floor_does_not_pass_what_a_close_leaves_in_the_journal() -> None:
+    net = Net("s", durable=True)
+    call, other = net.call(durable=True), net.call()
+    net.core.close(net.now)
+    net.flow()
+    assert net.kind(call) is R.CLOSED
+    assert net.kind(other) is R.LOST
+    assert net.servers["s"].floor <= call.number
+    (window,) = net.core.balance.windows.values()
+    assert window.floor() <= call.number
