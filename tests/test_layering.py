@@ -214,7 +214,7 @@ def is_pure(module: str) -> bool:
 PATTERN_FACES = {
     "sync", "aio", "sending", "bulk", "taking", "jobs", "custody", "worker", "worker_aio",
     "arrivals", "calling", "reply", "stream", "request", "handling", "elsewhere", "crew", "tasks", "loops", "hosting",
-    "serving", "serving_aio",
+    "effects",    "serving", "serving_aio",
 }  # fmt: skip
 
 

@@ -29,6 +29,7 @@
     │   └── OutcomeUnknown        it was executed, or partly, or not at all: nobody can tell
     │       ├── NoReplyInTime     (also TimeoutError) ... when its time was out
     │       └── StreamBroken      ... after .received items had come
+    ├── Duplicate                 done before; nothing of it is done again
     ├── LeaseLost                 the job went to somebody else; this settle changed nothing
     ├── JournalError              the store's fault
     │   ├── JournalBusy           another process (or object) owns the file
@@ -286,6 +287,10 @@ class StreamBroken(OutcomeUnknown):
     def __init__(self, message: str = "", *, request_id: str = "", received: int = 0) -> None:
         super().__init__(message, request_id=request_id)
         self.received = received
+
+
+class Duplicate(ZmqkitError):
+    """This was done before, by somebody who shares the inbox; nothing of it is done again."""
 
 
 class LeaseLost(ZmqkitError):

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import inspect
 import logging
+import sys
 import time
 import traceback as tracebacks
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from zmqkit import codec as codecs
-from zmqkit.errors import DecodeError, EncodeError, RemoteError, ServiceError
+from zmqkit.errors import DecodeError, EncodeError, JournalError, RemoteError, ServiceError
+from zmqkit.inbox import Inbox
 from zmqkit.options import Limits
 from zmqkit.patterns.reqrep import calls
 from zmqkit.patterns.reqrep.calls import Answer, Execution
+from zmqkit.patterns.reqrep.effects import Effects
 from zmqkit.patterns.reqrep.methods import Method, Methods
 from zmqkit.patterns.reqrep.outcomes import (
     CODE_ARGUMENTS,
@@ -24,6 +27,7 @@ from zmqkit.patterns.reqrep.outcomes import (
     CODE_LATE,
     CODE_METHOD,
     CODE_TIMEOUT,
+    clean,
     failure,
     refused,
     unknown,
@@ -46,6 +50,8 @@ class Ready(NamedTuple):
     kwargs: dict[str, Any]
     until: float | None
     """When it must be done, on the monotonic clock."""
+    effects: Effects | None
+    """On the server's inbox, if it has one."""
 
 
 class Handling:
@@ -72,6 +78,8 @@ class Handling:
         self.limits = limits
         self._tells = tells
         self._wrap = wrap
+        self.inbox: Inbox | None = None
+        """Set when the server opens."""
 
     def prepare(self, execution: Execution, *, bind: bool = True) -> Ready | Answer:
         """What to call with what; or an answer at once, before anything was executed.
@@ -81,6 +89,15 @@ class Handling:
             bind: look at the arguments; not where another process does.
         """
         method = self.methods.by_name[execution.method]
+        effects = None
+        if self.inbox is not None:
+            effects = Effects(self.inbox, execution, self.limits)
+            try:
+                known = effects.recall()
+            except JournalError as error:
+                return unknown("inbox", f"whether it was done before cannot be looked up: {error}")
+            if known is not None:
+                return known
         until = execution.deadline
         timeout = method.mark.timeout
         if timeout is not None or until is not None:
@@ -95,15 +112,15 @@ class Handling:
             return unknown("started", "it was started before the server ended, and its outcome is not known")
         if method.streams is not (execution.items is not None):
             return self._wrong_verb(execution, method)
-        request = Request(execution, until)
+        request = Request(execution, until, effects, waits=not method.asynchronous)
         if not bind:
-            return Ready(execution, method, request, [], {}, until)
+            return Ready(execution, method, request, [], {}, until, effects)
         try:
             args, kwargs = self._arguments(execution, method)
             args, kwargs = method.bind(args, kwargs, request)
         except (DecodeError, TypeError) as error:
             return refused(CODE_ARGUMENTS, str(error))
-        return Ready(execution, method, request, args, kwargs, until)
+        return Ready(execution, method, request, args, kwargs, until, effects)
 
     def _arguments(self, execution: Execution, method: Method) -> tuple[list[Any], dict[str, Any]]:
         given = codecs.decode(execution.body, execution.codec, limits=self.limits)
@@ -144,6 +161,11 @@ class Handling:
                 value.close()  # nobody will ever await it
             return self._cannot_travel(ready, "the result", error)
 
+    @staticmethod
+    def settled(ready: Ready, answer: Answer) -> Answer:
+        """Commit the handler's effects with its answer, or roll them back. Returns what to answer in fact."""
+        return answer if ready.effects is None else ready.effects.settle(answer)
+
     def item(self, ready: Ready, value: object) -> tuple[bytes, str]:
         """One item of a stream. Raises `_Unsendable`."""
         try:
@@ -165,9 +187,9 @@ class Handling:
             log.debug("%s() answers with an error: %s", name, error)
             return failure("ServiceError", error.message, code=error.code, data=error.data, limits=self.limits)
         if ready.execution.cancelled:
-            log.debug("%s() ended after it was cancelled: %r", name, error)
+            log.debug("%s() ended after it was cancelled: %s", name, type(error).__name__)
         else:
-            log.warning("%s() raised %s", name, type(error).__name__, exc_info=error)
+            log.warning("%s() raised:\n%s", name, shown(error))
         try:
             message = str(error)
         except Exception as another:  # its __str__ is the handler's code as well
@@ -245,6 +267,7 @@ def shown(error: BaseException) -> str:
     while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(MUTE):
         trace = trace.tb_next
     try:
-        return "".join(tracebacks.format_exception(type(error), error, trace))
+        # As a log and a frame can carry it: what an exception says may hold halves of surrogate pairs.
+        return clean("".join(tracebacks.format_exception(type(error), error, trace)), sys.maxsize)
     except Exception:
         return "(its traceback cannot be shown)"

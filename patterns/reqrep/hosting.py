@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Final, Self, TypeVar, overload
 
 from zmqkit import codec as codecs
 from zmqkit.errors import Closed, StreamBroken, UsageError
+from zmqkit.inbox import Inbox, Source, check_source
 from zmqkit.journal import SqliteJournal
 from zmqkit.options import Durability, Window
 from zmqkit.patterns.reqrep import calls
@@ -58,7 +59,7 @@ class ServerBase(PeerBase):
     def __init__(
         self, addresses: Sequence[str], threads: int, tasks: int, processes: int,
         executor: concurrent.futures.Executor | None, journal: Path | None, durability: Durability,
-        window: Window | None, tracebacks: bool | None, common: Common,
+        inbox: Source | None, window: Window | None, tracebacks: bool | None, common: Common,
     ) -> None:  # fmt: skip
         super().__init__(addresses, common)
         for name, value, least in (("threads", threads, 1), ("tasks", tasks, 1), ("processes", processes, 0)):
@@ -79,6 +80,8 @@ class ServerBase(PeerBase):
         self._pool = Pool(processes, executor) if processes or executor is not None else None
         self._journal_path = fspath(journal) if journal is not None and durability != "memory" else None
         self._durability = durability
+        check_source(inbox)
+        self._inbox_source = inbox
         self._tracebacks = tracebacks
         self._methods = Methods()
         self._handling = Handling(self._methods, self._codec, self._limits, self._tells_tracebacks, self._wrap_upload)
@@ -98,6 +101,9 @@ class ServerBase(PeerBase):
                 self._journal_path, durability=self._durability, logs=(CALLS,), kind="server", owner=self.name
             )
         try:
+            if self._inbox_source is not None:
+                # A record may be asked for as long as the call is remembered; twice that, for clocks that differ.
+                self._handling.inbox = Inbox(self._inbox_source, keep=2 * self._window.seconds)
             if journal is not None:
                 epoch, window_id = bytes.fromhex(journal.epoch), bytes.fromhex(journal.uuid)
                 rows = _read_all(journal)
@@ -116,12 +122,18 @@ class ServerBase(PeerBase):
                 durable=journal is not None,
                 rows=rows,
                 make_upload=self._make_upload,
+                looks_up=self._handling.inbox is not None,
             )
         except BaseException:
+            self._close_inbox()
             if journal is not None:
                 journal.close()
             raise
         return core, journal
+
+    def _close_inbox(self) -> None:
+        if self._handling.inbox is not None:
+            self._handling.inbox.close()
 
     @property
     def _capacity(self) -> int:
@@ -218,6 +230,7 @@ class ServerBase(PeerBase):
     def _run(self, execution: Execution) -> None:
         """Execute a plain function or a generator here, in this thread, and answer."""
         self._executing[execution] = None
+        ready: Ready | Answer | None = None
         try:
             method = self._methods.by_name[execution.method]
             ready = self._handling.prepare(execution, bind=not self._runs_elsewhere(method))
@@ -230,7 +243,7 @@ class ServerBase(PeerBase):
                     ready.until, lambda: self._finish(execution, self._handling.given_up(ready))
                 )
             try:
-                self._finish(execution, self._execute(ready))
+                self._finish(execution, self._handling.settled(ready, self._execute(ready)))
             finally:
                 if watched is not None:
                     self._watchdog.done(watched)
@@ -239,6 +252,8 @@ class ServerBase(PeerBase):
             log.exception("%s: answering %s()", self.name, execution.method)
             self._finish(execution, calls.Answer(calls.UNKNOWN, code="internal", message=type(error).__name__))
         finally:
+            if ready is not None and not isinstance(ready, Answer) and ready.effects is not None:
+                ready.effects.roll_back()  # nothing happens if they were settled
             del self._executing[execution]
 
     def _execute(self, ready: Ready) -> Answer:

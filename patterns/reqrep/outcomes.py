@@ -39,6 +39,7 @@ CODE_LATE: Final = "late"
 CODE_CANCELLED: Final = "cancelled"
 CODE_DRAINING: Final = "draining"
 CODE_TIMEOUT: Final = "timeout"
+CODE_ID: Final = "id"
 """Codes of REFUSED and UNKNOWN that this file gives a meaning."""
 
 

@@ -7,7 +7,9 @@ import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 
+from zmqkit.errors import UsageError
 from zmqkit.patterns.reqrep.calls import Execution
+from zmqkit.patterns.reqrep.effects import Effects, Transaction
 from zmqkit.patterns.reqrep.outcomes import id_of
 
 current_request: ContextVar[Request | None] = ContextVar("zmqkit request", default=None)
@@ -21,11 +23,15 @@ class Request:
     Calls that are made meanwhile inherit its deadline: a `Client` waits no longer than the caller does.
     """
 
-    __slots__ = ("_execution", "_until")
+    __slots__ = ("_effects", "_execution", "_until", "_waits")
 
-    def __init__(self, execution: Execution, until: float | None) -> None:
+    def __init__(
+        self, execution: Execution, until: float | None, effects: Effects | None = None, *, waits: bool = True
+    ) -> None:
         self._execution = execution
         self._until = until
+        self._effects = effects
+        self._waits = waits
 
     @classmethod
     def current(cls) -> Request | None:
@@ -75,6 +81,22 @@ class Request:
         """
         if self.cancelled:
             raise concurrent.futures.CancelledError(f"nobody waits for {self.method}() any more")
+
+    def transaction(self) -> Transaction:
+        """Effect and reply in one commit, in the server's ``inbox=``: ``with request.transaction() as db: ...``.
+
+        What is done with the connection is committed when the handler has returned, together with its reply; whoever
+        asks again is given that reply, also after a crash. If the handler raises, nothing of it was done. One handler
+        at a time is within its transaction: begin it late, and do nothing slow in it. Coroutines say ``async with``.
+
+        Raises:
+            UsageError: the server has no ``inbox=``, or the method gives a stream.
+            JournalError: the inbox cannot be written; the subclass and the message say why.
+            Duplicate: another server that shares the inbox was first; its reply is given, whatever the handler does.
+        """
+        if self._effects is None:
+            raise UsageError("request.transaction() needs a server with inbox=, as in Server(..., inbox='state.db')")
+        return Transaction(self._effects, waits=self._waits)
 
     def __repr__(self) -> str:
         return f"<Request {self.id} {self.method}>"

@@ -8,6 +8,7 @@ import time
 
 from typing_extensions import Unpack
 
+from zmqkit.inbox import Source
 from zmqkit.options import Durability, Window
 from zmqkit.patterns.reqrep.calling import answered
 from zmqkit.patterns.reqrep.calls import Execution
@@ -37,6 +38,8 @@ class Server(ServerBase, Peer):
         executor: run plain functions there instead; not shut down at the end.
         journal: a file that keeps what was begun and answered, so that nothing is executed twice across a restart; made
             if it is not there. None: that is so only as long as the server is open.
+        inbox: the SQLite file of your own in which handlers do their work, or a callable that gives a connection to it:
+            see `Request.transaction`.
         durability: how safe it is there before a handler begins: "power", "process" or "memory".
         window: how long, and how many, answers are kept for callers that ask again.
         tracebacks: whether a `RemoteError` brings the traceback; None: to callers on this host only.
@@ -60,13 +63,14 @@ class Server(ServerBase, Peer):
         processes: int = 0,
         executor: concurrent.futures.Executor | None = None,
         journal: Path | None = None,
+        inbox: Source | None = None,
         durability: Durability = "power",
         window: Window | None = None,
         tracebacks: bool | None = None,
         **common: Unpack[Common],
     ) -> None:
         super().__init__(
-            addresses, threads, TASKS, processes, executor, journal, durability, window, tracebacks, common
+            addresses, threads, TASKS, processes, executor, journal, durability, inbox, window, tracebacks, common
         )
         self._halted = ThreadWaiter()
         self._crew: Crew[Execution] | None = None
@@ -102,6 +106,8 @@ class Server(ServerBase, Peer):
         return None
 
     def _look_for_failure(self) -> None:
+        if self._handling.inbox is not None:
+            self._handling.inbox.leave()
         driver = self._driver
         if driver is not None and driver.failure is not None:
             self._halted.wake()
@@ -148,6 +154,7 @@ class Server(ServerBase, Peer):
             self._leave_running(left, since)
         finally:
             driver.close(1.0)
+            self._close_inbox()
             if self._pool is not None:
                 self._pool.close()
 

@@ -9,6 +9,7 @@ import time
 import anyio
 from typing_extensions import Unpack
 
+from zmqkit.inbox import Source
 from zmqkit.options import Durability, Window
 from zmqkit.patterns.reqrep.calling import answered
 from zmqkit.patterns.reqrep.calls import Execution
@@ -39,13 +40,14 @@ class Server(ServerBase, Peer):
         processes: int = 0,
         executor: concurrent.futures.Executor | None = None,
         journal: Path | None = None,
+        inbox: Source | None = None,
         durability: Durability = "power",
         window: Window | None = None,
         tracebacks: bool | None = None,
         **common: Unpack[Common],
     ) -> None:
         super().__init__(
-            addresses, threads, tasks, processes, executor, journal, durability, window, tracebacks, common
+            addresses, threads, tasks, processes, executor, journal, durability, inbox, window, tracebacks, common
         )
         self._crew: Crew[Execution] | None = None
         self._runs: Tasks | None = None
@@ -103,5 +105,6 @@ class Server(ServerBase, Peer):
                 self._leave_running(left, since)
             finally:
                 await self._end_driver()
-                if self._pool is not None:
-                    await in_thread(self._pool.close)
+                self._close_inbox()
+            if self._pool is not None:
+                await in_thread(self._pool.close)

@@ -109,6 +109,7 @@ class Tasks:
         """One task: it raises nothing but a cancellation from outside."""
         server = self._server
         answer: Answer = calls.Answer(calls.UNKNOWN, code="internal")
+        ready: Ready | Answer | None = None
         try:
             ready = server._handling.prepare(execution)
             answer = ready if isinstance(ready, Answer) else await self._execute(ready)
@@ -122,6 +123,8 @@ class Tasks:
             answer = calls.Answer(calls.UNKNOWN, code="stopped", message="the server's event loop ended")
             raise
         finally:
+            if isinstance(ready, Ready) and ready.effects is not None:
+                ready.effects.roll_back()  # nothing happens if they were settled
             server._finish(execution, answer)
             self._running -= 1
             if not self._running and self._idle is not None:
@@ -152,7 +155,8 @@ class Tasks:
             finally:
                 execution.on_cancel = None
                 self._scopes.discard(scope)
-        return self._server._handling.given_up(ready) if answer is None else answer
+        handling = self._server._handling
+        return handling.settled(ready, handling.given_up(ready) if answer is None else answer)
 
     async def _call(self, ready: Ready) -> Answer:
         method, handling = ready.method, self._server._handling

@@ -1,5 +1,6 @@
 """Effects and their records in the user's own database, in one commit."""
 
+from zmqkit.inbox.connections import Connection, Source, check_source
 from zmqkit.inbox.inbox import Inbox, Record, Transaction
 
-__all__ = ["Inbox", "Record", "Transaction"]
+__all__ = ["Connection", "Inbox", "Record", "Source", "Transaction", "check_source"]

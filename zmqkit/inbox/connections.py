@@ -16,6 +16,8 @@ from typing import Any, Final
 
 from zmqkit.errors import Closed, Forked, JournalBusy, JournalDamaged, JournalError, JournalVersion, UsageError
 
+Connection = sqlite3.Connection
+
 Source = str | os.PathLike[str] | Callable[[], Any]
 
 BUSY_SECONDS: Final = 30.0
@@ -29,6 +31,16 @@ JOURNAL_ID: Final = 0x7A6D716A
 _FULL_CODES: Final = frozenset({sqlite3.SQLITE_FULL})
 _BUSY_CODES: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _DAMAGED_CODES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+
+def check_source(source: Source | None) -> None:
+    """Raises `TypeError` or `UsageError` for what cannot be an inbox, before anything is opened."""
+    if source is None or callable(source):
+        return
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(f"inbox must be a path, or a callable that gives a connection, got {source!r}")
+    if os.fspath(source) in ("", ":memory:"):
+        raise UsageError("an inbox in memory would forget what was done: give it a file")
 
 
 class Connections:
@@ -45,10 +57,7 @@ class Connections:
     """
 
     def __init__(self, source: Source, prepare: Callable[[sqlite3.Connection], None]) -> None:
-        if not (callable(source) or isinstance(source, (str, os.PathLike))):
-            raise TypeError(f"inbox must be a path, or a callable that gives a connection, got {source!r}")
-        if isinstance(source, (str, os.PathLike)) and str(source) in ("", ":memory:"):
-            raise UsageError("an inbox in memory would forget what was done: give it a file")
+        check_source(source)
         self.path: str | None = None if callable(source) else str(Path(source).absolute())
         self.writing = threading.Lock()
         self._source = source
@@ -57,6 +66,8 @@ class Connections:
         self._here = threading.local()
         self._pid = os.getpid()
         self._closed = False
+        self._opened: set[sqlite3.Connection] = set()
+        """Those that we opened; they may be closed from any thread."""
 
     def here(self) -> sqlite3.Connection:
         """This thread's connection, in autocommit mode. Raises `JournalError`, `Closed`, `Forked`."""
@@ -76,14 +87,19 @@ class Connections:
         connection: sqlite3.Connection | None = getattr(self._here, "connection", None)
         if connection is not None:
             del self._here.connection
+            self._opened.discard(connection)
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
 
     def close(self) -> None:
-        """Close this thread's connection, and let no other be opened. Those of other threads end with them."""
+        """Close the connections, and let no other be opened. What a callable gave to other threads stays theirs."""
+        self._closed = True
         if os.getpid() == self._pid:
             self.drop()
-        self._closed = True
+            for connection in list(self._opened):
+                with contextlib.suppress(sqlite3.Error):
+                    connection.close()
+            self._opened.clear()
 
     def _open(self) -> sqlite3.Connection:
         if callable(self._source):
@@ -96,7 +112,7 @@ class Connections:
             if connection.in_transaction:
                 raise UsageError("the inbox's callable gave a connection that is within a transaction")
         else:
-            connection = sqlite3.connect(self._source, timeout=BUSY_SECONDS)
+            connection = sqlite3.connect(self._source, timeout=BUSY_SECONDS, check_same_thread=False)
         try:
             connection.isolation_level = None  # we say BEGIN and COMMIT ourselves
             self._check(connection)
@@ -107,6 +123,8 @@ class Connections:
         except BaseException:
             connection.close()
             raise
+        if not callable(self._source):
+            self._opened.add(connection)
         return connection
 
     def _check(self, connection: sqlite3.Connection) -> None:

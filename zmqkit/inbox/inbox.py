@@ -117,6 +117,10 @@ class Inbox:
             self._connections.writing.release()
             raise
 
+    def leave(self) -> None:
+        """This thread ends: close its connection."""
+        self._connections.drop()
+
     def close(self) -> None:
         """Let go of the file."""
         self._connections.close()
