@@ -7,6 +7,7 @@ of them can run at once.
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
 import re
 import subprocess
@@ -17,13 +18,21 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+INDEX = (ROOT / "examples" / "README.md").read_text()
 WAIT_S = 50.0
+
+NEEDS = {"behind_fastapi": ("fastapi", "httpx2")}
+"""What an example needs besides zmqkit."""
 
 EACH = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 
 
 def test_there_are_examples() -> None:
     assert len(EXAMPLES) >= 3
+
+
+def test_the_index_names_every_example_and_no_other() -> None:
+    assert sorted(re.findall(r"\]\((\w+\.py)\)", INDEX)) == [path.name for path in EXAMPLES]
 
 
 @EACH
@@ -40,6 +49,9 @@ def test_an_example_takes_no_port_from_anybody(path: Path) -> None:
 @pytest.mark.slow
 @EACH
 def test_an_example_runs_and_ends(path: Path, tmp_path: Path) -> None:
+    missing = [name for name in NEEDS.get(path.stem, ()) if importlib.util.find_spec(name) is None]
+    if missing:
+        pytest.skip(f"{path.name} needs {' and '.join(missing)}")
     process = subprocess.Popen(
         [sys.executable, str(path)],
         cwd=tmp_path,
