@@ -21,6 +21,7 @@ SCENARIOS = {
     "sessions": Entry("tests.simulation.sessions:SessionScenario", 800, 80),
     "pipeline": Entry("tests.simulation.pipeline:PipelineScenario", 1000, 100),
     "chain": Entry("tests.simulation.chain:ChainScenario", 200, 20),
+    "reqrep": Entry("tests.simulation.reqrep:ReqrepScenario", 2000, 200),
 }
 
 

@@ -40,6 +40,8 @@ def test_the_promised_numbers_of_seeds_are_run():
     real = [SCENARIOS[name] for name in ("sessions", "pipeline", "chain")]
     assert sum(entry.seeds for entry in real) >= 2000
     assert sum(entry.twice for entry in real) >= 200
+    assert SCENARIOS["reqrep"].seeds >= 2000
+    assert SCENARIOS["reqrep"].twice >= 200
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

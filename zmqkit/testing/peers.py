@@ -30,7 +30,7 @@ Factory = Callable[["SimPeer"], Core]
 MAX_ROUNDS = 1000
 """More drains than this in one turn are a core that spins."""
 
-PURITY_EVERY = 200
+PURITY_EVERY = 1000
 """`check_purity` is slow: it is made every so many turns."""
 
 _STAMP = struct.Struct("<dI").pack
@@ -137,6 +137,21 @@ class SimPeer:
         """Does its loop stand still?"""
         return self.stopped or self._ready > self.world.clock.now + 1e-9
 
+    @property
+    def turn_at(self) -> float:
+        """What its core was last told the time is."""
+        return self._now
+
+    @property
+    def has_commands(self) -> bool:
+        """Verbs were posted that its core was not given yet."""
+        return bool(self._commands)
+
+    @property
+    def threaded(self) -> bool:
+        """Its journal works in a thread of its own, in this incarnation."""
+        return self._storing.threaded
+
     def now(self) -> float:
         """What the clock of its host says."""
         return self._clock()
@@ -180,7 +195,7 @@ class SimPeer:
             self._storing = Storing(self, self.disk, shape)
             self.journal = self._storing.journal
             self.core = self._factory(self)
-        except JournalError as error:
+        except (JournalError, SimulatedCrash) as error:
             self._could_not_start(error)
             return False
         world.processes.add((self.host, self.pid, self.started))
@@ -193,8 +208,8 @@ class SimPeer:
             self.stop()
         return True
 
-    def _could_not_start(self, error: JournalError) -> None:
-        """Its journal is no use, now or for ever."""
+    def _could_not_start(self, error: JournalError | SimulatedCrash) -> None:
+        """Its journal is no use, now or for ever; or it died as soon as it began."""
         self.world.counts[f"start failed: {type(error).__name__}"] += 1
         self.world.note(self, f"could not start: {error}")
         if self.journal is not None:

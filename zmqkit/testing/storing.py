@@ -29,17 +29,18 @@ class Storing:
 
     Attributes:
         journal: the opened journal, None without one.
+        threaded: it works in a thread of its own.
         work: what its thread has still to do.
     """
 
-    __slots__ = ("_busy", "_commit_s", "_peer", "_shape", "_threaded", "_world", "journal", "work")
+    __slots__ = ("_busy", "_commit_s", "_peer", "_shape", "_world", "journal", "threaded", "work")
 
     def __init__(self, peer: SimPeer, disk: Disk | None, shape: random.Random) -> None:
         self._peer = peer
         self._world = peer.world
         self._shape = shape
         self._commit_s = 0.0 if shape.random() < 0.2 else 0.002 * shape.random()
-        self._threaded = disk is not None and shape.random() < peer.world.threaded_journals
+        self.threaded = disk is not None and shape.random() < peer.world.threaded_journals
         self._busy = False
         self.journal = None if disk is None else SimulatedJournal(disk)
         self.work: deque[tuple[list[Write], int] | Read] = deque()
@@ -55,7 +56,7 @@ class Storing:
             world.note(self._peer, f"commit {shown} = {up_to}")
         if self.journal is None:
             core.stored(up_to, now)
-        elif self._threaded:
+        elif self.threaded:
             self.work.append((writes, up_to))
             self._go_on()
         else:
@@ -72,7 +73,7 @@ class Storing:
         for read in reads:
             if self.journal is None:
                 core.loaded(read, [], now)
-            elif self._threaded:
+            elif self.threaded:
                 self.work.append(read)
                 self._go_on()
             else:
