@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -56,6 +56,8 @@ class Member:
         """Where it was bound last."""
         self.stopped = False
         self.finishing = False
+        self.back_s: float | None = None
+        """So long after it has ended in good order its next life begins; None: it had its last one."""
         self.began = 0.0
 
     def told(self, what: str) -> bool:
@@ -71,18 +73,37 @@ class Fleet:
         run: under which names they find each other.
         seed: of what they do by chance.
         plant: a bug to plant, or nothing.
+        crew: how many processes of each role there are.
+        program: the module that they run.
+        first: the roles that begin with the context, the others by `begin`; None: all.
+        note: told what is done, to whom, in which life and when: "kill sink-0 2 17.5".
     """
 
-    def __init__(self, folder: Path, run: str, seed: int, plant: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        run: str,
+        seed: int,
+        plant: str = "",
+        *,
+        crew: Mapping[Role, int] = CREW,
+        program: str = "tests.chaos.roles",
+        first: Collection[Role] | None = None,
+        note: Callable[[str], object] = str,
+    ) -> None:
         self.folder = folder
-        self.members = [Member(role, index) for role, count in CREW.items() for index in range(count)]
+        self.members = [Member(role, index) for role, count in crew.items() for index in range(count)]
         self.kills: Counter[Role] = Counter()
         self.kills_at_work: Counter[Role] = Counter()
         self.stops: Counter[Role] = Counter()
+        self.drains: Counter[Role] = Counter()
         self.restarts: Counter[Role] = Counter()
-        self.slowest: dict[Role, float] = dict.fromkeys(CREW, 0.0)
+        self.slowest: dict[Role, float] = dict.fromkeys(crew, 0.0)
         """The longest that any life took from its start until it was at work, in seconds, stops left out."""
         self._arguments = ["--run", run, "--folder", str(folder), "--seed", str(seed), "--plant", plant]
+        self._program = program
+        self._first = list(crew) if first is None else first
+        self._note = note
         self._selector = selectors.DefaultSelector()
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._count = itertools.count()
@@ -103,13 +124,20 @@ class Fleet:
         if step.kind == "kill":
             self.kills[member.role] += 1
             self.kills_at_work[member.role] += member.told("busy")
+            self._tell("kill", member)
             process.kill()
             process.wait()
             self._gone(member)
             address = member.address if step.same_address else ""
             self._after(step.away_s, lambda: self.start(member, address))
+        elif step.kind == "drain":
+            self.drains[member.role] += 1
+            self._tell("drain", member)
+            member.back_s = step.away_s
+            self._tell_to_finish(member)
         elif not member.stopped:
             self.stops[member.role] += 1
+            self._tell("stop", member)
             process.send_signal(signal.SIGSTOP)
             member.stopped = True
             self._after(step.away_s, lambda: self._go_on(member, process))
@@ -118,7 +146,7 @@ class Fleet:
         """Begin the next life of a process; bound here, or where there is a port."""
         member.life += 1
         self.restarts[member.role] += member.life > 1
-        command = [sys.executable, "-m", "tests.chaos.roles", member.role]
+        command = [sys.executable, "-m", self._program, member.role]
         command += ["--index", str(member.index), "--life", str(member.life), *self._arguments]
         command += ["--address", address] if address else []
         with self._log(member).open("ab") as log:
@@ -136,16 +164,20 @@ class Fleet:
         os.set_blocking(process.stdout.fileno(), False)
         self._selector.register(process.stdout, selectors.EVENT_READ, member)
         member.process, member.said, member.began = process, [], time.monotonic()
+        member.finishing, member.back_s = False, None
+        self._tell("start", member)
+
+    def begin(self, role: Role, address: str) -> None:
+        """Begin the first life of all of a role that do not begin by themselves."""
+        for member in self.members:
+            if member.role == role:
+                self.start(member, address)
 
     def finish(self, role: Role, within_s: float) -> None:
         """Tell all of a role to end in good order, and wait until they have. Raises `Stuck` and `Died`."""
         ending = [each for each in self.members if each.role == role]
         for member in ending:
-            assert member.process is not None
-            assert member.process.stdin is not None
-            member.finishing = True
-            with contextlib.suppress(BrokenPipeError):  # it died: that is told below
-                os.write(member.process.stdin.fileno(), b"finish\n")
+            self._tell_to_finish(member)
         self.wait(lambda: all(each.process is None for each in ending), within_s, f"each {role} to finish")
 
     def settle_down(self, within_s: float) -> None:
@@ -154,11 +186,26 @@ class Fleet:
             heapq.heappop(self._due)[2]()
         self.wait(lambda: all(each.told("open") for each in self.members), within_s, "all processes to be open")
 
+    def all_well(self) -> bool:
+        """All are at work, and nothing that was done to one is still to be undone."""
+        return not self._due and all(each.told("busy") and not each.finishing for each in self.members)
+
     def _go_on(self, member: Member, process: subprocess.Popen[bytes]) -> None:
         if member.process is process:
             member.stopped = False
             member.began = time.monotonic()
             process.send_signal(signal.SIGCONT)
+            self._tell("go", member)
+
+    def _tell_to_finish(self, member: Member) -> None:
+        assert member.process is not None
+        assert member.process.stdin is not None
+        member.finishing = True
+        with contextlib.suppress(BrokenPipeError):  # it died: that is told where it is waited for
+            os.write(member.process.stdin.fileno(), b"finish\n")
+
+    def _tell(self, what: str, member: Member) -> None:
+        self._note(f"{what} {member.name} {member.life} {time.monotonic()}")
 
     # ---- waiting -------------------------------------------------------------------
 
@@ -204,8 +251,11 @@ class Fleet:
             return
         code = process.wait(5)
         self._gone(member)
+        self._tell("ended", member)
         if not (member.finishing and code == 0 and "done" in member.said):
             raise Died(f"{member.name} ended by itself, with {code}\n\n{self._logged(member)}")
+        if member.back_s is not None:
+            self._after(member.back_s, lambda: self.start(member, member.address))
 
     def _gone(self, member: Member) -> None:
         process, member.process, member.stopped = member.process, None, False
@@ -248,14 +298,15 @@ class Fleet:
     def _logged(self, member: Member) -> str:
         """The end of its log, with the stacks in it as far as they are of this repository."""
         text = self._log(member).read_text(errors="replace")
-        theirs = ("/lib/python", "<frozen ", "tests/chaos/roles.py")
+        theirs = ("/lib/python", "<frozen ", "tests/chaos/roles.py", "tests/chaos/process.py")
         return "\n".join([line for line in text.splitlines() if not any(each in line for each in theirs)][-LOG_LINES:])
 
     # ---- beginning and ending ------------------------------------------------------
 
     def __enter__(self) -> Self:
         for member in self.members:
-            self.start(member)
+            if member.role in self._first:
+                self.start(member)
         return self
 
     def __exit__(self, t: type[BaseException] | None, v: BaseException | None, tb: TracebackType | None) -> None:

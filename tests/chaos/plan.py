@@ -6,7 +6,7 @@ import dataclasses
 import random
 from typing import Literal
 
-Role = Literal["pusher", "worker", "sink"]
+Role = str
 
 CREW: dict[Role, int] = {"pusher": 3, "worker": 4, "sink": 2}
 """How many processes of each role a run has."""
@@ -27,7 +27,8 @@ class Step:
     Attributes:
         pause_s: seconds to wait before it.
         role, index: to whom.
-        kind: "kill" is SIGKILL, and another life after a while; "stop" is SIGSTOP, and SIGCONT after a while.
+        kind: "kill" is SIGKILL, and another life after a while; "stop" is SIGSTOP, and SIGCONT after a while; "drain"
+            is the word to end in good order, and another life after a while.
         early: do not wait until the process is at work.
         away_s: seconds until it lives again, or goes on.
         same_address: the next life binds the address of the one before; else any, and others find it by name.
@@ -36,13 +37,13 @@ class Step:
     pause_s: float
     role: Role
     index: int
-    kind: Literal["kill", "stop"]
+    kind: Literal["kill", "stop", "drain"]
     early: bool
     away_s: float
     same_address: bool
 
     def __str__(self) -> str:
-        what = "SIGKILL" if self.kind == "kill" else "SIGSTOP"
+        what = {"kill": "SIGKILL", "stop": "SIGSTOP", "drain": "drain"}[self.kind]
         return f"{what} {self.role}-{self.index}{' early' if self.early else ''} for {self.away_s:.2f} s"
 
 

@@ -82,7 +82,7 @@ class _Reader:
         """Items that pushers saw settle, and the size of the ledger then."""
         self._where: dict[tuple[str, int], int] = {}
         """Where in the ledger the record of each result ends."""
-        for path in _lives(folder, "pusher"):
+        for path in lives(folder, "pusher"):
             self._read_pusher(path)
         for name, settled in self._settled_by.items():
             if settled > self._sent_by[name]:
@@ -90,8 +90,8 @@ class _Reader:
         counted = self._read_ledger()
         self._read_sinks(counted)
         for role in ("pusher", "worker", "sink"):
-            for path in _lives(folder, role):
-                self._read_stats(role, path)
+            for path in lives(folder, role):
+                self.verdict.stats.update({f"{role}.{name}": value for name, value in last_stats(path).items()})
         self._compare(counted)
         self.verdict.watched = len(self._acked)
         self._read_journals()
@@ -110,7 +110,7 @@ class _Reader:
         sent, verdict = self.sent, self.verdict
         mine = set()
         before = (0, 0)
-        for kind, *rest in _lines(path):
+        for kind, *rest in lines(path):
             if kind == "sending":
                 item, outputs = rest
                 if item in sent.outputs:
@@ -143,15 +143,6 @@ class _Reader:
         verdict.refused += said["refused"]
         verdict.unconfirmed += said["unsure"] + said[None]
 
-    def _read_stats(self, role: str, path: Path) -> None:
-        last: dict[str, int | float] = {}
-        for line in _lines(path):
-            if line[0] == "stats":
-                last = json.loads(" ".join(line[1:]))
-        for name, value in last.items():
-            if isinstance(value, int):
-                self.verdict.stats[f"{role}.{name}"] += value
-
     # ---- sinks ---------------------------------------------------------------------
 
     def _read_ledger(self) -> dict[tuple[str, int], str]:
@@ -159,7 +150,7 @@ class _Reader:
         found: dict[tuple[str, int], str] = {}
         ids: set[str] = set()
         size = 0
-        for name, item, index in _lines(self.folder / "ledger"):
+        for name, item, index in lines(self.folder / "ledger"):
             result = (item, int(index))
             size += len(f"{name} {item} {index}\n")
             self._where.setdefault(result, size)
@@ -180,8 +171,8 @@ class _Reader:
 
     def _read_sinks(self, counted: dict[tuple[str, int], str]) -> None:
         claimed: dict[str, str] = {}
-        for path in _lives(self.folder, "sink"):
-            for kind, *rest in _lines(path):
+        for path in lives(self.folder, "sink"):
+            for kind, *rest in lines(path):
                 if kind in ("counts", "stats"):
                     continue
                 name, item, index = rest
@@ -214,13 +205,12 @@ class _Reader:
     # ---- journals ------------------------------------------------------------------
 
     def _read_journals(self) -> None:
-        pushers = sorted({path.name.split(".")[0] for path in _lives(self.folder, "pusher")})
+        pushers = sorted({path.name.split(".")[0] for path in lives(self.folder, "pusher")})
         dead: Counter[str] = Counter()
         for pusher in pushers:
-            lives = [path for path in _lives(self.folder, "pusher") if path.name.split(".")[0] == pusher]
-            lines = list(_lines(lives[-1]))
-            if not any(kind == "drained" for kind, *_ in lines):
-                self._violated("not drained", f"{lives[-1].name} never saw all settle")
+            found = [path for path in lives(self.folder, "pusher") if path.name.split(".")[0] == pusher]
+            if not any(kind == "drained" for kind, *_ in lines(found[-1])):
+                self._violated("not drained", f"{found[-1].name} never saw all settle")
             dead += self._read_journal(self.folder / f"{pusher}.journal")
         self.verdict.dead = dead.total()
         for name, count in dead.items():
@@ -259,13 +249,22 @@ class _Reader:
         return found
 
 
-def _lives(folder: Path, role: str) -> list[Path]:
+def last_stats(path: Path) -> dict[str, int]:
+    """The last counters that a life wrote down."""
+    last: dict[str, int | float] = {}
+    for line in lines(path):
+        if line[0] == "stats":
+            last = json.loads(" ".join(line[1:]))
+    return {name: value for name, value in last.items() if isinstance(value, int)}
+
+
+def lives(folder: Path, role: str) -> list[Path]:
     """Histories of a role, each process's lives in their order."""
     found = folder.glob(f"{role}-*.*.history")
     return sorted(found, key=lambda path: (path.name.split(".")[0], int(path.name.split(".")[1])))
 
 
-def _lines(path: Path) -> Iterator[list[str]]:
+def lines(path: Path) -> Iterator[list[str]]:
     """The records of a file, as words. A last line without its end was cut off, and is none."""
     whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
     for line in whole.decode().splitlines():

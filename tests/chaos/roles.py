@@ -8,94 +8,33 @@
 An *item* is a body ``{"item": name, "outputs": n}``; a worker makes n results of it, ``{"item": name, "index": i}``.
 With n = 0 it is *poison*: workers reject it, and it must end as a dead letter. Each life of a process draws how it
 works: a job at a time or in batches, in threads or on an event loop, with and without waiting for the other side.
-
-Standard input is a leash: ``finish`` ends the work in good order, its end (also when the parent is killed) at once.
-On standard output stands ``open ADDRESS...``, then ``busy`` at the first piece of work, at last ``done``.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import faulthandler
-import json
-import logging
 import os
-import random
-import signal
-import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import anyio
 
 import zmqkit
 import zmqkit.aio
-from tests.chaos.history import History, Ledger
+from tests.chaos.history import Ledger
+from tests.chaos.process import Process, main
 
 HEARTBEAT = zmqkit.Heartbeat(interval=0.2, liveness=3)
 PREFETCH = 16
 """How many jobs a worker holds: some whenever it is killed, few enough that all workers have some."""
 MAX_WAITING = (50, 300, 1000)
 """So many items of one pusher may be on their way: it is never idle, and what is left at the end soon settles."""
-STATS_EVERY_S = 0.2
 WORK_S = 0.004
 """How long a job takes on average."""
 MAX_OUTPUTS = 3
 SETTLE_WAIT_S = 1.0
 """How long a pusher that watches one item settle does so."""
-
-
-class Process:
-    """What the three roles share: the leash, the history, and what is told to the parent."""
-
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        self.name = f"{arguments.role}-{arguments.index}"
-        self.life = arguments.life
-        self.address: str = arguments.address
-        self.run = arguments.run
-        self.plant = arguments.plant
-        self.folder = Path(arguments.folder)
-        self.history = History(self.folder / f"{self.name}.{self.life}.history")
-        self.rng = random.Random(f"{arguments.seed} {self.name} {self.life}")
-        self.finish = threading.Event()
-        self.on_finish = self.finish.set
-        self._told_busy = False
-
-    def follow_the_leash(self, peer: Any) -> None:
-        """Begin to obey the parent, and to write counters down."""
-        threading.Thread(target=self._leash, daemon=True).start()
-        threading.Thread(target=self._stats, args=(peer,), daemon=True).start()
-
-    def _leash(self) -> None:
-        while order := os.read(0, 1024):
-            if b"finish" in order:
-                self.finish.set()
-                self.on_finish()
-        os._exit(3)
-
-    def _stats(self, peer: Any) -> None:
-        told: dict[str, Any] = {}
-        while True:
-            found = peer.stats()
-            if found != told:
-                told = found
-                self.history.mention(f"stats {json.dumps({name: each for name, each in told.items() if each})}")
-            if peer.closed:
-                return
-            time.sleep(STATS_EVERY_S)
-
-    def tell(self, line: str) -> None:
-        """Say something to the parent."""
-        os.write(1, f"{line}\n".encode())
-
-    def busy(self) -> None:
-        """The first piece of work is done."""
-        if not self._told_busy:
-            self._told_busy = True
-            self.tell("busy")
 
 
 class Push(Process):
@@ -301,23 +240,5 @@ class Sink(Process):
         self.busy()
 
 
-def main() -> None:
-    """One life of one process."""
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos.roles")
-    parser.add_argument("role", choices=["pusher", "worker", "sink"])
-    parser.add_argument("--index", type=int, required=True)
-    parser.add_argument("--life", type=int, required=True)
-    parser.add_argument("--address", default="tcp://127.0.0.1:*")
-    parser.add_argument("--run", required=True)
-    parser.add_argument("--folder", required=True)
-    parser.add_argument("--seed", required=True)
-    parser.add_argument("--plant", default="")
-    arguments = parser.parse_args()
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
-    roles: dict[str, type[Push | Work | Sink]] = {"pusher": Push, "worker": Work, "sink": Sink}
-    roles[arguments.role](arguments)()
-
-
 if __name__ == "__main__":
-    main()
+    main({"pusher": Push, "worker": Work, "sink": Sink})
