@@ -67,6 +67,14 @@ class IoThread(BaseDriver):
         finally:
             del ticket  # see `Ticket.result`
 
+    def ask(self, ticket: Ticket, timeout: float | None, fn: Callable[..., object], *args: Any) -> Any:
+        """Submit, and wait for the result. See `Driver.ask`."""
+        try:
+            self.submit(fn, *args)
+            return self.wait(ticket, timeout)
+        finally:
+            del ticket
+
     def wait_items(self, timeout: float | None = None) -> bool:
         """Block this thread until there is something to take. See `Mailbox.wait_nonempty`."""
         if not self.mailbox.busy():

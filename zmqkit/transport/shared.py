@@ -26,8 +26,8 @@ from typing import Any
 
 from zmqkit.errors import Closed
 from zmqkit.transport import base, interrupts, tickets
-from zmqkit.transport.base import BaseDriver
-from zmqkit.transport.housekeeper import Housekeeper
+from zmqkit.transport.base import BaseDriver, Command
+from zmqkit.transport.housekeeper import TICKING, Housekeeper
 from zmqkit.transport.interrupts import CLOSED, OPEN, guard
 from zmqkit.transport.loops import LoopPump, join
 from zmqkit.transport.mailbox import Mailbox
@@ -172,6 +172,14 @@ class SharedPump(BaseDriver):
         finally:
             del ticket  # see `Ticket.result`
 
+    def ask(self, ticket: Ticket, timeout: float | None, fn: Callable[..., object], *args: Any) -> Any:
+        """Submit, and wait for the result. See `Driver.ask`."""
+        try:
+            self._attend(ticket, timeout, (fn, args))
+            return ticket.result()
+        finally:
+            del ticket
+
     def wait_items(self, timeout: float | None = None) -> bool:
         """Pump, or follow who does, until there is something to take. See `Driver.wait_items`."""
         mailbox = self.mailbox
@@ -238,14 +246,19 @@ class SharedPump(BaseDriver):
 
     # ---- waiting -----------------------------------------------------------------------
 
-    def _attend(self, ticket: Ticket | None, timeout: float | None) -> None:
-        """Wait for a ticket, or for items (None), at most so long: as leader if there is none, else as a follower."""
+    def _attend(self, ticket: Ticket | None, timeout: float | None, command: Command | None = None) -> None:
+        """Wait for a ticket, or for items (None), at most so long: as leader if there is none, else as a follower.
+
+        Before that, submit a command: whoever leads runs it.
+        """
         me = get_ident()
         if self._turning == me:
             self.check_wait()
         until = math.inf if timeout is None else time.monotonic() + max(timeout, 0.0)
         found = interrupts.enter()
         try:
+            if command is not None:
+                self._append(command)
             was_polling = self.polling and self.leader == me  # a signal handler of the leader's waits, too
             try:
                 if self._take_lead(me, ticket):
@@ -345,8 +358,11 @@ class SharedPump(BaseDriver):
             ticket._waiters[waiter] = None
         try:
             while not done():
-                if commands or wires.unread:
+                if commands:
                     self._lead_turn((), items)
+                    continue
+                if wires.unread:
+                    self._lead_reread(items)
                     continue
                 now = clock()
                 if now >= until:
@@ -372,7 +388,7 @@ class SharedPump(BaseDriver):
                 if items:
                     mailbox._leave(waiter)
                 if events or self.due <= clock():
-                    self._lead_turn(events, items)
+                    self._lead_turn(events, items, settle=False)
         except (OSError, ValueError):
             if not self.ending:  # else the descriptors are closed: this is the child of a fork
                 raise
@@ -385,11 +401,18 @@ class SharedPump(BaseDriver):
             else:
                 mailbox._leave(waiter)
 
-    def _lead_turn(self, events: Iterable[tuple[int, int]], items: bool) -> None:
+    def _lead_reread(self, items: bool) -> None:
+        """Look for what has come meanwhile."""
+        with self.turn_lock:
+            found = not self.ending and self._wires.reread(time.monotonic())
+        if found:
+            self._lead_turn((), items)
+
+    def _lead_turn(self, events: Iterable[tuple[int, int]], items: bool, settle: bool = True) -> None:
         with self.turn_lock:
             self.mailbox.leader_takes = items
             try:
-                self.turn(events)
+                self.turn(events, settle)
             finally:
                 self.mailbox.leader_takes = False
 
@@ -401,17 +424,21 @@ class SharedPump(BaseDriver):
         # Looked at again after the release: who appended meanwhile found the lock taken, and went away.
         while self._commands and not self.ending and lock.acquire(False):
             try:
-                self.turn(())
+                # If others sleep on the sockets already, nobody else looks.
+                self.turn((), self.polling or self.keeper.depth != TICKING or self.loop is not None)
             finally:
                 lock.release()
 
-    def turn(self, events: Iterable[tuple[int, int]]) -> None:
-        """Give the core a turn, with what the poll found. Hold `turn_lock`."""
+    def turn(self, events: Iterable[tuple[int, int]], settle: bool = True) -> None:
+        """Give the core a turn, with what the poll found. Hold `turn_lock`.
+
+        Unless told to ``settle``, it does not look whether more has come meanwhile: who goes to sleep next looks.
+        """
         if self.ending:
             return
         self._turning = get_ident()
         try:
-            self._take_turn(events)
+            self._take_turn(events, settle)
         except BaseException as error:
             self.failure = error
             log.critical("%s: the driver ends: %s", self.name, error, exc_info=True)
@@ -421,7 +448,7 @@ class SharedPump(BaseDriver):
         finally:
             self._turning = 0
 
-    def _take_turn(self, events: Iterable[tuple[int, int]]) -> None:
+    def _take_turn(self, events: Iterable[tuple[int, int]], settle: bool) -> None:
         clock = time.monotonic
         core, wires, pump, alarms, commands = self.core, self._wires, self._pump, self._alarms, self._commands
         self._turns += 1
@@ -440,7 +467,7 @@ class SharedPump(BaseDriver):
                 order = self._ranks
                 ready.sort(key=order.__getitem__)
             wires.handle(ready, now)
-        fired = False
+        fired = self.due <= now
         for _ in range(ROUNDS_A_TURN):
             for _ in range(len(commands)):
                 fn, args = commands.popleft()
@@ -448,31 +475,30 @@ class SharedPump(BaseDriver):
                     fn(*args, now)
                 except Exception as error:
                     self._command_raised(fn, args, error)
-            alarms.run(now)
-            due = core.next_deadline()
-            if due is not None and due <= now:
-                pump.handle_timer(now)
-                fired = True
+            if fired:
+                alarms.run(now)
+                due = core.next_deadline()
+                if due is not None and due <= now:
+                    pump.handle_timer(now)
             pump.run(now)
             if wires.changes != self._wires_seen:
                 # A new socket's descriptor tells nothing until the socket was once found empty.
                 wires.handle(self._watch(), now)
-            elif not (wires.unread and wires.reread(now)):
+            elif not (settle and wires.unread and wires.reread(now)):
                 break
             now = clock()
-        told = now
-        due = core.next_deadline()
-        now = clock()
-        if fired and due is not None and due < told:
+        wake_at = core.next_deadline()
+        if wake_at is None:
+            wake_at = math.inf
+        elif fired and wake_at < now:
             self._core_errors += 1
-            log.error("the core left its deadline %.3f s in the past", now - due)
-            due = now + base.STUCK_SECONDS
+            log.error("the core left its deadline %.3f s in the past", now - wake_at)
+            wake_at = clock() + base.STUCK_SECONDS
         alarm = alarms.next()
-        wake_at = math.inf if due is None else due
         if alarm is not None and alarm < wake_at:
             wake_at = alarm
         if self._closing:
-            if core.finished or now >= self._close_by:
+            if core.finished or clock() >= self._close_by:
                 self._begin_end(finished=core.finished)
                 return
             wake_at = min(wake_at, self._close_by)

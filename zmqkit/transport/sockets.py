@@ -119,10 +119,11 @@ class Endpoint:
         self.socket = made
         return made
 
-    def receive(self, limit: int, receive: Receive, now: float) -> bool:
+    def receive(self, limit: int, receive: Receive, now: float, lone: bool = False) -> bool:
         """Hand on what has come, at most ``limit`` messages. True if there may be more.
 
-        Call it when the poll found something to read. ``receive`` must not raise.
+        Call it when the poll found something to read. ``receive`` must not raise. ``lone``: take one only, and do not
+        look for more.
         """
         socket = self.socket
         if socket is None:
@@ -156,6 +157,8 @@ class Endpoint:
                 # To ask is cheaper than the exception that ends a burst, but dearer than one more message. So it is
                 # asked once: a lone message needs no exception, a burst pays for one question.
                 if first:
+                    if lone:
+                        return True
                     first = False
                     if not socket.get(EVENTS) & READABLE:  # type: ignore[operator]  # this option is an integer
                         return False

@@ -154,8 +154,11 @@ class Wires:
         receive, hand_on = endpoint.receive, self._receive
 
         def handler(now: float) -> bool:
-            more = receive(MESSAGES_A_TURN, hand_on, now)
-            if more and self.unread is not None and not endpoint.unread:
+            if self.unread is None:
+                return receive(MESSAGES_A_TURN, hand_on, now)
+            # The question whether there is more is put off: it may be answered together with the one after sending.
+            more = receive(MESSAGES_A_TURN, hand_on, now, not endpoint.unread)
+            if more and not endpoint.unread:
                 endpoint.unread = True
                 self.unread.append(endpoint)
             return more
@@ -167,11 +170,15 @@ class Wires:
         unread, self.unread = self.unread or [], []
         found = False
         for endpoint in unread:
-            endpoint.unread = False
             socket = endpoint.socket
             if socket is not None and socket.get(EVENTS) & READABLE:  # type: ignore[operator]  # an integer
                 found = True
-                self.handle((socket,), now)
+                more = endpoint.receive(MESSAGES_A_TURN, self._receive, now)
+                if more:
+                    self.unread.append(endpoint)
+                endpoint.unread = more
+            else:
+                endpoint.unread = False
         return found
 
     def descriptors(self) -> dict[int, Any]:
