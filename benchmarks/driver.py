@@ -16,16 +16,22 @@ import statistics
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
+import anyio
+import msgpack
 import zmq
 
 from zmqkit.protocol.core import Frames, Link, Outputs, Read, Row
 from zmqkit.transport.iothread import SLEEPING, IoThread
 from zmqkit.transport.mailbox import Mailbox
+from zmqkit.transport.shared import SharedPump
 from zmqkit.transport.tickets import Ticket, wait, wait_async
 from zmqkit.transport.wakeup import Kind, Waker
+
+AnyDriver = IoThread | SharedPump
 
 SMALL = b"x" * 100
 BATCH = b"x" * 25_600
@@ -243,6 +249,140 @@ def round_trips(rounds: int, calls: int) -> None:
     print_row("through two drivers", own, "us", f"{own / raw:.2f} x raw")
 
 
+def bare_calls(rounds: int, calls: int) -> None:
+    """A call as a client makes it, with nothing above the driver, beside a hand-written client."""
+    print("Bare calls of 100 bytes, tcp, between two processes")
+    rows: dict[str, tuple[Callable[[Any], None], Callable[[str, int], float]]] = {
+        "raw pyzmq, REQ and REP with msgpack": (reply_raw, request_raw),
+        "I/O threads on both sides": (reply_iothread, functools.partial(request, IoThread)),
+        "shared pumps on both sides": (reply_shared, functools.partial(request, SharedPump)),
+        "shared pumps, asyncio": (reply_shared, functools.partial(request_in_loop, "asyncio", 1)),
+        "shared pumps, trio": (reply_shared, functools.partial(request_in_loop, "trio", 1)),
+        "shared pumps, asyncio, 100 in flight": (reply_shared, functools.partial(request_in_loop, "asyncio", 100)),
+        "shared pumps, trio, 100 in flight": (reply_shared, functools.partial(request_in_loop, "trio", 100)),
+        "I/O threads, asyncio, 100 in flight": (
+            reply_iothread, functools.partial(request_in_loop, "asyncio", 100, kind=IoThread),
+        ),
+    }  # fmt: skip
+    costs: dict[str, list[float]] = {name: [] for name in rows}
+    for _ in range(rounds):  # alternated, as the machine drifts
+        for name, (serve, call) in rows.items():
+            costs[name].append(in_two_processes(serve, call, calls))
+    raw = statistics.median(next(iter(costs.values())))
+    for name, each in costs.items():
+        cost = statistics.median(each)
+        print_row(name, cost, "us", f"{cost / raw:.2f} x raw; least {min(each):,.0f}")
+
+
+class Asking(Passing):
+    """A core that matches answers to questions by their order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked: deque[Ticket] = deque()
+
+    def ask(self, frames: Frames, ticket: Ticket, now: float) -> None:
+        self._asked.append(ticket)
+        self.out.sends.append((self.link, frames))
+
+    def receive_message(self, link: Link, frames: Frames, now: float) -> None:
+        self.out.replies.append((self._asked.popleft(), frames))
+
+
+def reply(parent: Any, kind: type[AnyDriver]) -> None:
+    io = kind(Passing(echo=True), name="bench", binds=["tcp://127.0.0.1:0"])
+    io.start()
+    threading.Thread(target=io.wait_items, daemon=True).start()
+    parent.send(io.addresses[0])
+    parent.recv()
+    io.close(5)
+
+
+def reply_iothread(parent: Any) -> None:
+    reply(parent, IoThread)
+
+
+def reply_shared(parent: Any) -> None:
+    reply(parent, SharedPump)
+
+
+def request(kind: type[AnyDriver], address: str, calls: int) -> float:
+    core = Asking()
+    io = kind(core, name="bench", connects=[address])
+    io.start()
+    try:
+        core.up.wait(PATIENCE_S)
+
+        def one() -> None:
+            ticket = io.ticket()
+            io.ask(ticket, PATIENCE_S, core.ask, [HEAD, SMALL], ticket)
+
+        one()
+        return per_call(one, calls)
+    finally:
+        io.close(5)
+
+
+def request_in_loop(backend: str, tasks: int, address: str, calls: int, kind: type[AnyDriver] = SharedPump) -> float:
+    """Microseconds a call, of all tasks together."""
+    core = Asking()
+    io = kind(core, name="bench", connects=[address])
+    io.start()
+
+    async def one() -> None:
+        ticket = io.ticket()
+        io.submit(core.ask, [HEAD, SMALL], ticket)
+        await io.wait_async(ticket, PATIENCE_S)
+
+    async def many() -> None:
+        for _ in range(calls // tasks):
+            await one()
+
+    async def main() -> float:
+        await one()
+        begun = time.perf_counter()
+        async with anyio.create_task_group() as group:
+            for _ in range(tasks):
+                group.start_soon(many)
+        return (time.perf_counter() - begun) / calls * 1e6
+
+    try:
+        core.up.wait(PATIENCE_S)
+        return anyio.run(main, backend=backend)
+    finally:
+        io.close(5)
+
+
+def reply_raw(parent: Any) -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    socket = context.socket(zmq.REP)
+    parent.send(f"tcp://127.0.0.1:{socket.bind_to_random_port('tcp://127.0.0.1')}")
+
+    def serve() -> None:
+        while True:
+            socket.send(msgpack.packb(msgpack.unpackb(socket.recv())))
+
+    threading.Thread(target=serve, daemon=True).start()
+    parent.recv()
+    os._exit(0)  # it serves for ever
+
+
+def request_raw(address: str, calls: int) -> float:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    body = {"method": "echo", "args": [SMALL]}
+    with context.socket(zmq.REQ) as socket:
+        socket.connect(address)
+
+        def one() -> None:
+            socket.send(msgpack.packb(body))
+            msgpack.unpackb(socket.recv())
+
+        one()
+        cost = per_call(one, calls)
+    context.term()
+    return cost
+
+
 def in_two_processes(serve: Callable[[Any], None], call: Callable[[str, int], float], calls: int) -> float:
     """``serve`` runs in the child: it sends its address, and ends when told to."""
     spawn = multiprocessing.get_context("spawn")
@@ -376,15 +516,16 @@ def driver_throughput(body: bytes, messages: int) -> float:
 def idle() -> None:
     print("Idle")
     gc.collect()  # what the others left is not its cost
-    io = open_driver(Passing(), binds=["tcp://127.0.0.1:0"])
-    try:
-        while io._depth != SLEEPING:
-            time.sleep(0.001)
-        begun = time.process_time()
-        time.sleep(2)
-        print_row("processor time of an idle driver", (time.process_time() - begun) / 2 * 100, "%")
-    finally:
-        io.close(5)
+    for kind in (IoThread, SharedPump):
+        io = kind(Passing(), name="bench", binds=["tcp://127.0.0.1:0"])
+        io.start()
+        try:
+            time.sleep(0.2)  # until its thread sleeps
+            begun = time.process_time()
+            time.sleep(2)
+            print_row(f"processor time of an idle {kind.__name__}", (time.process_time() - begun) / 2 * 100, "%")
+        finally:
+            io.close(5)
 
 
 def main() -> None:
@@ -398,6 +539,7 @@ def main() -> None:
     results(rounds, 10_000 // scale)
     taking(rounds, 200_000 // scale)
     round_trips(rounds, 5_000 // scale)
+    bare_calls(rounds, 5_000 // scale)
     throughput(rounds, 200_000 // scale)
     idle()
 
