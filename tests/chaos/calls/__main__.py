@@ -20,7 +20,7 @@ from pathlib import Path
 from tests.chaos.calls.run import run
 from tests.chaos.fleet import Died, Stuck
 
-PLANTS = ("careless-server", "forgetful-server", "secretive-server", "rounding-caller")
+PLANTS = ("careless-server", "secretive-server", "rounding-caller")
 
 
 def main() -> int:

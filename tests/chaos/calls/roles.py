@@ -64,7 +64,7 @@ class Serve(Process):
         self.tell("done")
 
     def _make(self) -> zmqkit.Server:
-        journalled = self.name == "server-0" and self.plant != "forgetful-server"
+        journalled = self.name == "server-0"
         server = zmqkit.Server(
             self.address,
             threads=HANDLERS,
