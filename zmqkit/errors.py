@@ -33,6 +33,7 @@
     ├── LeaseLost                 the job went to somebody else; this settle changed nothing
     ├── JournalError              the store's fault
     │   ├── JournalBusy           another process (or object) owns the file
+    │   ├── DuplicateInstance     a copy of it, or itself under another name, is open
     │   ├── JournalFull           no room on the disk: what was being stored is not
     │   ├── JournalDamaged        the file does not hold what was written to it
     │   ├── JournalVersion        the file belongs to another version, or is not a journal
@@ -306,6 +307,10 @@ class JournalError(ZmqkitError):
 
 class JournalBusy(JournalError):
     """Another process or object owns the journal; the message says who."""
+
+
+class DuplicateInstance(JournalError):
+    """The journal is open already, under another name or as a copy: both would give out the same ids."""
 
 
 class JournalFull(JournalError):

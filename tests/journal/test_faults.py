@@ -232,9 +232,9 @@ def test_a_commit_that_was_refused_does_not_come_back_after_a_crash(path: Path, 
         copy = path.with_name("copy.db")
         for suffix in ("", "-wal"):
             copy.with_name(copy.name + suffix).write_bytes(path.with_name(path.name + suffix).read_bytes())
+        journal.close()
         with SqliteJournal(copy) as judge:
             assert keys(judge) == confirmed
-        journal.close()
 
 
 def test_a_page_that_turns_out_damaged_ends_the_journal_by_name(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.journal.helpers import everything, keys, killed_owner, put, puts, python, tmpfs
-from zmqkit.errors import JournalBusy, JournalDamaged, JournalError, JournalVersion
+from zmqkit.errors import DuplicateInstance, JournalBusy, JournalDamaged, JournalError, JournalVersion
 from zmqkit.journal import SqliteJournal, Totals
 from zmqkit.journal.lock import OwnerLock, inspect
 from zmqkit.protocol.core import Read, Row
@@ -167,7 +168,7 @@ assert os.read(to_parent[0], 1) == b"3", "uses in the child"
 journal.commit([put(2)])
 for suffix in ("", "-wal"):  # as after a crash of the parent: the child has taken no file away
     shutil.copy(path + suffix, path + "-image" + suffix)
-image = SqliteJournal(path + "-image")
+image = SqliteJournal(path + "-image", read_only=True)
 assert keys(image) == [1, 2]
 image.close()
 journal.close()
@@ -457,3 +458,47 @@ def test_a_log_without_its_journal_is_not_taken_for_nothing(path: Path) -> None:
     for mode in (False, True):
         with pytest.raises(JournalDamaged, match=r"it is missing, but .*-wal is there"):
             SqliteJournal(path, read_only=mode)
+
+
+# ---- copies --------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def held_elsewhere(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process has it open."""
+    command = [sys.executable, "-c", HOLD, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "open\n"
+            yield other
+        finally:
+            other.kill()
+
+
+def test_a_copy_of_a_journal_that_is_open_here_is_refused_and_left_as_it_is(path: Path) -> None:
+    with SqliteJournal(path) as journal:
+        journal.commit([put(1)])
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{path}{suffix}", f"{path}-copy{suffix}")
+        with pytest.raises(DuplicateInstance, match=f"is the same journal as {path} in this very process"):
+            SqliteJournal(f"{path}-copy")
+        journal.commit([put(2)])
+    with SqliteJournal(f"{path}-copy") as copy:
+        assert keys(copy) == [1]
+        with pytest.raises(DuplicateInstance):
+            SqliteJournal(path)
+    with SqliteJournal(path) as journal:
+        assert keys(journal) == [1, 2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only the copies of one process are noticed")
+def test_a_copy_of_a_journal_that_another_process_has_open_is_refused_until_that_dies(path: Path) -> None:
+    SqliteJournal(path).close()
+    shutil.copy(path, f"{path}-copy")
+    with held_elsewhere(path) as other:
+        with pytest.raises(DuplicateInstance, match=f"is the same journal as {path} in process {other.pid}"):
+            SqliteJournal(f"{path}-copy")
+        other.kill()
+        other.wait(50)
+        SqliteJournal(f"{path}-copy").close()

@@ -21,6 +21,7 @@ import typer
 
 from zmqkit.errors import (
     AddressError,
+    DuplicateInstance,
     InsecureAddress,
     JournalBusy,
     JournalError,
@@ -81,6 +82,7 @@ def code_of(error: BaseException) -> int:
         return 128 + signal.SIGPIPE
     for kind, code in (
         (JournalBusy, Code.JOURNAL_IN_USE),
+        (DuplicateInstance, Code.JOURNAL_IN_USE),
         (JournalError, Code.JOURNAL_UNUSABLE),
         (WaitTimeout, Code.TIMEOUT),
         (OutcomeUnknown, Code.UNKNOWN),

@@ -1,5 +1,9 @@
 """One owner a journal: a lock file beside it that says who, and how far the journal had come. Knows no SQLite.
 
+A file may be copied, or be renamed while it is open. So its uuid is claimed too: in this process by a table, and on
+Linux, for all processes that share its network namespace, by an abstract Unix socket of that name. No file is left
+behind, and the kernel frees the name when its owner dies.
+
 The lock is on a file of its own, because a POSIX lock is dropped when any handle of its file is closed, and it is
 an open file description lock where there are such (Linux), so that it holds between the threads and objects of one
 process too. The kernel drops it when its owner dies: there are no stale locks. The file itself stays.
@@ -22,12 +26,14 @@ import dataclasses
 import datetime
 import errno
 import fcntl
+import glob
 import os
 import socket
 import struct
+import sys
 import threading
 
-from zmqkit.errors import JournalBusy, JournalError
+from zmqkit.errors import DuplicateInstance, JournalBusy, JournalError
 
 _HOLDER_BYTES = 512
 _MARK_BYTES = 256
@@ -179,6 +185,8 @@ class OwnerLock:
         self.path = path
         self._fd = -1
         self._key = (0, 0)
+        self._uuid = ""
+        self._name: socket.socket | None = None
         # Somebody may remove the file between our open and our lock: then we hold a lock on nothing.
         while not self._take(path, journal_path):
             self.release()
@@ -222,6 +230,30 @@ class OwnerLock:
             return False
         return (status.st_dev, status.st_ino) == self._key
 
+    def claim(self, uuid: str, journal_path: str) -> None:
+        """Hold the journal's uuid as well.
+
+        Raises:
+            DuplicateInstance: a copy of it, or itself under another name, is open; the message says where.
+        """
+        with _held_lock:
+            other = next((each for each in _held.values() if each._uuid == uuid), None)
+            if other is None:
+                self._uuid = uuid
+        if other is not None:
+            raise _duplicate(journal_path, f"{other.path.removesuffix('.lock')} in this very process")
+        if sys.platform == "linux":
+            name = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            try:
+                name.bind(f"\0zmqkit-journal-{uuid}")
+                name.listen(1)
+            except OSError as error:
+                name.close()
+                if error.errno == errno.EADDRINUSE:
+                    raise _duplicate(journal_path, _where(uuid)) from None
+            else:  # where there are no such sockets, in a strict sandbox say, there is nothing to hold
+                self._name = name
+
     def _write(self, text: bytes, offset: int) -> None:
         # On a full disk the name, or the mark, is missing; the lock holds all the same.
         with contextlib.suppress(OSError):
@@ -250,16 +282,47 @@ class OwnerLock:
         if self._fd < 0:
             return
         self._write(_padded("", _HOLDER_BYTES), 0)
+        self._unclaim()
         with _held_lock:
             _held.pop(self._key, None)
             fd, self._fd = self._fd, -1
             os.close(fd)
 
     def abandon(self) -> None:
-        """In a forked child: close the inherited handle, which else would keep the parent's lock alive."""
+        """In a forked child: close the inherited handles, which else would keep the parent's locks alive."""
+        self._unclaim()
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+    def _unclaim(self) -> None:
+        name, self._name = self._name, None
+        if name is not None:
+            name.close()
+
+
+def _duplicate(journal_path: str, where: str) -> DuplicateInstance:
+    return DuplicateInstance(
+        f"{journal_path} is the same journal as {where}: a copy of it, or the same file under another name. Both would "
+        "give out the same ids, and each other's messages. Close the other one first, or begin with an empty journal."
+    )
+
+
+def _where(uuid: str) -> str:
+    """Which open file claims this uuid: what can be found out about it."""
+    pid = 0
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking, contextlib.suppress(OSError):
+        asking.setblocking(False)
+        asking.connect(f"\0zmqkit-journal-{uuid}")
+        pid = struct.unpack("iII", asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+    for link in glob.glob(f"/proc/{pid}/fd/*") if pid else ():
+        with contextlib.suppress(OSError, JournalError):
+            path = os.readlink(link)
+            if path.endswith(".lock"):
+                mark = inspect(path)[1]
+                if mark is not None and mark.journal == uuid:
+                    return f"{path.removesuffix('.lock')} in process {pid}"
+    return f"one that process {pid} has open" if pid else "one that another process has open"
 
 
 def busy(journal_path: str, holder: Holder) -> JournalBusy:

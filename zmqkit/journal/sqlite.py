@@ -151,6 +151,7 @@ class SqliteJournal:
             self._connect()
             self._place = layout.place_of(self.path)
             self._admit(self._connection_now(), kind, self._names, mark)
+            self._owner_lock.claim(self.uuid, self.path)
             self._begin_epoch()
             self._owner_lock.mark_journal(self.uuid, self.durability, self._state.commits)
             self._reserve.fill()
