@@ -11,7 +11,7 @@ import contextvars
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from zmqkit.transport import waiters
+from zmqkit.transport.waiters import in_trio
 
 _tasks: set[asyncio.Task[None]] = set()
 """asyncio itself holds tasks weakly."""
@@ -23,7 +23,7 @@ class Loop:
     def __init__(self) -> None:
         self._trio: Any = None
         self._asyncio: asyncio.AbstractEventLoop | None = None
-        if isinstance(waiters.async_waiter(), waiters.TrioWaiter):
+        if in_trio():
             import trio
 
             self._trio = trio.lowlevel.current_trio_token()
