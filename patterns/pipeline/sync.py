@@ -344,7 +344,11 @@ class Puller(PullerBase, Peer, Generic[T]):
         return self._goes_on(driver.mailbox)
 
     def __iter__(self) -> Iterator[Job[T]]:
-        """Jobs as they come, until `stop` or `close`."""
+        """Jobs as they come, until `stop` or `close`.
+
+        A thread that is not a daemon keeps the program alive in such a loop after its main thread has ended, as any
+        loop does: call `stop` there, or make it a daemon.
+        """
         make = self._job
         mailbox = self._open_driver.mailbox
         while not self._stopped:

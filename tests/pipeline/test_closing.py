@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -191,3 +193,27 @@ def test_a_peer_that_was_never_opened_is_dropped_in_silence() -> None:
         with pytest.raises(zmqkit.UsageError):
             zmqkit.Pusher()
         gc.collect()
+
+
+THREAD = """
+import sys, threading, zmqkit
+pull = zmqkit.Puller(sys.argv[1]).open()
+def loop():
+    for job in pull:
+        with job:
+            print(job.body, flush=True)
+            if job.body == "end":
+                pull.stop()
+    pull.close()
+threading.Thread(target=loop).start()
+"""
+
+
+def test_a_loop_in_a_thread_goes_on_when_the_main_thread_has_ended_until_it_is_stopped() -> None:
+    with zmqkit.Pusher(LOCAL) as push:
+        command = [sys.executable, "-c", THREAD, push.addresses[0]]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
+            push.send_many(["x", "end"])
+            out, _ = program.communicate(timeout=PATIENCE_S)
+        assert (out, program.returncode) == ("x\nend\n", 0)
+        assert push.flush(PATIENCE_S) == Settled(acked=2)
