@@ -62,10 +62,10 @@ class Housekeeper:
         if self.depth == POLLING:
             self._waker.wake()
 
-    def notice(self, due: float) -> None:
-        """Nobody leads any more, and something is due then."""
+    def notice(self, due: float, unread: bool) -> None:
+        """Nobody leads any more; something is due then, and some sockets may have more than they tell."""
         depth = self.depth
-        if depth == ASLEEP or (depth == POLLING and due < self._until):
+        if depth == ASLEEP or (depth == POLLING and (unread or due < self._until)):
             self.wake()
 
     def look_at(self, due: float) -> None:

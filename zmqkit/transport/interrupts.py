@@ -43,10 +43,12 @@ class Guard:
             round what sleeps, and back by a plain store: no handler runs between two instructions without a call.
     """
 
-    __slots__ = ("main", "noted", "signals", "state", "true")
+    __slots__ = ("called", "main", "noted", "signals", "state", "true")
 
     def __init__(self) -> None:
         self.state = IDLE
+        self.called = False
+        """A true handler was called since `put_off`."""
         self.main = threading.main_thread().ident
         self.signals: tuple[int, ...] = (int(signal.SIGINT),)
         """Those with handlers in Python, see `look_round`."""
@@ -71,6 +73,7 @@ def enter() -> int:
 
 def put_off() -> None:
     """Put our handler in the place of those that there are; again, where one was changed since."""
+    guard.called = False
     for number in guard.signals:
         handler = getsignal(number)
         if handler is not _note and callable(handler):
@@ -104,6 +107,7 @@ def _note(number: int, frame: FrameType | None) -> None:
     if guard.state == CLOSED:
         guard.noted.append(number)
     else:
+        guard.called = True
         guard.true[number](number, frame)
 
 

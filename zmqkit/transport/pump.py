@@ -80,7 +80,12 @@ class Pump:
 
     def handle_timer(self, now: float) -> None:
         """The core's deadline has come."""
-        self._must("handle_timer", self._core.handle_timer, now)
+        try:
+            self._core.handle_timer(now)
+            if self._raised == "handle_timer":
+                self._raised = ""
+        except Exception as error:
+            self._failed("handle_timer", error)
 
     def run(self, now: float) -> None:
         """End the turn, and drain until nothing comes out.
@@ -88,24 +93,23 @@ class Pump:
         Raises `Broken`, and whatever the journal's `read` raises: the driver must end with it.
         """
         for _ in range(ROUNDS_A_TURN):
-            self._must("end_turn", self._core.end_turn, now)
+            try:
+                self._core.end_turn(now)
+                if self._raised == "end_turn":
+                    self._raised = ""
+            except Exception as error:
+                self._failed("end_turn", error)
             if not self._drain(now):
                 return
             now = time.monotonic()
         log.error("the core still puts out after %d rounds in one turn; going on", ROUNDS_A_TURN)
 
-    def _must(self, name: str, step: Callable[[float], None], now: float) -> None:
+    def _failed(self, name: str, error: Exception) -> None:
         """A step without which the core does not move: failing twice in a row ends the driver."""
-        try:
-            step(now)
-        except Exception as error:
-            self._bug(name)
-            if self._raised == name:
-                raise Broken(f"the core's {name} raised twice in a row") from error
-            self._raised = name
-        else:
-            if self._raised == name:
-                self._raised = ""
+        self._bug(name)
+        if self._raised == name:
+            raise Broken(f"the core's {name} raised twice in a row") from error
+        self._raised = name
 
     def _drain(self, now: float) -> bool:
         """Carry out what is out. True if the core got an input by it."""

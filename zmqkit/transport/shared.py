@@ -292,11 +292,15 @@ class SharedPump(BaseDriver):
             if self.leader != me:
                 return
             self.polling = False
-            # Those who wait for items are let sleep by one of theirs: it will be back.
-            self.promote(items=ticket is not None)
-            vacant = self.leader == NOBODY
-        if vacant:
-            self.keeper.notice(self.due)
+            if self.followers or self.idle:
+                # Those who wait for items are let sleep by one of theirs: it will be back.
+                self.promote(items=ticket is not None)
+            else:
+                self.leader = NOBODY
+        if self._commands:
+            self.combine()  # of somebody who found the lock taken by us
+        if self.leader == NOBODY and self.keeper.depth != TICKING:
+            self.keeper.notice(self.due, bool(self._wires.unread))
 
     def promote(self, *, items: bool) -> None:
         """Let one of the followers lead, of those who wait for items only if told so. Hold `lead_lock`."""
@@ -383,7 +387,8 @@ class SharedPump(BaseDriver):
                     events = poll(-1 if pause == math.inf else pause if pause > 0 else 0)
                     if found:
                         guard.state = CLOSED
-                        interrupts.put_off()
+                        if guard.called:
+                            interrupts.put_off()  # a handler may have installed another one
                     self.polling = False
                 if items:
                     mailbox._leave(waiter)
@@ -438,7 +443,70 @@ class SharedPump(BaseDriver):
             return
         self._turning = get_ident()
         try:
-            self._take_turn(events, settle)
+            clock = time.monotonic
+            core, wires, pump, alarms, commands = self.core, self._wires, self._pump, self._alarms, self._commands
+            self._turns += 1
+            self._last_turn = now = clock()
+            if events:
+                sockets = self._sockets
+                ready = []
+                for fd, _ in events:
+                    if fd == self._waker.fd:
+                        self._wakeups += 1
+                        self._waker.clear()
+                    elif (socket := sockets.get(fd)) is not None:
+                        ready.append(socket)
+                if len(ready) > 1:
+                    # What a peer said is heard before that it left.
+                    order = self._ranks
+                    ready.sort(key=order.__getitem__)
+                wires.handle(ready, now)
+            fired = self.due <= now
+            for _ in range(ROUNDS_A_TURN):
+                for _ in range(len(commands)):
+                    fn, args = commands.popleft()
+                    try:
+                        fn(*args, now)
+                    except Exception as error:
+                        self._command_raised(fn, args, error)
+                if fired:
+                    alarms.run(now)
+                    due = core.next_deadline()
+                    if due is not None and due <= now:
+                        pump.handle_timer(now)
+                pump.run(now)
+                if wires.changes != self._wires_seen:
+                    # A new socket's descriptor tells nothing until the socket was once found empty.
+                    wires.handle(self._watch(), now)
+                elif not (settle and wires.unread and wires.reread(now)):
+                    break
+                now = clock()
+            wake_at = core.next_deadline()
+            if wake_at is None:
+                wake_at = math.inf
+            elif fired and wake_at < now:
+                self._core_errors += 1
+                log.error("the core left its deadline %.3f s in the past", now - wake_at)
+                wake_at = clock() + base.STUCK_SECONDS
+            if alarms.heap and alarms.heap[0][0] < wake_at:
+                wake_at = alarms.heap[0][0]
+            if self._closing:
+                if core.finished or clock() >= self._close_by:
+                    self._begin_end(finished=core.finished)
+                    return
+                wake_at = min(wake_at, self._close_by)
+            self.due = wake_at
+            if self.polling:
+                if wake_at < self._poll_until or wires.unread:
+                    self.wake_leader()
+            elif self.keeper.depth:
+                self.keeper.look_at(wake_at)
+            loop = self.loop
+            if loop is not None:
+                if wake_at < loop.until:
+                    loop.arm(wake_at)
+                if wires.unread:
+                    self.wake_leader()
         except BaseException as error:
             self.failure = error
             log.critical("%s: the driver ends: %s", self.name, error, exc_info=True)
@@ -447,73 +515,6 @@ class SharedPump(BaseDriver):
                 raise
         finally:
             self._turning = 0
-
-    def _take_turn(self, events: Iterable[tuple[int, int]], settle: bool) -> None:
-        clock = time.monotonic
-        core, wires, pump, alarms, commands = self.core, self._wires, self._pump, self._alarms, self._commands
-        self._turns += 1
-        self._last_turn = now = clock()
-        if events:
-            sockets = self._sockets
-            ready = []
-            for fd, _ in events:
-                if fd == self._waker.fd:
-                    self._wakeups += 1
-                    self._waker.clear()
-                elif (socket := sockets.get(fd)) is not None:
-                    ready.append(socket)
-            if len(ready) > 1:
-                # What a peer said is heard before that it left.
-                order = self._ranks
-                ready.sort(key=order.__getitem__)
-            wires.handle(ready, now)
-        fired = self.due <= now
-        for _ in range(ROUNDS_A_TURN):
-            for _ in range(len(commands)):
-                fn, args = commands.popleft()
-                try:
-                    fn(*args, now)
-                except Exception as error:
-                    self._command_raised(fn, args, error)
-            if fired:
-                alarms.run(now)
-                due = core.next_deadline()
-                if due is not None and due <= now:
-                    pump.handle_timer(now)
-            pump.run(now)
-            if wires.changes != self._wires_seen:
-                # A new socket's descriptor tells nothing until the socket was once found empty.
-                wires.handle(self._watch(), now)
-            elif not (settle and wires.unread and wires.reread(now)):
-                break
-            now = clock()
-        wake_at = core.next_deadline()
-        if wake_at is None:
-            wake_at = math.inf
-        elif fired and wake_at < now:
-            self._core_errors += 1
-            log.error("the core left its deadline %.3f s in the past", now - wake_at)
-            wake_at = clock() + base.STUCK_SECONDS
-        alarm = alarms.next()
-        if alarm is not None and alarm < wake_at:
-            wake_at = alarm
-        if self._closing:
-            if core.finished or clock() >= self._close_by:
-                self._begin_end(finished=core.finished)
-                return
-            wake_at = min(wake_at, self._close_by)
-        self.due = wake_at
-        if self.polling:
-            if wake_at < self._poll_until or wires.unread:
-                self.wake_leader()
-        elif self.keeper.depth:
-            self.keeper.look_at(wake_at)
-        loop = self.loop
-        if loop is not None:
-            if wake_at < loop.until:
-                loop.arm(wake_at)
-            if wires.unread:
-                self.wake_leader()
 
     def _watch(self) -> list[Any]:
         """The sockets have changed: sleep on those that are there. Returns the new ones."""

@@ -9,23 +9,27 @@ from typing import Any
 
 
 class Alarms:
-    """Calls to be made later, on the driver's clock. One thread only."""
+    """Calls to be made later, on the driver's clock. One caller at a time.
+
+    Attributes:
+        heap: the calls; the first is due first, and at its first element.
+    """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
+        self.heap: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
         self._order = itertools.count()
 
     def at(self, when: float, fn: Callable[..., object], *args: Any) -> None:
         """Call ``fn(*args, now)`` when the time has come."""
-        heapq.heappush(self._heap, (when, next(self._order), fn, args))
+        heapq.heappush(self.heap, (when, next(self._order), fn, args))
 
     def next(self) -> float | None:
         """When the first is due."""
-        return self._heap[0][0] if self._heap else None
+        return self.heap[0][0] if self.heap else None
 
     def run(self, now: float) -> bool:
         """Make the calls that are due. True if there was one."""
-        heap = self._heap
+        heap = self.heap
         if not heap or heap[0][0] > now:
             return False
         due = []

@@ -17,7 +17,6 @@ from zmqkit.options import Heartbeat, Limits
 from zmqkit.protocol.core import Core, Frames, Link
 from zmqkit.transport.sockets import (
     DISCONNECTED,
-    EVENTS,
     FD,
     HANDSHAKE_FAILED,
     HANDSHAKE_SUCCEEDED,
@@ -171,7 +170,8 @@ class Wires:
         found = False
         for endpoint in unread:
             socket = endpoint.socket
-            if socket is not None and socket.get(EVENTS) & READABLE:  # type: ignore[operator]  # an integer
+            # Not `get`, which passes through enums.
+            if socket is not None and zmq.zmq_poll([(socket, READABLE)], 0):
                 found = True
                 more = endpoint.receive(MESSAGES_A_TURN, self._receive, now)
                 if more:
