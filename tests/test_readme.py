@@ -9,7 +9,7 @@ import pytest
 from tests.pages import Page, read_blocks
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "how-to").glob("*.md"))]
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 
