@@ -16,7 +16,8 @@ from zmqkit.patterns.reqrep.calls import Answer, Call, Item
 from zmqkit.patterns.reqrep.client import ClientCore
 from zmqkit.patterns.reqrep.deadlines import TICK
 from zmqkit.patterns.reqrep.rows import REQUESTS
-from zmqkit.testing.peers import SimPeer, SimTicket
+from zmqkit.testing.peers import SimPeer
+from zmqkit.testing.tickets import SimTicket
 
 METHODS: Final = (
     "add", "add", "add", "look", "look", "slow", "slow", "slowlook", "one", "large", STREAM, UPLOAD, "nonesuch",

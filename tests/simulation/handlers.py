@@ -14,7 +14,8 @@ from zmqkit.patterns.reqrep.calls import DONE, ERROR, REFUSED, RESULT, UNKNOWN, 
 from zmqkit.patterns.reqrep.rows import CALLS
 from zmqkit.patterns.reqrep.server import ServerCore
 from zmqkit.testing.contract import ContractBroken
-from zmqkit.testing.peers import SimPeer, SimTicket
+from zmqkit.testing.peers import SimPeer
+from zmqkit.testing.tickets import SimTicket
 
 SLOW = ("slow", "slowlook")
 AHEAD = 3

@@ -21,6 +21,7 @@ MODULES = (
     "tests.simulation.session_mutants",
     "tests.simulation.pipeline_mutants",
     "tests.simulation.chain_mutants",
+    "tests.simulation.reqrep_mutants",
 )
 """Where bugs are planted: each module has a list ``MUTANTS``."""
 

@@ -11,8 +11,9 @@ from typing import ClassVar
 
 from zmqkit.protocol.core import Frames, Link, Outputs, Read, Row
 from zmqkit.testing.faults import CRASH_FAULTS, DISK_FAULTS, JOURNAL_FAULTS, NETWORK_FAULTS, STALL_FAULTS, Faults
-from zmqkit.testing.peers import SimPeer, SimTicket
+from zmqkit.testing.peers import SimPeer
 from zmqkit.testing.scenario import Scenario
+from zmqkit.testing.tickets import SimTicket
 from zmqkit.testing.world import World
 
 AGAIN_S = 0.5

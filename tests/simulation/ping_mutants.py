@@ -8,7 +8,8 @@ from typing import Any
 from tests.simulation.mutants import Mutant, replaced
 from tests.simulation.ping import PingClient, PingScenario, PingServer
 from zmqkit.protocol.core import Frames, Link, Read, Row
-from zmqkit.testing.peers import SimPeer, SimTicket
+from zmqkit.testing.peers import SimPeer
+from zmqkit.testing.tickets import SimTicket
 
 
 def confirms_before_stored(old: Callable[..., None]) -> Callable[..., None]:

@@ -59,7 +59,7 @@ class ReqrepScenario(Scenario):
         break_s=1.0, partition_s=2.0, freeze_s=2.5, stop_s=4.0, crash_s=1.2, disk_s=2.0, read_s=8.0, torn_s=8.0,
         leap_s=6.0, suspend_s=4.0, restore_s=6.0, takeover_s=6.0,
     )  # fmt: skip
-    faults_s = 2.5
+    faults_s = 2.0
     settle_s = 40.0
     step_s = 0.06
     bound_s = BOUND_S

@@ -15,7 +15,8 @@ from zmqkit.patterns.pipeline.pusher import PusherCore
 from zmqkit.patterns.pipeline.rows import MARKS, MESSAGES
 from zmqkit.protocol import core
 from zmqkit.protocol.local import Local
-from zmqkit.testing.peers import SimPeer, SimTicket
+from zmqkit.testing.peers import SimPeer
+from zmqkit.testing.tickets import SimTicket
 
 LARGEST_ROW = 1 << 12
 """What the face leaves free between the journal's highest key and the first sequence of an opening."""

@@ -7,7 +7,8 @@ import pytest
 from tests.testing.recorder import ADDRESS, LINK, Recorder, core, couple
 from zmqkit.protocol.core import Probe, Read, Write
 from zmqkit.testing.contract import ContractBroken
-from zmqkit.testing.peers import SimPeer, SimTicket
+from zmqkit.testing.peers import SimPeer
+from zmqkit.testing.tickets import SimTicket
 from zmqkit.testing.world import World
 
 

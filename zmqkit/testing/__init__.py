@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from zmqkit.testing.handlers import DeadLetter, Report, job, run
     from zmqkit.testing.journal import Disk, SimulatedCrash, SimulatedJournal
     from zmqkit.testing.network import SimulatedNetwork
-    from zmqkit.testing.peers import SimPeer, SimTicket
+    from zmqkit.testing.peers import SimPeer
     from zmqkit.testing.scenario import Failure, Outcome, Scenario, simulate
     from zmqkit.testing.served import serve
     from zmqkit.testing.sweeps import SweepFailed, Totals, sweep
+    from zmqkit.testing.tickets import SimTicket
     from zmqkit.testing.world import World
 
 _HOMES = {
@@ -37,7 +38,7 @@ _HOMES = {
     "Report": "handlers",
     "Scenario": "scenario",
     "SimPeer": "peers",
-    "SimTicket": "peers",
+    "SimTicket": "tickets",
     "SimulatedCrash": "journal",
     "SimulatedJournal": "journal",
     "SimulatedNetwork": "network",
