@@ -30,6 +30,7 @@ from tests.transport.raw import (
 )
 from zmqkit.errors import AddressError, AddressInUse
 from zmqkit.options import Heartbeat, Limits
+from zmqkit.protocol.core import Frames, Link
 from zmqkit.transport import wires
 from zmqkit.transport.context import context
 from zmqkit.transport.sockets import MAX_FRAMES
@@ -215,6 +216,30 @@ def test_last_words_are_heard_before_a_send_finds_their_peer_gone() -> None:
 
 
 @pytest.mark.slow
+def test_a_message_never_comes_before_it_was_sent() -> None:
+    """However long ago the turn began in which it is taken."""
+
+    class Slow(RawCore):
+        def receive_message(self, link: Link, frames: Frames, now: float) -> None:
+            came.append((float(frames[0]), now))
+            if len(came) == 1:
+                time.sleep(0.02)
+                peer.send(repr(time.monotonic()).encode())
+                socket = bound._wires._listeners[bound.addresses[0]].socket
+                assert socket is not None
+                assert zmq.zmq_poll([(socket, zmq.POLLIN)], 5000)
+            super().receive_message(link, frames, now)
+
+    came: list[tuple[float, float]] = []
+    with driver(Slow(), binds=["tcp://127.0.0.1:0"]) as bound, context().socket(zmq.DEALER) as peer:
+        peer.connect(bound.addresses[0])
+        peer.send(repr(time.monotonic()).encode())
+        take(bound), take(bound)
+        peer.close(linger=0)
+    assert len(came) == 2
+    assert [each for each in came if each[1] < each[0]] == []
+
+
 def test_a_peer_that_leaves_while_it_is_held_back_does_not_end_the_process() -> None:
     """With a receiving high-water mark, libzmq aborts here: hence a process of its own."""
     command = [sys.executable, "-m", "tests.transport.programs", "held_back"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Hashable, Sequence
+from time import monotonic
 from typing import Any
 
 import zmq
@@ -188,7 +189,10 @@ class Wires:
     def _receive(self, link: Link, frames: list[bytes], now: float) -> None:
         self.received += 1
         try:
-            self._core.receive_message(link, frames, now)
+            # Not the time at which the turn began: a long commit, or SIGSTOP, may lie between. No message comes before
+            # it was sent: who compares two clocks would take such a message for what these differ by, and all that
+            # follow for late.
+            self._core.receive_message(link, frames, monotonic())
         except Exception:
             self._bug("receive_message")
 
