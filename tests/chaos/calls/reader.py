@@ -239,8 +239,7 @@ class _Reader:
             if kind == "alone":
                 alone = server
             elif kind == "kill":
-                self.harms.append(Harm(kind, server, at, at + BOUND_S + SLACK_S))
-                stopped.pop(server, None)
+                self.harms.append(Harm(kind, server, stopped.pop(server, at), at + BOUND_S + SLACK_S))
             elif kind == "stop":
                 stopped[server] = at
             elif kind == "go" and server in stopped:
