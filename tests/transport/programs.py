@@ -38,6 +38,7 @@ from zmqkit.errors import Forked
 from zmqkit.options import Heartbeat
 from zmqkit.transport import forks
 from zmqkit.transport.mailbox import Mailbox
+from zmqkit.transport.shared import SharedPump
 from zmqkit.transport.tickets import Ticket
 
 INTERRUPTS = 1500
@@ -299,6 +300,40 @@ def interrupted_calls() -> None:
         alive=alive,
         closed=closed,
         waiting=len(io._desk.waiting),
+    )
+
+
+def interrupted_round_trips() -> None:
+    """Ask over a socket and wait for the answer, interrupted: each question that was sent is answered once."""
+    interrupts = Interrupts(0.0005)
+    answers: list[Any] = []
+    asked = 0
+    with driver(binds=["tcp://127.0.0.1:0"]) as bound, driver(connects=bound.addresses) as dialled:
+        link = take(dialled).link
+
+        def step() -> None:
+            nonlocal asked
+            asked += 1
+            dialled.submit(raw(dialled).say, link, [ASK, b"%d" % asked], None)
+            dialled.wait_items(0.1)
+            # Between the return of `take_many` and `extend` there is no moment for an interrupt.
+            answers.extend(dialled.mailbox.take_many(5))
+
+        interrupts.until(lambda: interrupts.count >= INTERRUPTS, step, lambda: None)
+        dialled.submit(raw(dialled).say, link, [ASK, b"last"], None)
+        while not answers or answers[-1].frames[1] != b"last":
+            answers.append(take(dialled))
+        sent = dialled.stats()["io_messages_sent"]
+        failed = dialled.failure is not None
+        leads = isinstance(dialled, SharedPump) and dialled.leader > 0
+    numbers = [answer.frames[1] for answer in answers]
+    say(
+        interrupts=interrupts.count,
+        answered=len(numbers),
+        sent=sent,
+        doubled=len(numbers) - len(set(numbers)),
+        failed=failed,
+        leads=leads,
     )
 
 

@@ -75,6 +75,16 @@ def test_interrupted_calls_are_carried_out_once_and_no_result_is_lost() -> None:
 
 
 @pytest.mark.slow
+def test_interrupted_round_trips_are_answered_once_each_and_leave_nobody_leading() -> None:
+    said = run("interrupted_round_trips")
+    assert said["answered"] == said["sent"], said
+    assert said["doubled"] == 0
+    assert not said["failed"]
+    assert not said["leads"]
+    assert said["interrupts"] >= 1500
+
+
+@pytest.mark.slow
 def test_an_interrupted_close_can_be_repeated() -> None:
     said = run("interrupted_close")
     assert said["closed"] == 100

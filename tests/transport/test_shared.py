@@ -14,6 +14,7 @@ import trio
 
 from tests.transport.raw import ANSWER, ASK, PATIENCE_S, Heard, RawCore, Up, raw, take_until, until
 from zmqkit.errors import UsageError
+from zmqkit.transport import shared
 from zmqkit.transport.housekeeper import TICKING
 from zmqkit.transport.shared import NOBODY, SharedPump
 from zmqkit.transport.tickets import WaitExpired
@@ -45,7 +46,12 @@ def ask(io: SharedPump, bound: SharedPump, body: bytes) -> list[bytes]:
     return heard
 
 
-def test_a_peer_answers_though_nobody_waits(bound: SharedPump, dialled: SharedPump) -> None:
+@pytest.mark.parametrize("rounds", [1, 2, shared.ROUNDS_A_TURN])
+def test_a_peer_answers_though_nobody_waits(
+    rounds: int, bound: SharedPump, dialled: SharedPump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # However soon a turn stops looking for more: what it has taken is answered.
+    monkeypatch.setattr(shared, "ROUNDS_A_TURN", rounds)
     for n in range(100):
         assert ask(dialled, bound, b"%d" % n) == [ANSWER, b"%d" % n]
     assert bound.polls == 0

@@ -68,9 +68,9 @@ class Housekeeper:
         if depth == ASLEEP or (depth == POLLING and (unread or due < self._until)):
             self.wake()
 
-    def look_at(self, due: float) -> None:
-        """Nobody leads, or he is about to look for himself; something is due then."""
-        if self.depth == POLLING and due < self._until:
+    def look_at(self, due: float, unread: bool) -> None:
+        """Nobody leads, or he is about to look for himself; something is due then, or to be read."""
+        if self.depth == POLLING and (unread or due < self._until):
             self.wake()
 
     def become_forked(self) -> None:

@@ -462,7 +462,9 @@ class SharedPump(BaseDriver):
                     ready.sort(key=order.__getitem__)
                 wires.handle(ready, now)
             fired = self.due <= now
-            for _ in range(ROUNDS_A_TURN):
+            rounds = 0
+            while True:
+                rounds += 1
                 for _ in range(len(commands)):
                     fn, args = commands.popleft()
                     try:
@@ -478,8 +480,8 @@ class SharedPump(BaseDriver):
                 if wires.changes != self._wires_seen:
                     # A new socket's descriptor tells nothing until the socket was once found empty.
                     wires.handle(self._watch(), now)
-                elif not (settle and wires.unread and wires.reread(now)):
-                    break
+                elif not (settle and wires.unread and rounds < ROUNDS_A_TURN and wires.reread(now)):
+                    break  # and only here, as everything that came in must be carried out
                 now = clock()
             wake_at = core.next_deadline()
             if wake_at is None:
@@ -500,7 +502,7 @@ class SharedPump(BaseDriver):
                 if wake_at < self._poll_until or wires.unread:
                     self.wake_leader()
             elif self.keeper.depth:
-                self.keeper.look_at(wake_at)
+                self.keeper.look_at(wake_at, bool(wires.unread))
             loop = self.loop
             if loop is not None:
                 if wake_at < loop.until:
