@@ -164,6 +164,8 @@ class _Reader:
         self.verdict = verdict = Verdict()
         self._kinds: Counter[str] = Counter()
         self.calls: dict[str, Called] = {}
+        self.first_of: dict[str, float] = {}
+        """When a call of this identity was first made."""
         self.executions: dict[tuple[str, int, int], Execution] = {}
         self.of_name: defaultdict[str, list[Execution]] = defaultdict(list)
         self.harms: list[Harm] = []
@@ -205,6 +207,7 @@ class _Reader:
                 self.calls[name] = Called(
                     name, method, often == "once", "" if key == "-" else key, float(work), float(timeout), float(at)
                 )
+                self.first_of.setdefault(self.calls[name].identity, float(at))
             elif kind == "ended":
                 name, at, how, *words = rest
                 call = self.calls.get(name)
@@ -333,11 +336,15 @@ class _Reader:
         return call.words[0] == "overloaded" and call.method == "few"
 
     def _may_be_unknown(self, call: Called, there: list[Execution]) -> bool:
-        """A server was harmed where it may have been: where it was begun, if it was; else anywhere."""
+        """A server was harmed where it may have been: where it was begun, if it was; else anywhere.
+
+        Who asks with the request id of an earlier call asks for that one, and is told what is known of it.
+        """
+        since = min(self.first_of[call.identity], call.began)
         named = re.search(r" at (server-\d+)\.\d+", " ".join(call.words))
         places = {each.server for each in there} | ({named[1]} if named else set())
         return any(
-            call.began <= harm.until and call.ended >= harm.at and (not places or harm.server in places)
+            since <= harm.until and call.ended >= harm.at and (not places or harm.server in places)
             for harm in self.harms
         )
 
