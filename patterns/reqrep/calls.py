@@ -213,22 +213,36 @@ class Eaten:
 
     The difference between the receiver's and the sender's clock is the clocks' own plus the way. The least that was
     seen is taken for what it must be; what is above it was eaten by queues, stops and resending. Clocks drift apart,
-    and sessions live for months: so what was the least rises slowly, faster than clocks may drift.
+    and sessions live for months: so what was the least rises slowly, faster than clocks may drift. Clocks leap, too,
+    and stand still while their host sleeps: so what was the least counts for a minute at most, if there is newer.
     """
 
-    __slots__ = ("_at", "_least")
+    SPAN_S: Final = 30.0
+
+    __slots__ = ("_at", "_least", "_newer", "_since")
 
     def __init__(self) -> None:
         self._least: float | None = None
-        self._at = 0.0
+        self._newer = 0.0
+        """The least since `_since`; it takes the place of `_least` after a span."""
+        self._at = self._since = 0.0
 
     def of(self, stamp: float, now: float) -> float:
         """Seconds that a message lost which was stamped `stamp` there and arrived `now` here."""
         difference = now - stamp
         least = self._least
-        if least is not None:
-            least += (now - self._at) * DRIFT
-        if least is None or difference < least:
-            least = difference
+        if least is None:
+            least = self._newer = difference
+            self._since = now
+        else:
+            rise = (now - self._at) * DRIFT
+            least += rise
+            newer = self._newer + rise
+            if now - self._since >= self.SPAN_S:
+                least, newer = newer, difference
+                self._since = now
+            self._newer = newer if newer < difference else difference
+            if difference < least:
+                least = difference
         self._least, self._at = least, now
         return difference - least

@@ -319,6 +319,16 @@ def test_clocks_that_drift_apart_eat_no_time() -> None:
     assert eaten.of(stamp=1_000_000 * (1 - 400e-6) - 5.0, now=1_000_000.0) == pytest.approx(5.0, abs=0.2)
 
 
+def test_a_clock_that_leaps_eats_time_for_a_minute_at_most() -> None:
+    eaten = Eaten()
+    assert eaten.of(stamp=0.0, now=100.0) == 0.0
+    assert eaten.of(stamp=1.0, now=101.0 + 5.0) == pytest.approx(5.0, abs=0.01)
+    found = [eaten.of(stamp=float(at), now=100.0 + at + 5.0) for at in range(2, 70)]
+    assert found[0] == pytest.approx(5.0, abs=0.01)
+    assert found[60:] == [0.0] * 8
+    assert eaten.of(stamp=70.0, now=100.0 + 70.0 + 5.0 + 2.0) == pytest.approx(2.0, abs=0.01)
+
+
 # ---- the queue -------------------------------------------------------------------
 
 
