@@ -20,6 +20,6 @@ def test_the_readme_shows_a_first_program_and_how_to_run_it() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_a_page_runs_as_it_is_written(path: Path, tmp_path: Path) -> None:
     Page(path.read_text(), tmp_path, MAKEFILE).run()
