@@ -12,7 +12,8 @@ How a block is run
 In a console block a line ``...`` stands for any lines, and ``...`` within a line for anything. A line ``^C`` presses
 Ctrl-C. A comment before a block changes how it is run; readers do not see it::
 
-    <!-- file: worker.py -->        the block is written to that file; a later command must name it
+    <!-- file: worker.py -->        the block is written to that file; a later command must name it, or its module as in
+                                    ``worker:``
     <!-- terminal: 2 -->            typed into a second terminal. A command that is its last line goes on running
                                     there while the page goes on: it is waited for until its lines have appeared.
                                     What is typed there later waits for its end
@@ -265,7 +266,8 @@ class Page:
                 )
 
     def _start(self, command: list[str]) -> Running:
-        self._unused = {name: line for name, line in self._unused.items() if name not in command[-1]}
+        used = {name for name in self._unused if name in command[-1] or f"{name.removesuffix('.py')}:" in command[-1]}
+        self._unused = {name: line for name, line in self._unused.items() if name not in used}
         return Running(command, self._folder, self._environment)
 
     def _finish(self, running: Running) -> None:

@@ -35,6 +35,7 @@ LATE = "console $ echo begun; sleep 0.3; echo late > made\nbegun"
         page("bash true\nls"),
         page("text anything"),
         page("<!-- file: hello.py -->", "python print('hello')", "console $ python hello.py\nhello"),
+        page("<!-- file: hello.py -->", "python x = 1", "console $ echo hello:x\nhello:x"),
         page("<!-- file: s.py -->", SERVER, "console $ python s.py\nready\n^C"),
         page("<!-- file: s.py -->", SERVER, "<!-- terminal: 2 -->", "console $ python s.py\nready", "bash true"),
         page("<!-- file: s.py -->", SERVER, "<!-- terminal: 2 -->", "console $ python s.py\nready", "<!-- kill: 2 -->"),

@@ -147,7 +147,7 @@ class JobBase(Generic[T]):
                 else:
                     delay, said = (error.delay, reason) if isinstance(error, Retry) else (None, trace)
                     self._settle("nacked", wire.NACK, delay, reason, trace)
-                    log.warning("job %s failed and is tried again: %s", self.id, said)
+                    log.warning("job %s failed: %s", self.id, said)  # again or dead: its pusher decides
         return contained(policy, error)
 
 
