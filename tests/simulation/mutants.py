@@ -98,6 +98,10 @@ def table(caught: list[Caught]) -> str:
     width = max((len(each.name) for each in caught), default=0)
     return "\n".join(
         f"  {each.scenario:<10} {each.name:<{width}}  "
-        + (f"seed {each.seed:>5}  {each.kind:<9}  {each.message[:80]}" if each.seed is not None else "SURVIVED")
+        + (
+            f"seed {each.seed:>5}  {each.kind:<9}  {' '.join(each.message.split())[:80]}"
+            if each.seed is not None
+            else "SURVIVED"
+        )
         for each in caught
     )
