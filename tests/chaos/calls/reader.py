@@ -306,6 +306,8 @@ class _Reader:
         elif call.kind == "late":
             if call.latency_s < call.timeout_s - EARLY_S:
                 self._violated("untrue", f"{said}; it had {call.timeout_s - call.latency_s:.2f} s left")
+            elif call.timeout_s - call.work_s > SLACK_S and not self._may_be_unknown(call, there):
+                self._violated("needless", f"{said}; it had time enough, and no harm was done there")
         elif call.kind == "unknown":
             if not self._may_be_unknown(call, there):
                 where = ", ".join(f"{each} ({each.how or 'unended'})" for each in there)

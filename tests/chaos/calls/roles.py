@@ -297,7 +297,11 @@ def perform(client: zmqkit.Client, wish: Wish) -> str:
     if wish.key:
         client = client.options(request_id=wish.key)
     if wish.way == "stream":
-        items = list(client.stream(wish.method, wish.name, wish.count, wish.seconds))
+        items: list[Any] = []
+        try:
+            items.extend(client.stream(wish.method, wish.name, wish.count, wish.seconds))
+        except zmqkit.StreamBroken as error:
+            return broken(items, error)
         return streamed(items, wish)
     if wish.way == "upload":
         return uploaded(client.call(wish.method, wish.name, iter(range(wish.count))), wish)
@@ -316,7 +320,12 @@ async def perform_async(client: zmqkit.aio.Client, wish: Wish) -> str:
     if wish.key:
         client = client.options(request_id=wish.key)
     if wish.way == "stream":
-        items = [each async for each in client.stream(wish.method, wish.name, wish.count, wish.seconds)]
+        items: list[Any] = []
+        try:
+            async for each in client.stream(wish.method, wish.name, wish.count, wish.seconds):
+                items.append(each)  # noqa: PERF401 - those that came before it broke are wanted, too
+        except zmqkit.StreamBroken as error:
+            return broken(items, error)
         return streamed(items, wish)
     if wish.way == "upload":
         return uploaded(await client.call(wish.method, wish.name, iter(range(wish.count))), wish)
@@ -353,6 +362,13 @@ def streamed(items: list[Any], wish: Wish) -> str:
     if [each[4] for each in items] != list(range(wish.count)) or len({tuple(each[:4]) for each in items}) != 1:
         return f"wrong the stream of {wish.count} items brought {items}"
     return result(items[0][:4])
+
+
+def broken(items: list[Any], error: zmqkit.StreamBroken) -> str:
+    """The same, of a stream that broke."""
+    if [each[4] for each in items] != list(range(error.received)):
+        return f"wrong a stream broke after {error.received} items, and brought {items}"
+    return outcome(error)
 
 
 def outcome(error: BaseException) -> str:

@@ -183,6 +183,10 @@ def test_a_sound_run_passes_and_is_counted(tmp_path: Path) -> None:
             "untrue: add of a: late ; it had 9.90 s left",
         ),
         (
+            swap(CALLER, "ended a 100.1 result server-0 1 1 a", "ended a 110.0 late"),
+            "needless: add of a: late ; it had time enough",
+        ),
+        (
             swap(CALLER, "ended a 100.1 result server-0 1 1 a", "ended a 100.1 wrong ValueError: no"),
             "wrong: add of a: wrong ValueError: no",
         ),
