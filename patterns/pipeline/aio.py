@@ -112,8 +112,8 @@ class Pusher(PusherBase, Peer):
 
     async def send_many(self, bodies: Iterable[object | Outgoing[Any]], /, *, timeout: float | None = None) -> int:
         """Send all, journalled in groups. See `zmqkit.Pusher.send_many`."""
-        await self._start_async()
         bulk = Bulk(self, bodies, timeout)
+        await self._start_async()
         try:
             while bulk.hand_over():
                 for ticket in bulk.awaited():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from zmqkit.errors import PartlySent, WaitTimeout
@@ -30,6 +30,11 @@ class Bulk:
     __slots__ = ("_deadline", "_on_the_way", "_pusher", "_size", "_source", "confirmed")
 
     def __init__(self, pusher: PusherBase, bodies: Iterable[object | Outgoing[Any]], timeout: float | None) -> None:
+        if isinstance(bodies, str | bytes | bytearray | memoryview | Mapping):
+            raise TypeError(
+                f"send_many() takes a list of bodies, or another iterable of them, got {bodies!r:.100}, which is one: "
+                "send() it, or put it into a list"
+            )
         self.confirmed = 0
         self._pusher = pusher
         self._deadline = deadline_of(timeout)

@@ -143,10 +143,11 @@ class Pusher(PusherBase, Peer):
 
         Raises:
             PartlySent: it stopped midway; `confirmed` of the first are stored, and the cause is chained.
+            TypeError: `bodies` is a single body: text, bytes or a mapping.
         """
         self._check_wait()
-        self._start()
         bulk = Bulk(self, bodies, timeout)
+        self._start()
         try:
             while bulk.hand_over():
                 for ticket in bulk.awaited():

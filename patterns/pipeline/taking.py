@@ -298,6 +298,17 @@ def check_handler(handler: Callable[..., object], *, coroutines: bool, yields: b
         raise UsageError(f"{shown} is a coroutine function: use zmqkit.aio")
     if not yields and (inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler)):
         raise UsageError(f"{shown} yields, and nobody would take that here: use a Worker, which sends it on")
+    try:
+        signature = inspect.signature(handler)
+    except (TypeError, ValueError):
+        return  # some that are written in C do not tell
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        raise UsageError(
+            f"{shown}{signature} cannot be called with one argument ({error}): a handler gets the body of a job, or "
+            f"the Job if its parameter is annotated so; with batch= a list of bodies"
+        ) from None
 
 
 def check_run(batch: int | None, wait: float = 0.0, **at_a_time: int) -> None:

@@ -1,0 +1,47 @@
+"""What is easily done wrong at first: it is refused, or told, where and when it is done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.pipeline.faces import LOCAL, PATIENCE_S, Face, handle
+from zmqkit import UsageError
+
+NOWHERE = "tcp://127.0.0.1:1"
+
+
+def takes_none() -> None: ...
+def takes_two(body: Any, job: Any) -> None: ...
+def takes_one_by_name(*, body: Any) -> None: ...
+def takes_any(*args: Any, **kwargs: Any) -> None: ...
+def takes_one_and_more(body: Any, more: int = 0) -> None: ...
+
+
+@pytest.mark.parametrize("handler", [takes_none, takes_two, takes_one_by_name, lambda: None])
+async def test_a_handler_that_does_not_take_one_argument_is_refused_before_anything_is_opened(
+    face: Face, handler: Any
+) -> None:
+    pull = face.Puller(NOWHERE)
+    for batch in (None, 5):
+        with pytest.raises(UsageError, match=r"cannot be called with one argument .*: a handler gets the body"):
+            await pull.run(handler, batch=batch)
+    assert pull.stats() == {}, "it was opened"
+    with pytest.raises(UsageError, match="a handler gets the body of a job"):
+        face.Worker(handler, source=NOWHERE)
+
+
+@pytest.mark.parametrize("handler", [takes_any, takes_one_and_more, print, [].append, {}.update, int, len])
+def test_a_handler_that_takes_one_argument_or_does_not_tell_is_taken(face: Face, handler: Any) -> None:
+    face.Worker(handler, source=NOWHERE)
+
+
+@pytest.mark.parametrize("body", ["abc", b"abc", bytearray(b"abc"), memoryview(b"abc"), {"a": 1}])
+async def test_a_single_body_is_no_list_of_bodies(face: Face, body: Any) -> None:
+    async with face.Pusher(LOCAL) as push, face.Puller(push.addresses[0]) as pull:
+        with pytest.raises(TypeError, match=r"send_many\(\) takes a list of bodies.* put it into a list"):
+            await push.send_many(body)
+        assert push.stats()["sent"] == 0
+        assert await push.send_many([body], timeout=PATIENCE_S) == 1
+        assert await handle(pull, 1) == [body]
