@@ -17,10 +17,10 @@ from typing import Any, ClassVar, Final, NamedTuple, Self
 from zmqkit import codec as codecs
 from zmqkit.errors import Closed, DecodeError, EncodeError, NoReplyInTime, UsageError
 from zmqkit.journal import SqliteJournal
-from zmqkit.patterns.reqrep.calls import RESULT, Answer, Call
+from zmqkit.patterns.reqrep.calls import RESULT, Answer, Call, Item
 from zmqkit.patterns.reqrep.client import ClientCore
 from zmqkit.patterns.reqrep.methods import check_name
-from zmqkit.patterns.reqrep.outcomes import interrupted, request_id, value_of
+from zmqkit.patterns.reqrep.outcomes import can_travel, interrupted, request_id, unread, value_of
 from zmqkit.patterns.reqrep.request import inherited
 from zmqkit.patterns.reqrep.rows import REQUESTS, read_request, unreadable
 from zmqkit.patterns.reqrep.wire import MAX_ID
@@ -153,13 +153,15 @@ class ClientBase(PeerBase):
         except EncodeError as error:
             upload, uploads, args, kwargs = self._find_upload(method, args, kwargs, error)
             body = codecs.encode((args, kwargs), self._codec, limits=self._limits)
-        if type(method) is not str or not 0 < len(method) <= 200:
+        if type(method) is not str or not 0 < len(method) <= 200 or not (method.isascii() or can_travel(method)):
             check_name(method)
         settings = self._settings
         timeout = settings.timeout
         deadline = None
         if not settings.durable:
             deadline = inherited(None if timeout is None else time.monotonic() + timeout)
+        if self._driver is None:
+            self._start()  # the numbers go on where those in the journal ended, and the key is the journal's
         number = self._number
         call = Call(
             number(),
@@ -213,8 +215,18 @@ class ClientBase(PeerBase):
 
     def _value(self, answer: Answer, call: Call) -> Any:
         if answer.kind == RESULT and answer.codec == "msgpack":
-            return codecs.decode(answer.body, limits=self._limits)
+            try:
+                return codecs.decode(answer.body, limits=self._limits)
+            except DecodeError as error:
+                raise unread(call, "its result", error) from error
         return value_of(answer, call, self._key, self._limits)
+
+    def _item(self, item: Item, call: Call) -> Any:
+        try:
+            return codecs.decode(item.body, item.codec, limits=self._limits)
+        except DecodeError as error:
+            self._tell_soon(self._core.cancel, call)
+            raise unread(call, "an item of its stream", error) from error
 
     def _leave(self, error: BaseException, call: Call, driver: Driver) -> None:
         """Waiting for this call was left with an error: nobody waits. Raises if it says nothing of the call."""
@@ -394,6 +406,8 @@ def _check_id(request_id: str) -> str:
         raise TypeError(f"request_id is text, got {request_id!r}")
     if not 1 <= len(request_id) <= MAX_ID:
         raise ValueError(f"request_id has 1 to {MAX_ID} characters, got {len(request_id)}")
+    if not can_travel(request_id):
+        raise ValueError(f"request_id must be text that can be encoded, got {request_id[:60]!r}")
     return request_id
 
 
