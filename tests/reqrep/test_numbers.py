@@ -16,7 +16,7 @@ WAIT = 20.0
 VERBS: dict[str, Callable[[Client, str, int], Any]] = {
     "call": lambda client, method, value: client.call(method, value),
     "submit": lambda client, method, value: client.submit(method, value).result(WAIT),
-    "stream": lambda client, method, value: list(client.stream(f"{method}s", value))[0],
+    "stream": lambda client, method, value: next(iter(client.stream(f"{method}s", value))),
 }
 
 
