@@ -1,7 +1,8 @@
 """Events: what happened that no return value tells. Frozen dataclasses, reached by ``peer.on(EventType, fn)``.
 
 Every drop, duplicate, timeout, refusal and recovery is one of these, a counter in ``peer.stats()``, or both.
-Callbacks run on the peer's I/O thread: be brief there; what they raise is logged.
+Callbacks run on the peer's I/O thread: be brief there; what they raise is logged. ``str()`` of an event is a sentence
+for people, as it stands in the log; its fields are for programs.
 
 This module imports nothing of zmqkit.
 """
@@ -21,6 +22,14 @@ class Event:
 
     peer: str
 
+    def __str__(self) -> str:
+        words = f"{self.peer}: {self._told()}"
+        # Some of them are strangers': none shall make lines of his own in a log, or steer a terminal.
+        return words if words.isprintable() else repr(words)[1:-1]
+
+    def _told(self) -> str:
+        return type(self).__name__
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PeerFound(Event):
@@ -28,6 +37,9 @@ class PeerFound(Event):
 
     instance: str
     address: str
+
+    def _told(self) -> str:
+        return f"{_shown(self.instance)} came, at {self.address}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,12 +49,18 @@ class PeerLost(Event):
     instance: str
     reason: str
 
+    def _told(self) -> str:
+        return f"{_shown(self.instance)} is lost: {self.reason}"
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PeerBusy(Event):
     """A peer's connection stands, but its loop has not answered for a heartbeat bound."""
 
     instance: str
+
+    def _told(self) -> str:
+        return f"{_shown(self.instance)} does not answer, though its connection stands: it is taken for busy"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,6 +69,9 @@ class PeerResumed(Event):
 
     instance: str
     resent: int
+
+    def _told(self) -> str:
+        return f"{_shown(self.instance)} is back over a new connection; {_counted(self.resent, 'message')} sent again"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,12 +82,18 @@ class PeerRefused(Event):
     code: str
     reason: str
 
+    def _told(self) -> str:
+        return f"the handshake with {_shown(self.instance)} was refused ({self.code}): {self.reason}"
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BadFrame(Event):
     """A message that breaks the protocol was dropped."""
 
     reason: str
+
+    def _told(self) -> str:
+        return f"dropped a message that breaks the protocol: {self.reason}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,6 +105,9 @@ class JobFailed(Event):
     traceback: str
     failures: int
 
+    def _told(self) -> str:
+        return f"job {self.id} failed, {_counted(self.failures, 'time')} so far: {self.reason}"
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class JobDead(Event):
@@ -85,6 +115,9 @@ class JobDead(Event):
 
     id: str
     reason: str
+
+    def _told(self) -> str:
+        return f"job {self.id} is a dead letter: {self.reason}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -94,6 +127,9 @@ class JobRedelivered(Event):
     instance: str
     count: int
 
+    def _told(self) -> str:
+        return f"{_counted(self.count, 'job')} of the lost {_shown(self.instance)} go to others"
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StaleSettle(Event):
@@ -102,6 +138,12 @@ class StaleSettle(Event):
     instance: str
     count: int
 
+    def _told(self) -> str:
+        return (
+            f"{_shown(self.instance)} settled {_counted(self.count, 'job')} too late: "
+            "they had gone to somebody else, and nothing changed"
+        )
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class JournalTrouble(Event):
@@ -109,10 +151,16 @@ class JournalTrouble(Event):
 
     reason: str
 
+    def _told(self) -> str:
+        return f"the journal does not store, and nothing new is taken until it does: {self.reason}"
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class JournalRecovered(Event):
     """The journal stores again."""
+
+    def _told(self) -> str:
+        return "the journal stores again"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -122,12 +170,18 @@ class ServerOut(Event):
     server: str
     reason: str
 
+    def _told(self) -> str:
+        return f"server {self.server} is lost, no call goes there: {self.reason}"
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ServerBack(Event):
     """A server that was lost came back and has proved itself: it takes its share of the calls again."""
 
     server: str
+
+    def _told(self) -> str:
+        return f"server {self.server} is back and takes calls again"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -136,3 +190,15 @@ class CallRetried(Event):
 
     id: str
     reason: str
+
+    def _told(self) -> str:
+        return f"call {self.id} is sent once more: {self.reason}"
+
+
+def _shown(instance: str) -> str:
+    """An instance, as far as people need it to tell it from others."""
+    return f"peer {instance[:8]}" if instance else "a peer"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
