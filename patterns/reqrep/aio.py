@@ -14,8 +14,7 @@ from typing import Any, Generic, Self, overload
 import anyio
 from typing_extensions import TypeVar, Unpack
 
-from zmqkit import codec as codecs
-from zmqkit.errors import Closed
+from zmqkit.errors import Closed, RemoteError
 from zmqkit.patterns.reqrep import calls
 from zmqkit.patterns.reqrep.arrivals import WINDOW, Arrivals
 from zmqkit.patterns.reqrep.calling import TIMEOUT, ClientBase, Feed, Path, answered
@@ -112,7 +111,11 @@ class Stream(AsyncIterator[T], Generic[T]):
             over = arrivals.answer  # looked at first: what came before it is here
             item = arrivals.next()
             if item is not None:
-                value: T = codecs.decode(item.body, item.codec, limits=client._limits)
+                try:
+                    value: T = client._item(item, self._call)
+                except RemoteError:
+                    self._closed = True
+                    raise
                 return value
             if over is not None:
                 self._closed = True

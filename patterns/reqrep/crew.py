@@ -40,13 +40,12 @@ class Crew(Generic[T]):
         for each in self._threads:
             each.start()
 
-    def join(self, deadline: float | None) -> int:
-        """Wait for all of them to end, until the deadline on the monotonic clock. Returns how many still run."""
+    def join(self, deadline: float | None) -> None:
+        """Wait for all of them to end, until the deadline on the monotonic clock."""
         here = threading.current_thread()
         for each in self._threads:
             if each is not here and each.ident is not None:
                 each.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
-        return sum(each.is_alive() and each is not here for each in self._threads)
 
     def _work(self) -> None:
         try:

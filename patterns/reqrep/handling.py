@@ -11,7 +11,7 @@ import sys
 import time
 import traceback as tracebacks
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from zmqkit import codec as codecs
 from zmqkit.errors import DecodeError, EncodeError, JournalError, RemoteError, ServiceError
@@ -38,6 +38,10 @@ log = logging.getLogger("zmqkit.reqrep")
 
 MUTE = "zmqkit.patterns.reqrep"
 """Frames of ours are of no use in a traceback that travels."""
+
+
+MAX_SHOWN: Final = 50_000
+"""Characters of a traceback in the log; of what is longer, the beginning and the end."""
 
 
 class Ready(NamedTuple):
@@ -192,7 +196,7 @@ class Handling:
             log.warning("%s() raised:\n%s", name, shown(error))
         try:
             message = str(error)
-        except Exception as another:  # its __str__ is the handler's code as well
+        except BaseException as another:  # its __str__ is the handler's code as well
             message = f"(it has no text: {type(another).__name__})"
         return failure(
             type(error).__name__,
@@ -267,7 +271,10 @@ def shown(error: BaseException) -> str:
     while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(MUTE):
         trace = trace.tb_next
     try:
+        text = "".join(tracebacks.format_exception(type(error), error, trace))
+        if len(text) > MAX_SHOWN:
+            text = f"{text[: MAX_SHOWN // 2]}\n... {len(text) - MAX_SHOWN} characters ...\n{text[-MAX_SHOWN // 2 :]}"
         # As a log and a frame can carry it: what an exception says may hold halves of surrogate pairs.
-        return clean("".join(tracebacks.format_exception(type(error), error, trace)), sys.maxsize)
+        return clean(text, sys.maxsize)
     except Exception:
         return "(its traceback cannot be shown)"

@@ -313,8 +313,10 @@ class ServerBase(PeerBase):
         for execution in driver.mailbox.take_many(len(driver.mailbox)):
             self._finish(execution, refused(CODE_DRAINING, "the server is being stopped"))
 
-    def _leave_running(self, count: int, since: float) -> None:
-        """So many handlers were cancelled, or still run: say so, to their callers as well."""
+    def _leave_running(self, cancelled: int, since: float) -> None:
+        """So many coroutines were cancelled, and what threads run still runs: say so, to their callers as well."""
+        left = list(self._executing)
+        count = cancelled + len(left)
         if count:
             log.warning(
                 "%s: %d handlers still ran %.1f s after the stop; their callers are told that the outcome is unknown",
@@ -322,7 +324,7 @@ class ServerBase(PeerBase):
                 count,
                 time.monotonic() - since,
             )
-        for execution in list(self._executing):
+        for execution in left:
             self._finish(execution, unknown("stopped", f"the server was stopped while {execution.method}() ran"))
 
 

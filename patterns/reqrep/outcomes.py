@@ -28,9 +28,13 @@ from zmqkit.options import Limits
 from zmqkit.patterns.reqrep import calls
 from zmqkit.patterns.reqrep.calls import Answer, Call
 from zmqkit.patterns.reqrep.wire import MAX_MESSAGE
+from zmqkit.protocol.wire import pack
 
 MAX_TRACEBACK: Final = 16_000
 """Of a traceback the last so many characters travel."""
+
+MAX_ERROR: Final = 60_000
+"""An ERROR without data is no larger: it fits into the least frame that a peer may take, whatever `Limits` say."""
 
 CODE_METHOD: Final = "method"
 CODE_ARGUMENTS: Final = "arguments"
@@ -56,8 +60,16 @@ def value_of(answer: Answer, call: Call, client: bytes, limits: Limits) -> Any:
         limits: of what is decoded.
     """
     if answer.kind == calls.RESULT:
-        return codecs.decode(answer.body, answer.codec, limits=limits)
+        try:
+            return codecs.decode(answer.body, answer.codec, limits=limits)
+        except DecodeError as error:
+            raise unread(call, "its result", error) from error
     raise error_of(answer, call, client, limits)
+
+
+def unread(call: Call, what: str, error: DecodeError) -> RemoteError:
+    """What to raise for a value that came, and cannot be decoded at this side."""
+    return RemoteError(f"{call.method}() was executed, but {what} cannot be read here: {error}", type="DecodeError")
 
 
 def error_of(answer: Answer, call: Call, client: bytes, limits: Limits) -> Exception:
@@ -201,14 +213,15 @@ def failure(
     told: dict[str, object] = {"type": clean(kind, 200), "message": clean(message, MAX_MESSAGE)}
     if code is not None:
         told["code"] = clean(code, 200)
-    if traceback is not None:
-        told["traceback"] = clean(traceback[-MAX_TRACEBACK:], MAX_TRACEBACK)
+    traced = told if traceback is None else {**told, "traceback": clean(traceback[-MAX_TRACEBACK:], MAX_TRACEBACK)}
     if data is not None:
         try:
-            return Answer(calls.ERROR, codecs.encode({**told, "data": data}, limits=limits))
+            return Answer(calls.ERROR, codecs.encode({**traced, "data": data}, limits=limits))
         except EncodeError as error:
-            told["message"] = clean(f"{message} (its data cannot travel: {error})", MAX_MESSAGE)
-    return Answer(calls.ERROR, codecs.encode(told, limits=limits))
+            words = clean(f"{message} (its data cannot travel: {error})", MAX_MESSAGE)
+            told["message"] = traced["message"] = words
+    body = pack(traced)
+    return Answer(calls.ERROR, body if len(body) <= MAX_ERROR else pack(told))
 
 
 def refused(code: str, message: str) -> Answer:
@@ -223,8 +236,17 @@ def unknown(code: str, message: str) -> Answer:
 
 def clean(text: str, most: int) -> str:
     """Text that a frame can carry: no halves of surrogate pairs, at most so many characters."""
+    if len(text) > most:
+        text = text[: most - 3] + "..."
+    if not can_travel(text):
+        text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def can_travel(text: str) -> bool:
+    """Whether a frame can carry it: it holds no halves of surrogate pairs."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        text = text.encode("utf-8", "backslashreplace").decode()
-    return text if len(text) <= most else text[: most - 3] + "..."
+        return False
+    return True

@@ -149,7 +149,7 @@ class Server(ServerBase, Peer):
             if self._loop is not None:
                 left += self._loop.end(deadline)
             if self._crew is not None:
-                left += self._crew.join(deadline)
+                self._crew.join(deadline)
             self._refuse_waiting()
             self._leave_running(left, since)
         finally:

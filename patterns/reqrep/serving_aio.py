@@ -100,7 +100,7 @@ class Server(ServerBase, Peer):
                 left = 0
                 if self._runs is not None and self._crew is not None:
                     left += await self._runs.end(deadline)
-                    left += await in_thread(self._crew.join, deadline)
+                    await in_thread(self._crew.join, deadline)
                 self._refuse_waiting()
                 self._leave_running(left, since)
             finally:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self
 
 from typing_extensions import TypeVar
 
-from zmqkit import codec as codecs
+from zmqkit.errors import RemoteError
 from zmqkit.patterns.reqrep import calls
 from zmqkit.patterns.reqrep.arrivals import Arrivals
 from zmqkit.patterns.reqrep.calling import Feed
@@ -53,14 +53,18 @@ class Stream(Iterator[T], Generic[T]):
         Raises:
             StreamBroken: the server was lost.
             NoReplyInTime: the time for the whole stream is out.
-            CallError: as `Client.call` does.
+            CallError: as `Client.call` does. It is the last that comes.
         """
         arrivals = self._arrivals
         while not self._closed:
             over = arrivals.answer is not None  # looked at first: what came before it is here
             item = arrivals.next()
             if item is not None:
-                value: T = codecs.decode(item.body, item.codec, limits=self._client._limits)
+                try:
+                    value: T = self._client._item(item, self._call)
+                except RemoteError:
+                    self._closed = True
+                    raise
                 return value
             if over:
                 self._end()
