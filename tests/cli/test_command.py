@@ -104,6 +104,7 @@ WRONG = [
     ["pull", "tcp://127.0.0.1:5557", "--raw", "--json"],
     ["demo", "--workers", "0"],
     ["journal", "ls"],
+    ["peers", "--name", "a b"],
     ["nonsense"],
 ]
 
@@ -119,9 +120,10 @@ def test_the_version_is_the_packages(zmqkit: Start) -> None:
     assert zmqkit("--version").finish() == f"zmqkit {library.version()}\n"
 
 
-def test_it_runs_as_a_module_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("module", ["zmqkit", "zmqkit.cli"])
+def test_it_runs_as_a_module_too(module: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "zmqkit.cli", "--version"], capture_output=True, text=True, timeout=60, cwd=tmp_path
+        [sys.executable, "-m", module, "--version"], capture_output=True, text=True, timeout=60, cwd=tmp_path
     )
     assert (done.returncode, done.stdout) == (0, f"zmqkit {library.version()}\n")
 

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from zmqkit.cli import options, show
-from zmqkit.cli.outcome import Code, command, say
-from zmqkit.discovery import browse
+from zmqkit.cli.outcome import Code, Failed, command, say
+from zmqkit.discovery import browse, check_name
+from zmqkit.errors import DiscoveryError
 
 
 @command
@@ -22,7 +23,11 @@ def peers(
     Listens for --timeout seconds, on the interfaces that ZMQKIT_INTERFACES names (default: all). Exits with 1 if
     nobody was found.
     """
-    found = [each for each in browse(timeout) if name is None or each["name"] == name.lower()]
+    try:
+        wanted = None if name is None else check_name(name)
+    except DiscoveryError as error:
+        raise Failed(str(error), Code.USAGE) from error
+    found = [each for each in browse(timeout) if wanted in (None, each["name"])]
     if as_json:
         show.print_json(found)
     elif found:
