@@ -78,7 +78,10 @@ def test_serve_has_nothing_to_do_when_nothing_waits(zmqkit: Start, tmp_path: Pat
     zmqkit("journal", "serve", "empty.db", ANYWHERE).finish()
     listed = zmqkit("journal", "show", "empty.db")
     assert listed.finish() == ""
-    assert "there are none" in listed.err.text
+    assert listed.err.text == "zmqkit: no messages wait in empty.db\n"
+    letters = zmqkit("journal", "dead", "ls", "empty.db")
+    assert letters.finish() == ""
+    assert letters.err.text == "zmqkit: no dead letters in empty.db\n"
 
 
 def test_serve_forever_ends_by_a_signal(zmqkit: Start, left_behind: str) -> None:

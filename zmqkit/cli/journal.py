@@ -102,7 +102,7 @@ def show_waiting(path: options.JournalFile, limit: options.Limit = 100, as_json:
         else:
             rows = ((each.id, each.failures, show.moment(each.sent_at), _body(each.body)) for each in found)
             _print_rows(("id", "failures", "sent at", "body"), rows)
-        return _conclude(closed.count_waiting(journal), limit)
+        return _conclude(closed.count_waiting(journal), limit, f"no messages wait in {path}")
 
 
 @dead_app.command("ls", epilog=EPILOG)
@@ -118,7 +118,7 @@ def list_dead(path: options.JournalFile, limit: options.Limit = 100, as_json: op
         else:
             rows = ((each.id, each.failures, show.moment(each.at), each.reason, _body(each.body)) for each in found)
             _print_rows(("id", "failures", "died at", "reason", "body"), rows)
-        return _conclude(closed.count_dead(journal), limit)
+        return _conclude(closed.count_dead(journal), limit, f"no dead letters in {path}")
 
 
 def _shared(message: closed.Waiting | closed.Letter) -> dict[str, Any]:
@@ -147,9 +147,9 @@ def _print_rows(columns: tuple[str, ...], rows: Iterator[tuple[object, ...]]) ->
         header = False
 
 
-def _conclude(total: int, limit: int) -> int:
+def _conclude(total: int, limit: int, none: str) -> int:
     if not total:
-        say("there are none")
+        say(none)
     elif limit and total > limit:
         say(f"{limit} of {total} shown; --limit 0 shows all")
     return Code.OK
