@@ -75,6 +75,12 @@ def test_a_bad_address_is_named_together_with_what_works(text: str) -> None:
     assert "ipc://" in str(caught.value)
 
 
+def test_a_port_that_is_none_is_told_which_are() -> None:
+    assert parse("tcp://a:0").port == parse("tcp://a:*").port == 0
+    with pytest.raises(AddressError, match=r"'65536' is not a port: 1 to 65535, or to bind a free one \* or 0"):
+        parse("tcp://a:65536")
+
+
 def test_what_is_not_text_is_refused() -> None:
     with pytest.raises(AddressError, match="an address is text"):
         parse(5555)  # type: ignore[arg-type]
@@ -128,7 +134,7 @@ def test_loopback_addresses_need_no_permission(text: str) -> None:
         "static://127.0.0.1:1,10.0.0.1:2",
     ],
 )
-def test_other_addresses_need_permission_by_name(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_addresses_need_permission(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ZMQKIT_INSECURE", raising=False)
     assert not is_loopback(parse(text))
     with pytest.raises(InsecureAddress, match="insecure=True"):

@@ -28,6 +28,9 @@ TRANSPORTS = frozenset({"tcp", "ipc", "inproc"})
 DISCOVERY = frozenset({"zeroconf", "static", "env"})
 """Schemes that stand for other addresses and have to be looked up."""
 
+ALLOW = "insecure=True (or ZMQKIT_INSECURE=1)"
+"""How to allow an address beyond this host, in Python; the command line has an option for it."""
+
 _FORMS = (
     "write tcp://HOST:PORT, ipc://PATH, inproc://NAME, zeroconf://NAME, static://HOST:PORT,HOST:PORT or env://VARIABLE"
 )
@@ -145,7 +148,7 @@ def require_secure(address: Address, insecure: bool, what: Literal["bind", "conn
 
     Args:
         address: to bind or connect.
-        insecure: the user allowed it by name; the environment's ``ZMQKIT_INSECURE=1`` does too.
+        insecure: the user allowed it; the environment's ``ZMQKIT_INSECURE=1`` does too.
         what: for the message.
 
     Raises:
@@ -157,7 +160,7 @@ def require_secure(address: Address, insecure: bool, what: Literal["bind", "conn
         return
     raise InsecureAddress(
         f"to {what} {address} would let others on the network read and send messages: use 127.0.0.1 or ipc://, "
-        f"or allow it by name with insecure=True (or ZMQKIT_INSECURE=1) on a network that you trust"
+        f"or, on a network that you trust, allow it with {ALLOW}"
     )
 
 
@@ -170,7 +173,7 @@ def _host_and_port(text: str, rest: str) -> tuple[str, int]:
     if not separator or not host or (":" in host and not host.startswith("[")):
         raise _wrong(text, "an IPv6 host stands in [brackets]" if rest.count(":") > 1 else "host and port are needed")
     if port != "*" and not (port.isascii() and port.isdecimal() and int(port) <= 65535):
-        raise _wrong(text, f"{port!r} is not a port from 1 to 65535")
+        raise _wrong(text, f"{port!r} is not a port: 1 to 65535, or to bind a free one * or 0")
     if host.startswith("["):
         inner = host[1:-1]
         try:

@@ -124,7 +124,7 @@ class AddressError(UsageError, ValueError):
 
 
 class InsecureAddress(UsageError):
-    """A bind or connect beyond this host without keys. ``insecure=True`` allows it by name."""
+    """A bind or connect beyond this host without keys. ``insecure=True`` allows it."""
 
 
 class AddressInUse(UsageError, OSError):

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from zmqkit.errors import PartlySent, WaitTimeout
 from zmqkit.patterns.pipeline.rows import Pack
-from zmqkit.patterns.pipeline.sending import CHUNK_BYTES, CHUNK_MESSAGES, Outgoing, PusherBase
+from zmqkit.patterns.pipeline.sending import CHUNK_BYTES, CHUNK_MESSAGES, Outgoing, PusherBase, counted
 from zmqkit.peer.base import deadline_of, left_of
 from zmqkit.transport.tickets import Ticket, WaitExpired
 
@@ -84,7 +84,7 @@ class Bulk:
     def partly(self, cause: Exception) -> PartlySent:
         """The error of a send that stopped midway."""
         return PartlySent(
-            f"{self.confirmed} messages were sent, then: {type(cause).__name__}: {cause}", confirmed=self.confirmed
+            f"{counted(self.confirmed)} sent, then: {type(cause).__name__}: {cause}", confirmed=self.confirmed
         )
 
 

@@ -62,8 +62,8 @@ class Settled:
     Attributes:
         acked: a handler succeeded.
         dead: they became dead letters.
-        expired: their time to live ran out.
-        not_due: ids of messages whose delay has not run out.
+        expired: 0, until messages can have a time to live: then, how many outlived it.
+        not_due: empty, until messages can have a delay: then, ids of those whose delay has not run out.
     """
 
     acked: int = 0
@@ -270,7 +270,7 @@ class PusherBase(PeerBase):
             or (bound is not None and waiting >= bound)
         ):
             raise Full(
-                f"{self.name}: {max(on_the_way, waiting)} messages wait already; nothing was stored. "
+                f"{self.name}: {counted(max(on_the_way, waiting))} waiting already; nothing was stored. "
                 f"Use send(), which waits for room, or raise the limits"
             )
 
@@ -293,7 +293,11 @@ class PusherBase(PeerBase):
         return self._sequence - 1
 
     def _unflushed(self, until: Point, timeout: float | None) -> WaitTimeout:
-        return WaitTimeout(f"{self._core.unsettled} messages are not settled; not {until} within {timeout} s")
+        count = self._core.unsettled
+        waiting = f"{counted(count)} {'is' if count == 1 else 'are'} not settled"
+        if until == "settled":
+            return WaitTimeout(f"{waiting} after {timeout} s")
+        return WaitTimeout(f"not all is {until} after {timeout} s; {waiting}")
 
     def _withdraw_soon(self, ticket: Ticket) -> None:
         """Give up a send that is not accepted yet, without waiting for the answer."""
@@ -333,15 +337,15 @@ class PusherBase(PeerBase):
             self._journal.check_place()
         except JournalDamaged as error:
             lost = (
-                f"{self.name} was closed with {count} messages not settled, and its journal {self._journal_path} was "
-                "removed or replaced while it was open: they are lost, unless it was moved elsewhere"
+                f"{self.name} was closed with {counted(count)} not settled, and its journal {self._journal_path} was "
+                "removed or replaced while it was open: what waited is lost, unless it was moved elsewhere"
             )
             log.error(lost)
             raise Unsettled(lost, count=count) from error
         where = self.addresses[0] if self.addresses else "ADDRESS"
         return count, (
-            f"{self.name} was closed with {count} messages not settled. They are safe in {self._journal_path}; "
-            f"open it again, or deliver them with: zmqkit journal serve {self._journal_path} {where}"
+            f"{self.name} was closed with {counted(count)} not settled. What waits is safe in {self._journal_path}; "
+            f"open it again, or deliver with: zmqkit journal serve {self._journal_path} {where}"
         )
 
     def _lost_with_it(self) -> str:
@@ -349,7 +353,7 @@ class PusherBase(PeerBase):
         if not count:
             return ""
         kept = "lost" if self._journal_path is None else f"kept in {self._journal_path}"
-        return f": {count} messages that are not settled are {kept}"
+        return f": {counted(count)} not settled, {kept}"
 
     def _tell_left_behind(self) -> None:
         failure = self._driver.failure if self._driver is not None else None
@@ -360,8 +364,8 @@ class PusherBase(PeerBase):
             warnings.warn(told, RuntimeWarning, stacklevel=5)
         elif count:
             raise Unsettled(
-                f"{self.name} was closed with {count} messages not settled, and no journal keeps them: "
-                f"they are lost, or their settling was not heard. Give journal=PATH to keep them",
+                f"{self.name} was closed with {counted(count)} not settled, and no journal: "
+                f"what waited is lost, or its settling was not heard. Give journal=PATH to keep it",
                 count=count,
             )
 
@@ -377,6 +381,11 @@ class PusherBase(PeerBase):
 
 _LARGEST_ROW: Final = 1 << 12
 """More than the messages of any row: the first sequence after an opening leaves so much room."""
+
+
+def counted(messages: int) -> str:
+    """So many messages, in words."""
+    return f"{messages} message{'' if messages == 1 else 's'}"
 
 
 def check_point(until: str) -> Point:

@@ -97,7 +97,7 @@ def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(path: Path, hone
 
 def test_an_empty_file_becomes_a_journal(path: Path) -> None:
     path.touch()
-    with pytest.warns(RuntimeWarning, match="1 messages not settled"), pusher(path) as push:
+    with pytest.warns(RuntimeWarning, match="1 message not settled"), pusher(path) as push:
         push.send("x")
     with pusher(path) as push, zmqkit.Puller[Any](push.addresses[0]) as pull:
         assert take(pull, 1) == ["x"]
@@ -134,7 +134,7 @@ def test_what_was_refused_leaves_nothing_open(path: Path) -> None:
         with pytest.raises(JournalVersion):
             push.open()
     path.unlink()
-    with pytest.warns(RuntimeWarning, match="1 messages not settled"), push:
+    with pytest.warns(RuntimeWarning, match="1 message not settled"), push:
         push.send("at last")
 
 

@@ -124,7 +124,7 @@ async def test_what_lay_in_a_journal_that_is_gone_is_not_called_safe(
     push = await face.Pusher(LOCAL, journal=path).open()
     await push.send_many(range(3))
     do_away_with(path)
-    with pytest.raises(Unsettled, match=r"3 messages not settled, and its journal .* they are lost") as lost:
+    with pytest.raises(Unsettled, match=r"3 messages not settled, and its journal .* what waited is lost") as lost:
         await push.close(0)
     assert lost.value.count == 3
     assert "they are lost" in caplog.text
@@ -151,7 +151,7 @@ async def test_a_peer_that_nobody_closes_warns_and_gives_everything_back(face: F
         told = sorted(str(each.message) for each in caught if each.category is ResourceWarning)
         assert len(told) == 2, told
         assert told[0].startswith("unclosed <zmqkit.patterns.pipeline.")
-        assert f"messages that are not settled are kept in {path}" in told[1]
+        assert f"not settled, kept in {path}" in told[1]
         for driver in drivers:
             await face.until(lambda driver=driver: driver.ended.done, "it ends")  # type: ignore[misc]
     await face.until(lambda: not [each for each in threading.enumerate() if each.name.startswith("zmqkit-forgotten")])

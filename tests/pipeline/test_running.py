@@ -323,7 +323,7 @@ def test_a_program_that_never_closes_ends_soon_and_names_what_is_lost(face: Face
     with program("end_open", face.name, "fall off") as running:
         assert running.heard() == "sent"
         assert running.end() == 0, running.errors
-    assert "left open was closed with 1 messages not settled, and no journal keeps them" in running.errors
+    assert "left open was closed with 1 message not settled, and no journal: what waited is lost" in running.errors
 
 
 @pytest.mark.parametrize(("kind", "code"), [("exit", 3), ("raise", 1)])
@@ -331,7 +331,7 @@ def test_a_program_that_never_closes_keeps_its_exit_code(kind: str, code: int) -
     with program("end_open", "sync", kind) as running:
         assert running.heard() == "sent"
         assert running.end() == code, running.errors
-    assert "1 messages not settled" in running.errors
+    assert "1 message not settled" in running.errors
 
 
 def test_a_program_that_never_closes_names_the_journal_that_keeps_the_rest(face: Face, tmp_path: Path) -> None:
@@ -339,7 +339,7 @@ def test_a_program_that_never_closes_names_the_journal_that_keeps_the_rest(face:
     with program("end_open", face.name, "fall off", path) as running:
         assert running.heard() == "sent"
         assert running.end() == 0, running.errors
-    assert f"1 messages not settled. They are safe in {path}" in running.errors
+    assert f"1 message not settled. What waits is safe in {path}" in running.errors
     assert "zmqkit journal serve" in running.errors
 
     async def scenario() -> None:

@@ -84,8 +84,10 @@ async def test_flush_does_not_wait_for_what_is_sent_after_it(face: Face) -> None
 async def test_flush_out_of_time_says_how_many_are_left(face: Face) -> None:
     push = await face.Pusher(LOCAL, linger=0).open()
     await push.send_many(range(3))
-    with pytest.raises(WaitTimeout, match="3 messages are not settled"):
+    with pytest.raises(WaitTimeout, match=r"^3 messages are not settled after"):
         await push.flush(NOW)
+    with pytest.raises(WaitTimeout, match=r"^not all is received after .* s; 3 messages are not settled$"):
+        await push.flush(NOW, until="received")
     with pytest.raises(TimeoutError):  # which it also is
         await push.flush(0)
     with pytest.raises(Unsettled) as left:
@@ -317,7 +319,7 @@ async def test_send_nowait_needs_no_open_and_its_receipt_tells_when_it_is_stored
 
 
 async def test_a_memory_pusher_that_leaves_messages_behind_raises(face: Face) -> None:
-    with pytest.raises(Unsettled, match="1 messages not settled, and no journal keeps them") as left:
+    with pytest.raises(Unsettled, match="1 message not settled, and no journal: what waited is lost") as left:
         async with face.Pusher(LOCAL, linger=0) as push:
             await push.send("x")
     assert left.value.count == 1

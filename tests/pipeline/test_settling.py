@@ -297,7 +297,7 @@ async def test_an_ack_for_a_pusher_that_is_gone_is_a_lost_lease(face: Face, tmp_
     pull = await face.Puller(push.addresses[0]).open()
     await push.send("x")
     job = await take(pull)
-    with pytest.warns(RuntimeWarning, match="1 messages not settled"):
+    with pytest.warns(RuntimeWarning, match="1 message not settled"):
         await push.close()
     await face.until(lambda: pull.stats()["jobs_lost"] == 1)
     with pytest.raises(LeaseLost):

@@ -116,7 +116,7 @@ class Delivery:
             before = f"{found} found, " if found else ""
             say(f"{before}{sent} sent: {acked} acked, {dead} dead, {left} waiting")
         if left and self.journal is None:
-            say(f"the {left} that wait are lost, or their ack was not heard: --journal PATH would keep them")
+            say("what waits is lost, or its ack was not heard: --journal PATH would keep it")
         elif left:
             say(f"deliver what waits with: zmqkit journal serve {self.journal} ADDRESS")
         if problem is not None and not (self.until_signal and isinstance(problem, Stopped)):
@@ -165,4 +165,4 @@ def _dead_letters(pusher: Pusher) -> Iterator[None]:
     finally:
         remove()
         if told > DEAD_TOLD:
-            say(f"and {told - DEAD_TOLD} dead letters more")
+            say(f"and {told - DEAD_TOLD} more")

@@ -19,6 +19,7 @@ from typing import ParamSpec
 
 import typer
 
+from zmqkit.address import ALLOW
 from zmqkit.errors import (
     AddressError,
     DuplicateInstance,
@@ -123,7 +124,7 @@ class _Lines(logging.Handler):
         # Commands tell of dead letters themselves; of a journal's trouble the driver has just told.
         if not any(isinstance(each, JobDead | JournalTrouble) for each in record.args or ()):
             for line in self.format(record).splitlines():
-                say(line)
+                say(_for_shells(line))
 
 
 def speak_in_lines() -> None:
@@ -145,8 +146,12 @@ def tell(error: BaseException) -> None:
     """An error as one line on stderr."""
     if debugging():
         traceback.print_exception(error, file=sys.stderr)
-    text = str(error) or type(error).__name__
-    say(f"{text} (allow it with --insecure)" if isinstance(error, InsecureAddress) else text)
+    say(_for_shells(str(error) or type(error).__name__))
+
+
+def _for_shells(text: str) -> str:
+    """What is said of Python, in the words of this command line."""
+    return text.replace(ALLOW, "--insecure")
 
 
 def command(function: Callable[P, int]) -> Callable[P, None]:

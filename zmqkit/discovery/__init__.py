@@ -8,6 +8,6 @@ from __future__ import annotations
 
 from zmqkit.discovery.network import wait_closed
 from zmqkit.discovery.records import Found, check_name
-from zmqkit.discovery.resolver import Announcement, Watch, announce, browse, watch
+from zmqkit.discovery.resolver import Announcement, Watch, announce, browse, expand, watch
 
-__all__ = ["Announcement", "Found", "Watch", "announce", "browse", "check_name", "wait_closed", "watch"]
+__all__ = ["Announcement", "Found", "Watch", "announce", "browse", "check_name", "expand", "wait_closed", "watch"]

@@ -46,7 +46,7 @@ def watch(url: str | Address, *, on_change: OnChange, roles: Collection[str] | N
     """
     fixed: set[Found] = set()
     names: set[str] = set()
-    for address in _expand(parse(url)):
+    for address in expand(parse(url)):
         if address.scheme == "zeroconf":
             names.add(records.check_name(address.rest))
         else:
@@ -309,8 +309,13 @@ def _open_networks() -> _Networks:
     return _Networks(tuple(opened), chosen)
 
 
-def _expand(address: Address) -> Iterable[Address]:
-    """What an address stands for, up to names that are looked up."""
+def expand(address: Address) -> Iterable[Address]:
+    """What an address stands for, up to names that are looked up.
+
+    Raises:
+        DiscoveryError: the environment does not say.
+        AddressError: what it says cannot be read.
+    """
     if address.scheme == "static":
         return address.members
     if address.scheme != "env":
@@ -328,4 +333,4 @@ def _expand(address: Address) -> Iterable[Address]:
         raise AddressError(f"{address}: {error}") from error
     if any(member.scheme == "env" for member in several):
         raise AddressError(f"{address}: its value {value!r} names another variable; give the addresses themselves")
-    return [resolved for member in several for resolved in _expand(member)]
+    return [resolved for member in several for resolved in expand(member)]

@@ -24,8 +24,8 @@ from typing import Any, ClassVar, TypedDict, TypeVar
 
 from zmqkit import checks, discovery
 from zmqkit import codec as codecs
-from zmqkit.address import Address, parse, parse_several, require_secure
-from zmqkit.errors import Closed, DiscoveryError, Forked, UsageError
+from zmqkit.address import Address, parse, require_secure
+from zmqkit.errors import Closed, Forked, UsageError
 from zmqkit.events import Event, PeerLost
 from zmqkit.options import Heartbeat, Limits
 from zmqkit.peer import hooks
@@ -272,10 +272,7 @@ class PeerBase:
         found: list[Address] = []
         for address in self._to_bind:
             if address.scheme == "env":
-                value = os.environ.get(address.rest)
-                if value is None:
-                    raise DiscoveryError(f"{address}: the environment has no {address.rest}; set it to an address")
-                found += parse_several(value)
+                found += discovery.expand(address)
             else:
                 found.append(address)
         for address in found:

@@ -311,7 +311,7 @@ class Listener(Endpoint):
             self.close()
             if error.errno == errno.EADDRINUSE:
                 raise AddressInUse(
-                    f"cannot bind {self.address!r}: the address is in use; choose another port, or 0 for a free one"
+                    f"cannot bind {self.address!r}: the address is in use; choose another port, or * for a free one"
                 ) from error
             raise AddressError(f"cannot bind {self.address!r}: {error.strerror or error}") from error
         except BaseException:
