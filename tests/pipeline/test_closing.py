@@ -127,7 +127,7 @@ async def test_what_lay_in_a_journal_that_is_gone_is_not_called_safe(
     with pytest.raises(Unsettled, match=r"3 messages not settled, and its journal .* what waited is lost") as lost:
         await push.close(0)
     assert lost.value.count == 3
-    assert "they are lost" in caplog.text
+    assert "what waited is lost" in caplog.text
     assert push._driver.ended.done
 
 
