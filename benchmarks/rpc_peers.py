@@ -64,6 +64,7 @@ def serving(serve: Callable[[Pipe], None]) -> Iterator[str]:
     process = context.Process(target=serve, args=(theirs,), daemon=False)
     process.start()
     try:
+        theirs.close()  # so that we see its end if it dies
         if not ours.poll(60):
             raise TimeoutError(f"{serve.__name__} did not start")
         yield ours.recv()
