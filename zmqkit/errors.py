@@ -103,7 +103,7 @@ class ServiceError(ZmqkitError):
     """
 
     def __init__(self, code: str, message: str = "", data: typing.Any = None) -> None:
-        super().__init__(code, message, data)
+        super().__init__(checks.text("code", code), checks.text("message", message), data)
         self.code = code
         self.message = message
         self.data = data

@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from os import PathLike, fspath
+from os import PathLike
 from typing import Any, ClassVar, Final, NamedTuple, Self
 
+from zmqkit import checks
 from zmqkit import codec as codecs
 from zmqkit.errors import Closed, DecodeError, EncodeError, NoReplyInTime, UsageError
 from zmqkit.journal import SqliteJournal
@@ -34,6 +34,9 @@ Path = str | PathLike[str]
 
 TIMEOUT: Final = 10.0
 """Seconds, unless something else was said."""
+
+MOST_SECONDS: Final = 1e9
+"""Longer than this is without limit: thirty years."""
 
 MAX_HEADERS_BYTES: Final = 8192
 RESERVED_HEADERS: Final = "zmqkit-"
@@ -95,7 +98,7 @@ class ClientBase(PeerBase):
         super().__init__(addresses, common)
         self._root = None
         self._settings = Settings(check_seconds(timeout), check_retries(retries))
-        self._journal_path = fspath(journal) if journal is not None else None
+        self._journal_path = checks.file_path("journal", journal) if journal is not None else None
         self._number: Callable[[], int] = itertools.count(1).__next__
         self._key = b""
         self._kept: list[Call] = []
@@ -302,7 +305,7 @@ class ClientBase(PeerBase):
         if request_id is not UNSET:
             found = found._replace(request_id=_check_id(request_id))
         if headers is not UNSET:
-            found = found._replace(headers=_check_headers(headers) if headers else None)
+            found = found._replace(headers=None if headers is None else _check_headers(headers) or None)
         if durable is not UNSET:
             if not isinstance(durable, bool):
                 raise TypeError(f"durable must be True or False, got {durable!r}")
@@ -389,9 +392,9 @@ def check_seconds(timeout: float | None) -> float | None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, int | float):
         raise TypeError(f"timeout must be a number of seconds, or None, got {timeout!r}")
-    if math.isnan(timeout):
+    if timeout != timeout:
         raise ValueError(f"timeout must be a number of seconds, or None, got {timeout!r}")
-    return None if timeout == math.inf else float(timeout)
+    return None if timeout > MOST_SECONDS else float(max(timeout, -1.0))
 
 
 def check_retries(retries: int | None) -> int | None:

@@ -11,9 +11,10 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from os import PathLike, fspath
+from os import PathLike
 from typing import Any, ClassVar, Final, Self, TypeVar, overload
 
+from zmqkit import checks
 from zmqkit import codec as codecs
 from zmqkit.errors import Closed, StreamBroken, UsageError
 from zmqkit.inbox import Inbox, Source, check_source
@@ -69,7 +70,7 @@ class ServerBase(PeerBase):
             raise ValueError(f'durability must be "power", "process" or "memory", got {durability!r}')
         if processes and executor is not None:
             raise UsageError("processes= and executor= are two places for the same functions: give one of them")
-        self._window = window or Window()
+        self._window = Window() if window is None else window
         check_types(
             window=(self._window, Window),
             tracebacks=(tracebacks, bool | None),
@@ -78,7 +79,8 @@ class ServerBase(PeerBase):
         self._threads = max(threads, processes)
         self._tasks = tasks
         self._pool = Pool(processes, executor) if processes or executor is not None else None
-        self._journal_path = fspath(journal) if journal is not None and durability != "memory" else None
+        path = checks.file_path("journal", journal) if journal is not None else None
+        self._journal_path = path if durability != "memory" else None
         self._durability = durability
         check_source(inbox)
         self._inbox_source = inbox
@@ -305,6 +307,12 @@ class ServerBase(PeerBase):
         return kind(self, execution, arrivals)
 
     # ---- the end -------------------------------------------------------------------
+
+    def _loop_ended(self) -> None:
+        """Nobody takes calls any more: let clients go elsewhere, and `run` return."""
+        self._tell_soon(self._core.drain)
+        self._refuse_waiting()
+        self.stop()
 
     def _refuse_waiting(self) -> None:
         """What was handed out and not begun goes elsewhere."""

@@ -210,9 +210,9 @@ def failure(
     limits: Limits,
 ) -> Answer:  # fmt: skip
     """An ERROR: the method was executed, and raised. What cannot travel of it is left out, and that is said."""
-    told: dict[str, object] = {"type": clean(kind, 200), "message": clean(message, MAX_MESSAGE)}
+    told: dict[str, object] = {"type": clean(kind, 200), "message": clean(str(message), MAX_MESSAGE)}
     if code is not None:
-        told["code"] = clean(code, 200)
+        told["code"] = clean(str(code), 200)
     traced = told if traceback is None else {**told, "traceback": clean(traceback[-MAX_TRACEBACK:], MAX_TRACEBACK)}
     if data is not None:
         try:

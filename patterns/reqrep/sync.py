@@ -78,13 +78,17 @@ class Client(ClientBase, Peer):
         if driver is None or self._closed:
             driver = self._open_driver
         call.ticket = ticket = driver.ticket()
-        driver.submit(self._core.call, call)
+        handed = False
         try:
+            driver.submit(self._core.call, call)
+            handed = True
             if upload is not None:
                 feed(self, call, _plain(upload))
             answer = driver.wait(ticket) if not call.durable else self._wait_durable(call, ticket)
         except BaseException as error:
-            self._leave(error, call, driver)
+            # A Ctrl-C comes out of `submit` when the call was handed over.
+            if handed or not (call.durable or isinstance(error, Exception)):
+                self._leave(error, call, driver)
             raise
         return self._value(answer, call)
 
@@ -98,8 +102,13 @@ class Client(ClientBase, Peer):
         driver = self._open_driver
         call.ticket = ticket = driver.ticket()
         reply: Reply[Any] = Reply(self, call, ticket)
-        driver.submit(self._core.call, call)
-        reply._watch()
+        try:
+            driver.submit(self._core.call, call)
+            reply._watch()
+        except BaseException as error:
+            if not (call.durable or isinstance(error, Exception)):
+                self._tell_soon(self._core.cancel, call)  # nobody has the reply
+            raise
         if upload is not None:
             feed_beside(self, call, _plain(upload), reply)
         return reply

@@ -228,7 +228,8 @@ class PrivateLoop:
         try:
             asyncio.run(self._main())
         except Exception:
-            log.exception("%s: the event loop of its coroutines", self._server.name)
+            log.exception("%s: the event loop of its coroutines ended, and the server with it", self._server.name)
+            self._server._loop_ended()
 
     async def _main(self) -> None:
         self._loop = Loop()
