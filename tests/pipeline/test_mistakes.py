@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
+import zmq
 
 from tests.pipeline.faces import LOCAL, PATIENCE_S, Face, handle
 from zmqkit import UsageError
@@ -35,6 +37,28 @@ async def test_a_handler_that_does_not_take_one_argument_is_refused_before_anyth
 @pytest.mark.parametrize("handler", [takes_any, takes_one_and_more, print, [].append, {}.update, int, len])
 def test_a_handler_that_takes_one_argument_or_does_not_tell_is_taken(face: Face, handler: Any) -> None:
     face.Worker(handler, source=NOWHERE)
+
+
+@pytest.mark.parametrize("kind", [zmq.PULL, zmq.SUB, zmq.PUSH])
+async def test_a_plain_socket_of_another_kind_is_told_of_once(
+    face: Face, kind: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with face.Pusher(LOCAL) as push, face.Puller(push.addresses[0]) as pull:
+        await pull.wait_for_peers(timeout=PATIENCE_S)
+        with zmq.Context() as context, contextlib.ExitStack() as sockets:
+            for _ in range(3):
+                sockets.enter_context(context.socket(kind)).connect(push.addresses[0])
+            await face.until(lambda: "broken again during ZeroMQ's handshake" in caplog.text, "it is told")
+            await face.until(lambda: push.stats()["io_connections_broken"] >= 3, "they are broken")
+    told = [record for record in caplog.records if "handshake" in record.message]
+    assert [(record.levelname, push.addresses[0] in record.message) for record in told] == [("WARNING", True)]
+
+
+async def test_who_dials_a_plain_socket_is_told(face: Face, caplog: pytest.LogCaptureFixture) -> None:
+    with zmq.Context() as context, context.socket(zmq.PUSH) as plain:
+        port = plain.bind_to_random_port("tcp://127.0.0.1")
+        async with face.Puller(f"tcp://127.0.0.1:{port}"):
+            await face.until(lambda: "broken again during ZeroMQ's handshake" in caplog.text, "it is told")
 
 
 @pytest.mark.parametrize("body", ["abc", b"abc", bytearray(b"abc"), memoryview(b"abc"), {"a": 1}])

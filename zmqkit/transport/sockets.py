@@ -288,13 +288,17 @@ class Listener(Endpoint):
     Attributes:
         address: as bound, the port filled in.
         group: ("b", address); its links are ("b", address, routing id).
+        greeted: how many connections stand that got through ZeroMQ's handshake.
+        failed: how many did not, and are about to be told to be gone.
     """
 
-    EVENTS = Endpoint.EVENTS | LISTENING
+    EVENTS = Endpoint.EVENTS | LISTENING | HANDSHAKE_SUCCEEDED
 
     def __init__(self, address: str, heartbeat: Heartbeat, limits: Limits) -> None:
         super().__init__(address, heartbeat, limits)
         self.group = ("b", address)
+        self.greeted = 0
+        self.failed = 0
         self._listening: tuple[int, int] | None = None
         """The descriptor on which connections are accepted, and the socket's inode; for a forked child."""
 

@@ -41,6 +41,11 @@ DISTURBED_SECONDS = 0.05
 
 REDIAL_FIRST_SECONDS = 0.1
 REDIAL_CAP_SECONDS = 5.0
+FAILED_QUIET_SECONDS = 60.0
+"""A failed handshake is logged at most this often: whoever knocks may do so for ever."""
+FAILED_DIALS = 3
+"""So many in a row are no accident, as a peer that ends in the middle of it is."""
+
 STEADY_SECONDS = 1.0
 """A connection that stood for so long was a good one: a lost one is dialled again at once."""
 
@@ -80,6 +85,8 @@ class Wires:
         self.dropped = 0
         """Messages to links that do not exist any more."""
         self.handshakes_failed = 0
+        self._failed_told: dict[str, float] = {}
+        """Address -> when it was logged that handshakes fail there."""
         self.broken = 0
         """Connections that broke, ours and others', whoever ended them: also those that sent too large a frame."""
         self.oversize = 0
@@ -211,7 +218,10 @@ class Wires:
             elif event == DISCONNECTED or event & HANDSHAKE_FAILED:
                 self.broken += event == DISCONNECTED
                 # A peer of a wrong kind, or none of ZeroMQ's at all, just hangs up during the handshake.
-                self.handshakes_failed += not dialer.up
+                if not dialer.up:
+                    self.handshakes_failed += 1
+                    if dialer.failures >= FAILED_DIALS:
+                        self._tell_failed(dialer.address, now)
                 while dialer.receive(MESSAGES_A_TURN, self._receive, now):
                     pass  # all that came before it broke; no more can come
                 self._down(dialer, now)
@@ -224,8 +234,17 @@ class Wires:
             if event == DISCONNECTED:
                 self.broken += 1
                 broken = True
+                if listener.failed:
+                    listener.failed -= 1
+                elif listener.greeted:
+                    listener.greeted -= 1
+                else:  # libzmq does not tell of each
+                    self._failed(listener, now)
+            elif event == HANDSHAKE_SUCCEEDED:
+                listener.greeted += 1
             elif event & HANDSHAKE_FAILED:
-                self.handshakes_failed += 1
+                listener.failed += 1
+                self._failed(listener, now)
         if broken:
             last = self._disturbed.get(listener.address)
             if last is None or now >= last + DISTURBED_SECONDS:
@@ -234,6 +253,20 @@ class Wires:
                 when = self._disturbed[listener.address] = last + DISTURBED_SECONDS
                 self._alarms.at(when, self._tell_disturbed, listener)
         return False
+
+    def _failed(self, listener: Listener, now: float) -> None:
+        self.handshakes_failed += 1
+        self._tell_failed(listener.address, now)
+
+    def _tell_failed(self, address: str, now: float) -> None:
+        told = self._failed_told.get(address)
+        if told is None or now >= told + FAILED_QUIET_SECONDS:
+            self._failed_told[address] = now
+            log.warning(
+                "%s: a connection was made, and broken again during ZeroMQ's handshake: is another kind of socket at "
+                "its other end (a plain PUSH, PULL, PUB or SUB), or no ZeroMQ at all?",
+                address,
+            )
 
     def _tell_disturbed(self, listener: Listener, now: float) -> None:
         self._disturbed[listener.address] = now
