@@ -149,8 +149,8 @@ def read_imports(name: str, path: Path, modules: dict[str, Path]) -> Iterator[Im
 
 
 def part(module: str) -> str:
-    """``zmqkit.journal.sqlite`` -> ``journal``; the roots are parts of their own."""
-    return module if module in ROOTS else module.split(".")[1]
+    """``zmqkit.journal.sqlite`` -> ``journal``; the roots are parts of their own, ``python -m zmqkit`` is of the CLI."""
+    return module if module in ROOTS else module.split(".")[1].replace("__main__", "cli")
 
 
 def complaint(found: Import) -> str | None:

@@ -258,7 +258,12 @@ def test_a_server_that_dies_answers_by_what_was_committed(path: Path, when: str)
 
     first = start()
     again: list[subprocess.Popen[str]] = []
-    restart = threading.Thread(target=lambda: (first.wait(), again.append(start())))
+
+    def start_again() -> None:
+        first.wait()
+        again.append(start())
+
+    restart = threading.Thread(target=start_again)
     restart.start()
     try:
         with Client(address, timeout=WAIT) as client:

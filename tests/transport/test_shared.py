@@ -205,8 +205,16 @@ def test_a_signal_handler_may_wait_while_its_thread_leads(bound: SharedPump, dia
     assert ask(dialled, bound, b"!") == [ANSWER, b"!"]
 
 
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """As in a program that was started from a terminal. In the background of a shell SIGINT is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_ends_a_wait_and_leaves_the_handler_that_was_there(dialled: SharedPump) -> None:
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
     def kick() -> None:
         until(lambda: dialled.polling)
@@ -224,6 +232,7 @@ def test_ctrl_c_ends_a_wait_and_leaves_the_handler_that_was_there(dialled: Share
     assert not dialled.polling
 
 
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_in_a_turn_waits_for_its_end(dialled: SharedPump) -> None:
     done: list[str] = []
 
