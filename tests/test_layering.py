@@ -149,7 +149,7 @@ def read_imports(name: str, path: Path, modules: dict[str, Path]) -> Iterator[Im
 
 
 def part(module: str) -> str:
-    """``zmqkit.journal.sqlite`` -> ``journal``; the roots are parts of their own, ``python -m zmqkit`` is of the CLI."""
+    """``zmqkit.journal.sqlite`` -> ``journal``; the roots are parts of their own, ``__main__`` is the CLI's."""
     return module if module in ROOTS else module.split(".")[1].replace("__main__", "cli")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 
 import zmqkit
-from tests.transport.programs import Interrupts
+from tests.transport.interrupting import Interrupts
 from zmqkit import aio
 
 PATIENCE_S = 20.0
