@@ -142,8 +142,19 @@ def test_push_that_runs_out_of_time_exits_with_4_and_says_what_is_lost(zmqkit: S
 
 def test_pull_without_jobs_exits_with_4(zmqkit: Start) -> None:
     push = zmqkit("push", ANYWHERE, stdin=None)
-    zmqkit("pull", push.address, "--timeout", "0.1").finish(4)
+    pull = zmqkit("pull", push.address, "--timeout", "2")
+    pull.finish(4)
+    assert pull.err.text == "zmqkit: no job came for 2 s: 1 is there (zmqkit push)\n"
     push.finish()
+
+
+def test_pull_from_nobody_says_that_nobody_is_there(zmqkit: Start) -> None:
+    name = f"nobody-{uuid.uuid4().hex[:8]}"
+    waiting = zmqkit("pull", f"zeroconf://{name}")
+    pull = zmqkit("pull", "tcp://127.0.0.1:1", "--timeout", "0.1")
+    pull.finish(4)
+    assert pull.err.text == "zmqkit: no job came for 0.1 s: nobody answers at tcp://127.0.0.1:1\n"
+    assert waiting.said("yet") == f"zmqkit: nobody announces '{name}' yet"
 
 
 def test_a_signal_is_how_an_endless_pull_ends(zmqkit: Start) -> None:

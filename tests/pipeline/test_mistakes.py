@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import uuid
 from typing import Any
 
 import pytest
 import zmq
 
 from tests.pipeline.faces import LOCAL, PATIENCE_S, Face, handle
-from zmqkit import UsageError
+from zmqkit import UsageError, WaitTimeout
+from zmqkit.peer import base
 
 NOWHERE = "tcp://127.0.0.1:1"
 
@@ -37,6 +39,36 @@ async def test_a_handler_that_does_not_take_one_argument_is_refused_before_anyth
 @pytest.mark.parametrize("handler", [takes_any, takes_one_and_more, print, [].append, {}.update, int, len])
 def test_a_handler_that_takes_one_argument_or_does_not_tell_is_taken(face: Face, handler: Any) -> None:
     face.Worker(handler, source=NOWHERE)
+
+
+async def test_who_waits_for_nobody_says_so_once(
+    face: Face, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "ALONE", 0.02)
+    monkeypatch.setenv("ZMQKIT_TEST_JOBS", "tcp://127.0.0.1:2")
+    name = f"nobody-{uuid.uuid4().hex[:8]}"
+    async with face.Puller(NOWHERE, f"zeroconf://{name}", "env://ZMQKIT_TEST_JOBS", name="lonely"):
+        await face.until(lambda: "yet" in caplog.text, "it is said")
+    (record,) = [record for record in caplog.records if "yet" in record.message]
+    assert (record.levelname, record.message) == (
+        "WARNING",
+        f"lonely: nobody answers at {NOWHERE}; nobody announces '{name}'; "
+        "nobody answers at tcp://127.0.0.1:2 (env://ZMQKIT_TEST_JOBS) yet",
+    )
+
+
+async def test_who_is_not_alone_or_is_to_be_found_says_nothing(
+    face: Face, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "ALONE", 0.2)
+    async with face.Pusher(LOCAL) as push, face.Puller(push.addresses[0], NOWHERE) as pull:
+        await pull.wait_for_peers(timeout=PATIENCE_S)
+        fired: list[float] = []
+        pull._driver.alarm(0.3, fired.append)
+        await face.until(lambda: fired, "its time has come")
+        with pytest.raises(WaitTimeout, match=r"2 peers did not come within 0 s: 1 is there \("):
+            await pull.wait_for_peers(2, timeout=0)
+    assert "yet" not in caplog.text
 
 
 @pytest.mark.parametrize("kind", [zmq.PULL, zmq.SUB, zmq.PUSH])

@@ -10,6 +10,7 @@ import enum
 import functools
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -117,6 +118,10 @@ def say_at_once(line: str) -> None:
         os.write(2, f"zmqkit: {line}\n".encode())
 
 
+_OWN_NAME = re.compile(r"^zmqkit [a-z ]+: ")
+"""What peers of this command line are called in logs; each line of ours says zmqkit anyhow."""
+
+
 class _Lines(logging.Handler):
     """What is logged, as lines of ours."""
 
@@ -124,7 +129,7 @@ class _Lines(logging.Handler):
         # Commands tell of dead letters themselves; of a journal's trouble the driver has just told.
         if not any(isinstance(each, JobDead | JournalTrouble) for each in record.args or ()):
             for line in self.format(record).splitlines():
-                say(_for_shells(line))
+                say(_for_shells(_OWN_NAME.sub("", line)))
 
 
 def speak_in_lines() -> None:

@@ -123,7 +123,7 @@ def _take(
             except Closed:
                 break
             if job is None:
-                say(f"no job came for {timeout_s:g} s")
+                say(f"no job came for {timeout_s:g} s: {puller._company()}")
                 return Code.TIMEOUT
             failed += not handle(job, signals)
             done += 1

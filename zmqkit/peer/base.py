@@ -48,6 +48,9 @@ LINGER = 5.0
 QUIET = 1.0
 """Seconds in which an event that strangers can cause is logged once. Callbacks and counters miss none."""
 
+ALONE = 5.0
+"""Seconds after which a peer that connects, and has met nobody yet, says so."""
+
 MAX_NAME = 200
 """The longest name of a peer, in characters."""
 
@@ -257,6 +260,8 @@ class PeerBase:
                 self._watches.append(watch)
             else:
                 driver.connect(str(address))
+        if self._to_connect:
+            driver.alarm(ALONE, _weakly(self._tell_alone))
         if self._announce is not None:
             self._announcements.append(
                 discovery.announce(
@@ -419,10 +424,10 @@ class PeerBase:
 
     def _log_event(self, event: Event) -> None:
         kind = type(event).__name__
-        level = _LEVELS.get(kind)
+        level = hooks.LEVELS.get(kind)
         if level is None:
             return
-        if kind in _STRANGERS:
+        if kind in hooks.STRANGERS:
             # Who can reach us can cause these as fast as he likes: that must not fill the disk that the log is on.
             now = time.monotonic()
             since, unlogged = self._logged.get(kind, (-math.inf, 0))
@@ -435,7 +440,31 @@ class PeerBase:
         log.log(level, "%s", event)
 
     def _too_few(self, count: int, timeout: float | None) -> str:
-        return f"{self.name}: fewer than {count} peers within {timeout} s; {len(self._core.sessions)} are there"
+        peers = "1 peer" if count == 1 else f"{count} peers"
+        return f"{self.name}: {peers} did not come within {timeout} s: {self._company()}"
+
+    def _tell_alone(self, now: float) -> None:
+        """Runs in the I/O thread. Whoever was refused was there, and is told of elsewhere."""
+        counters = self._core.counters
+        if not (self._closed or counters["sessions_opened"] or counters["handshakes_refused"]):
+            log.warning("%s: %s yet", self.name, self._company())
+
+    def _company(self) -> str:
+        """Who is there, or that nobody is, and where."""
+        sessions = list(self._core.sessions)
+        if sessions:
+            names = ", ".join(ascii(session.peer.name)[1:-1] for session in sessions[:10])
+            return f"{len(sessions)} {'is' if len(sessions) == 1 else 'are'} there ({names})"
+        return "; ".join([*map(self._absence, self._to_connect), *(f"nobody came to {at}" for at in self.addresses)])
+
+    def _absence(self, address: Address) -> str:
+        if not address.looked_up:
+            return f"nobody answers at {address}"
+        if found := self._wanted.get(address):
+            return f"nobody answers at {', '.join(sorted(found))} ({address})"
+        if address.scheme == "zeroconf":
+            return f"nobody announces {address.rest!r}"
+        return f"{address} leads to nobody"
 
     def _close_at_exit(self, seconds: float) -> None:
         """The interpreter ends, and nobody closed this peer: do what can be done in so many seconds, without a loop."""
@@ -504,25 +533,6 @@ class PeerBase:
         """This is the child of a fork, in which this peer was opened (or was being opened) by the parent."""
         self._forked = True
         self._state_lock = threading.RLock()  # another thread may have held it
-
-
-_LEVELS = {
-    "PeerRefused": logging.WARNING,
-    "PeerBusy": logging.WARNING,
-    "BadFrame": logging.WARNING,
-    "JobDead": logging.WARNING,
-    "JournalTrouble": logging.ERROR,
-    "JournalRecovered": logging.WARNING,
-    "StaleSettle": logging.WARNING,
-    "JobRedelivered": logging.WARNING,
-    "PeerFound": logging.DEBUG,
-    "PeerLost": logging.INFO,
-    "PeerResumed": logging.INFO,
-    "JobFailed": logging.INFO,
-}
-"""What is logged besides being told to callbacks; events not named here are not."""
-
-_STRANGERS = frozenset({"BadFrame", "PeerRefused", "StaleSettle", "PeerBusy"})
 
 
 def _weakly(method: Callable[..., object]) -> Callable[..., None]:

@@ -27,6 +27,25 @@ log = logging.getLogger("zmqkit")
 EXIT_SECONDS = 1.0
 """How long the exit of the interpreter may wait for open peers, all together."""
 
+LEVELS = {
+    "PeerRefused": logging.WARNING,
+    "PeerBusy": logging.WARNING,
+    "BadFrame": logging.WARNING,
+    "JobDead": logging.WARNING,
+    "JournalTrouble": logging.ERROR,
+    "JournalRecovered": logging.WARNING,
+    "StaleSettle": logging.WARNING,
+    "JobRedelivered": logging.WARNING,
+    "PeerFound": logging.DEBUG,
+    "PeerLost": logging.INFO,
+    "PeerResumed": logging.INFO,
+    "JobFailed": logging.INFO,
+}
+"""What is logged besides being told to callbacks; events not named here are not."""
+
+STRANGERS = frozenset({"BadFrame", "PeerRefused", "StaleSettle", "PeerBusy"})
+"""Events that whoever can reach us can cause as often as he likes."""
+
 _callbacks: tuple[tuple[type[Event], Callable[[Any], object]], ...] = ()
 _peers: weakref.WeakSet[PeerBase] = weakref.WeakSet()
 

@@ -151,6 +151,10 @@ class BaseDriver:
         """Take back one `connect`; the connection ends with its last user. Unknown addresses are ignored."""
         self.submit(self._wires.disconnect, address)
 
+    def alarm(self, seconds: float, fn: Callable[[float], object]) -> None:
+        """Run ``fn(now)`` where the core may be touched, so many seconds from now. See `Driver.alarm`."""
+        self.submit(self._set_alarm, seconds, fn)
+
     def check_wait(self) -> None:
         """Raises `UsageError` where the core is pumped, in a callback. See `Driver.check_wait`."""
         if self._pumps_here():
@@ -236,6 +240,15 @@ class BaseDriver:
         _inherited.append((self._wires, self._journal))
 
     # ---- where the core is pumped ----------------------------------------------------------
+
+    def _set_alarm(self, seconds: float, fn: Callable[[float], object], now: float) -> None:
+        self._alarms.at(now + seconds, self._alarmed, fn)
+
+    def _alarmed(self, fn: Callable[[float], object], now: float) -> None:
+        try:
+            fn(now)
+        except Exception:
+            self._bug(getattr(fn, "__name__", repr(fn)))
 
     def _connect(self, address: str, now: float) -> None:
         try:

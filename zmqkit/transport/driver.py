@@ -61,6 +61,9 @@ class Driver(Protocol):
     def submit(self, fn: Callable[..., object], *args: Any) -> None:
         """The same, at once: for calls that somebody waits for."""
 
+    def alarm(self, seconds: float, fn: Callable[[float], object]) -> None:
+        """Run ``fn(now)`` where the core may be touched, so many seconds from now, unless the driver has ended."""
+
     def ticket(self) -> Ticket:
         """A ticket for a verb to resolve; when the driver ends without, its waiters are told."""
 
