@@ -10,6 +10,7 @@ Up servers take calls, and probing ones a call at a time. The others take none.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Container, Hashable
 from typing import Final
 
@@ -89,11 +90,15 @@ class Server:
         proved: it has answered a call since it came back from being out, or was never out.
         state: see `ServerState`.
         again: calls of its window that are to be sent there again as soon as it has room.
+        uploaded: (number, bytes) of messages with items of uploads that are not known to be heard.
+        uploading: bytes of items that `packer` holds.
+        unheard_bytes: bytes of items that it is not known to have heard, those of `packer` included.
+        held: calls whose upload waits until it has heard more.
     """
 
     __slots__ = (
-        "address", "again", "draining", "epoch", "load", "methods", "name", "packer", "proved", "session", "state",
-        "window",
+        "address", "again", "draining", "epoch", "held", "load", "methods", "name", "packer", "proved", "session",
+        "state", "unheard_bytes", "uploaded", "uploading", "window",
     )  # fmt: skip
 
     def __init__(self, session: Session, window: Window, epoch: bytes, *, proved: bool) -> None:
@@ -104,6 +109,9 @@ class Server:
         self.window = window
         self.load = 0
         self.packer = Packer()
+        self.uploaded: deque[tuple[int, int]] = deque()
+        self.uploading = self.unheard_bytes = 0
+        self.held: dict[Call, None] = {}
         self.methods: frozenset[str] = frozenset()
         self.draining = False
         self.proved = proved

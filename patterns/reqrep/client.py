@@ -14,7 +14,7 @@ server refuses or is lost, `keeping` stores durable calls, `balance` picks the s
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, Final
 
 from zmqkit.errors import DecodeError
 from zmqkit.options import Limits
@@ -39,6 +39,9 @@ from zmqkit.protocol.core import Frames
 from zmqkit.protocol.local import Local
 from zmqkit.protocol.session import Session
 from zmqkit.protocol.timers import Timers
+
+AHEAD: Final = 64
+"""An upload may be so many items ahead of what went out, however many its server would take."""
 
 
 class ClientCore(Keeping):
@@ -118,7 +121,10 @@ class ClientCore(Keeping):
         for body, codec in bodies:
             record = [wire.ITEM, call.number, 0, trail.uploaded, None if codec == "msgpack" else codec]
             trail.uploaded += 1
+            server.uploading += len(body)
+            server.unheard_bytes += len(body)
             self._gather(server, record, body, now)
+        self._let_upload(call, server)
 
     def upload_end(self, call: Call, now: float) -> None:
         """All items were uploaded."""
@@ -206,13 +212,13 @@ class ClientCore(Keeping):
             self._receive_item(call, record, body)
             return
         if op == wire.GRANT:
-            self._receive_grant(call, session_wire.number(record[3], "limit"))
+            self._receive_grant(call, server, session_wire.number(record[3], "limit"))
             return
         if op == wire.ERROR:
             self.counters["calls_answered"] += 1
             self._end(call, Answer(ERROR, body, server=server.name))
         elif op == wire.END:
-            if call.items is None or record[3] != call.received:
+            if call.items is None or type(record[3]) is not int or record[3] != call.received:
                 raise DecodeError(f"END of {session_wire.shown(record[3])} items; {call.received} came")
             self.counters["calls_answered"] += 1
             self._end(call, Answer(DONE))
@@ -227,18 +233,41 @@ class ClientCore(Keeping):
 
     def _receive_item(self, call: Call, record: wire.Record, body: bytes) -> None:
         items, index = call.items, record[3]
-        if items is None or index != call.received or index >= items:
+        if items is None or type(index) is not int or index != call.received or index >= items:
             raise DecodeError(f"ITEM {session_wire.shown(index)} after {call.received} of {items} that may come")
         codec = record[4]
         item = Item(body, "msgpack" if codec is None else wire.codec(codec))
         call.received += 1
         self.out.replies.append((call.ticket, item))
 
-    def _receive_grant(self, call: Call, limit: int) -> None:
-        if not call.uploads or limit <= call.upload_limit:
+    def _receive_grant(self, call: Call, server: Server, limit: int) -> None:
+        if call.uploads and limit > self._trail(call).granted:
+            self._trail(call).granted = limit
+            self._let_upload(call, server)
+
+    def heard(self, session: Session, now: float) -> None:
+        """See `PatternCore`: a server heard more, so uploads to it go on."""
+        server = self.balance.servers.get(session.id)
+        if server is None or not server.uploaded:
+            return
+        uploaded = server.uploaded
+        while uploaded and uploaded[0][0] <= session.heard_by_peer:
+            server.unheard_bytes -= uploaded.popleft()[1]
+        held, server.held = server.held, {}
+        for call in held:
+            if not call.done and call.core is server:
+                self._let_upload(call, server)
+
+    def _let_upload(self, call: Call, server: Server) -> None:
+        """Let more items come, as far as the server takes them, and hears what it said that it takes."""
+        if server.unheard_bytes > self.limits.queued_bytes:
+            server.held[call] = None
+            return
+        trail = self._trail(call)
+        limit = min(trail.granted, trail.uploaded + AHEAD)
+        if limit <= call.upload_limit:
             return
         call.upload_limit = limit
-        trail = self._trail(call)
         self.out.replies.extend((ticket, None) for beyond, ticket in trail.waiters if beyond < limit)
         trail.waiters = [each for each in trail.waiters if each[0] >= limit]
 

@@ -46,11 +46,12 @@ class Trail:
         retries: so many of its retries are used up.
         renumbered: how often a server said that its number has expired.
         paused: until then it waits to begin another round.
+        granted: items of its argument that the server takes, all before included.
         uploaded: items of its argument that were sent.
         waiters: (limit that must be passed, ticket) of those who wait to upload more.
     """
 
-    __slots__ = ("exposed", "paused", "renumbered", "retries", "rounds", "tried", "uploaded", "waiters")
+    __slots__ = ("exposed", "granted", "paused", "renumbered", "retries", "rounds", "tried", "uploaded", "waiters")
 
     def __init__(self) -> None:
         self.exposed: set[bytes] = set()
@@ -59,6 +60,7 @@ class Trail:
         self.retries = 0
         self.renumbered = 0
         self.paused: float | None = None
+        self.granted = 0
         self.uploaded = 0
         self.waiters: list[tuple[int, Any]] = []
 
@@ -169,7 +171,10 @@ class Placing(PatternCore):
         if packer.records:
             calls = packer.calls
             self.counters["calls_sent"] += calls
-            self.sessions.send(server.session, packer.pack(server.epoch, server.window.floor()), calls, now)
+            number = self.sessions.send(server.session, packer.pack(server.epoch, server.window.floor()), calls, now)
+            if server.uploading:
+                server.uploaded.append((number, server.uploading))
+                server.uploading = 0
 
     def _place_waiting(self, now: float) -> None:
         """Hand over what waits, as far as there is room."""

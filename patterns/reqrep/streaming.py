@@ -84,6 +84,8 @@ class Streaming(Dispatch):
 
     def _receive_upload(self, execution: Execution, flow: Flow, record: wire.Record, body: bytes) -> None:
         op = record[0]
+        if op != wire.ABORT:
+            protocol.number(record[3], "index" if op == wire.ITEM else "count")
         if op == wire.ITEM:
             if record[3] != flow.uploaded or flow.uploaded >= flow.upload_granted:
                 raise DecodeError(
