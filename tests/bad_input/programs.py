@@ -28,7 +28,7 @@ def most_memory() -> int:
 
 def main(kind: str, *addresses: str) -> None:
     logging.disable(logging.CRITICAL)
-    for address in serve(kind, list(addresses)):
+    for address in serve_calls() if kind == "server" else serve(kind, list(addresses)):
         print(json.dumps({"address": address}), flush=True)
 
 
@@ -54,6 +54,26 @@ def serve(kind: str, dialled: list[str]) -> Iterator[str]:
             if word == "work":
                 work(push, pull, int(numbers[0]))
             print(json.dumps({"most_memory": most_memory(), **peer.stats()}), flush=True)
+
+
+def serve_calls() -> Iterator[str]:
+    """A server that is attacked, and an honest client that shares this process with it. Its work are calls."""
+    server = zmqkit.Server("tcp://127.0.0.1:*", heartbeat=BEAT, limits=zmqkit.Limits(queued_bytes=16 << 20), linger=0)
+    server.method(name="echo")(lambda value: value)
+    server.method(name="fill")(lambda size: bytes(size))
+
+    @server.method
+    def rows(size: int) -> Iterator[bytes]:
+        while True:
+            yield bytes(size)
+
+    with server, zmqkit.Client(server.addresses[0], heartbeat=BEAT, timeout=20, linger=0) as client:
+        yield server.addresses[0]
+        for line in sys.stdin:
+            word, *numbers = line.split()
+            if word == "work":
+                assert [client.call("echo", n) for n in range(int(numbers[0]))] == list(range(int(numbers[0])))
+            print(json.dumps({"most_memory": most_memory(), **server.stats()}), flush=True)
 
 
 def work(push: zmqkit.Pusher, pull: zmqkit.Puller[Any], jobs: int) -> None:
