@@ -226,8 +226,11 @@ class ServerBase(PeerBase):
     def _finish(self, execution: Execution, answer: Answer) -> None:
         driver = self._driver
         if driver is not None:
+            # Who handles takes the next call, or waits for one, and gives the core a turn: so answers share frames.
+            # With a journal a thread of its own does that, and it is to be woken.
+            hand_over = driver.post if self._journal_path is None else driver.submit
             with contextlib.suppress(UsageError):  # closed: nobody is there to be told
-                driver.submit(self._core.finish, execution, answer)
+                hand_over(self._core.finish, execution, answer)
 
     def _run(self, execution: Execution) -> None:
         """Execute a plain function or a generator here, in this thread, and answer."""
