@@ -12,14 +12,17 @@ import importlib
 import multiprocessing
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from zmqkit.errors import UsageError
 from zmqkit.options import Limits
 from zmqkit.patterns.reqrep.calls import Answer, Execution
 from zmqkit.patterns.reqrep.handling import Handling
 from zmqkit.patterns.reqrep.methods import Mark, Method, Methods
-from zmqkit.patterns.reqrep.outcomes import unknown
+from zmqkit.patterns.reqrep.outcomes import CODE_DRAINING, refused, unknown
+
+TRIES: Final = 3
+"""A pool in which a process died is replaced; whoever comes meanwhile tries the next one."""
 
 
 class Pool:
@@ -41,12 +44,22 @@ class Pool:
         """Execute there, and wait for it."""
         place = place_of(method.call)
         assert place is not None
-        executor = self._executor()
+        codec = "msgpack" if execution.plain is not None else handling.codec
+        for _ in range(TRIES):
+            try:
+                executor = self._executor()
+                future = executor.submit(
+                    execute, place, method.name, execution.body, execution.codec, codec, handling.limits, tells
+                )
+                break
+            except RuntimeError as error:  # it is broken, or was shut down: this call was not taken
+                fault = error
+                self._broken(executor)
+            except concurrent.futures.CancelledError:
+                return refused(CODE_DRAINING, "the server is being stopped")
+        else:
+            return refused("executor", f"its executor takes no more calls: {fault}")
         try:
-            future = executor.submit(
-                execute, place, method.name, execution.body, execution.codec,
-                "msgpack" if execution.plain is not None else handling.codec, handling.limits, tells,
-            )  # fmt: skip
             return Answer(*future.result())
         except concurrent.futures.BrokenExecutor as error:
             self._broken(executor)

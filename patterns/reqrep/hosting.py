@@ -272,9 +272,16 @@ class ServerBase(PeerBase):
                 return self._stream(ready, value)
             return handling.result(ready, value)
         except BaseException as error:
-            return handling.failed(ready, error)
+            return self._failed(ready, error)
         finally:
             current_request.reset(token)
+
+    def _failed(self, ready: Ready, error: BaseException) -> Answer:
+        """What a handler raised; but where it waited for a stream and the server ended, that was not its own."""
+        driver = self._driver
+        if isinstance(error, Closed) and driver is not None and driver.ticket().done:  # nobody's: so it has ended
+            return unknown("stopped", f"the server was closed while {ready.method.name}() ran")
+        return self._handling.failed(ready, error)
 
     def _stream(self, ready: Ready, values: Iterator[Any]) -> Answer:
         driver = self._open_driver_or_end()

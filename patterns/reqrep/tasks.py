@@ -151,7 +151,7 @@ class Tasks:
             except anyio.get_cancelled_exc_class():
                 raise  # the scope takes what it caused
             except BaseException as error:
-                answer = self._server._handling.failed(ready, error)
+                answer = self._server._failed(ready, error)
             finally:
                 execution.on_cancel = None
                 self._scopes.discard(scope)

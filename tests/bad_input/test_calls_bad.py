@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import itertools
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 
 import zmqkit
 from tests.bad_input.calls import Calls, served, service
-from tests.bad_input.scenes import BEAT, until
+from tests.bad_input.scenes import BEAT, LOCAL, until
 from tests.bad_input.strangers import PATIENCE_S
+from tests.reqrep.programs import square
 from zmqkit import BadArguments, EncodeError, Limits, RemoteError, UnknownMethod, UsageError
 
 SMALL = Limits(frame_bytes=65536 + 20_000, nesting=32)
@@ -324,6 +328,46 @@ def test_a_server_that_is_closed_at_once_tells_of_running_handlers_only_if_there
         assert "1 handlers still ran" in caplog.text
         assert type(reply.exception(PATIENCE_S)) is zmqkit.OutcomeUnknown
         go_on.set()
+
+
+def test_a_server_that_is_closed_amid_streams_lays_that_on_no_handler(caplog: pytest.LogCaptureFixture) -> None:
+    server = service()
+
+    @server.method
+    async def later() -> AsyncIterator[int]:
+        for n in itertools.count():
+            yield n
+
+    def slowly() -> Iterator[int]:
+        yield 1
+        time.sleep(0.5)
+
+    with served(server) as scene:
+        streams = [scene.client.stream("rows", 1000), scene.client.stream("later")]
+        assert [next(each) for each in streams] == [0, 0]
+        upload = scene.client.submit("total", slowly())
+        until(lambda: len(scene.server._executing) == 2 and scene.count("items_received") == 1)
+        scene.server.close(0)
+        for each in streams:
+            with pytest.raises(zmqkit.StreamBroken):
+                list(each)
+        assert isinstance(upload.exception(PATIENCE_S), zmqkit.OutcomeUnknown)
+        until(lambda: not scene.server._executing)
+        assert "raised" not in caplog.text
+
+
+def test_an_executor_that_was_shut_down_executes_nothing_and_that_is_said() -> None:
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        server = zmqkit.Server(LOCAL, executor=executor)
+        server.method(square)
+        with server, zmqkit.Client(server.addresses[0], timeout=PATIENCE_S) as client:
+            assert client.call("square", 3) == 9
+            executor.shutdown()
+            for _ in range(3):
+                with pytest.raises(zmqkit.Rejected, match=r"takes no more calls.*nothing was executed") as caught:
+                    client.call("square", 3)
+                assert caught.value.code == "executor"
+            assert server.stats()["calls_refused_other"] == 3
 
 
 def test_a_thousand_bad_calls_at_once_are_each_refused_as_what_they_are() -> None:
