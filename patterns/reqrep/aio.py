@@ -17,7 +17,7 @@ from typing_extensions import TypeVar, Unpack
 from zmqkit.errors import Closed, RemoteError
 from zmqkit.patterns.reqrep import calls
 from zmqkit.patterns.reqrep.arrivals import WINDOW, Arrivals
-from zmqkit.patterns.reqrep.calling import TIMEOUT, ClientBase, Feed, Path, answered
+from zmqkit.patterns.reqrep.calling import LOOK_AGAIN, TIMEOUT, ClientBase, Feed, Path, answered
 from zmqkit.patterns.reqrep.calls import Answer, Call
 from zmqkit.patterns.reqrep.loops import Loop
 from zmqkit.patterns.reqrep.methods import METHODS
@@ -301,7 +301,7 @@ class _Results:
                 return Reply(client, *client._claimed(item))
             if not client._unclaimed or driver.mailbox.closed:
                 break
-            await driver.wait_items_async(None)
+            await driver.wait_items_async(LOOK_AGAIN)
         raise StopAsyncIteration
 
 

@@ -38,6 +38,9 @@ TIMEOUT: Final = 10.0
 MOST_SECONDS: Final = 1e9
 """Longer than this is without limit: thirty years."""
 
+LOOK_AGAIN: Final = 0.2
+"""Seconds after which who waits for results looks whether another has taken the last one: that wakes nobody."""
+
 MAX_HEADERS_BYTES: Final = 8192
 RESERVED_HEADERS: Final = "zmqkit-"
 

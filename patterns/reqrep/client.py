@@ -179,6 +179,8 @@ class ClientCore(Keeping):
                     if call is None:
                         late += 1
                         continue
+                    if call.items is not None:
+                        raise DecodeError("RESULT of a stream")
                     codec = record[3]
                     answered += 1
                     self._end(call, Answer(RESULT, body, "msgpack" if codec is None else wire.codec(codec)))

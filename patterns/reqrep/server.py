@@ -239,7 +239,7 @@ class ServerCore(PlainCalls):
                 raise DecodeError(f"CALL {number} of {fields.method[:40]!r}: it is one of {entry.method!r}")
             self._refuse(caller, number, "id", f"its number or id is that of a call of {entry.method!r}", now)
         elif entry.state == DONE:
-            self._answer(caller, number, entry.answer, 0, now)
+            self._answer(caller, number, entry.answer if fields.items is None else DROPPED, 0, now)
             if own and entry.caller is not caller:
                 entry.caller = caller
                 if not entry.id:

@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 
 from zmqkit.errors import UsageError
 from zmqkit.patterns.reqrep.arrivals import WINDOW, Arrivals
-from zmqkit.patterns.reqrep.calling import TIMEOUT, ClientBase, Path, answered
+from zmqkit.patterns.reqrep.calling import LOOK_AGAIN, TIMEOUT, ClientBase, Path, answered
 from zmqkit.patterns.reqrep.calls import Answer, Call
 from zmqkit.patterns.reqrep.methods import METHODS
 from zmqkit.patterns.reqrep.proxy import Proxy, TypedProxy
@@ -163,7 +163,7 @@ class Client(ClientBase, Peer):
             elif not self._unclaimed or driver.mailbox.closed:
                 return
             else:
-                driver.wait_items(None)
+                driver.wait_items(LOOK_AGAIN)
 
     def _claim(self, item: Any) -> Reply[Any]:
         reply: Reply[Any] = Reply(self, *self._claimed(item))

@@ -137,6 +137,8 @@ def test_a_call_that_is_interrupted_while_it_is_handed_over_is_cancelled(
         finally:
             left.set()
 
+    gate = threading.Event()
+    server.method(name="hold")(lambda: gate.wait(PATIENCE_S))
     with served(server) as scene:
         kind: Any = type(scene.client._driver)
         submit = kind.submit
@@ -152,10 +154,11 @@ def test_a_call_that_is_interrupted_while_it_is_handed_over_is_cancelled(
         with pytest.raises(KeyboardInterrupt):
             {
                 "call": lambda: client.call("wait", iter([1])),
-                "submit": lambda: client.submit("add", 1),
+                "submit": lambda: client.submit("hold"),
                 "upload": lambda: client.submit("wait", iter([1])),
             }[verb]()
         until(lambda: scene.client.stats()["calls_cancelled"] == 1)
+        gate.set()
         until(lambda: not scene.server._executing)
         scene.finish()
 

@@ -7,6 +7,7 @@ import itertools
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -381,4 +382,28 @@ def test_a_thousand_bad_calls_at_once_are_each_refused_as_what_they_are() -> Non
             assert type(reply.exception(PATIENCE_S)) is kind
         until(lambda: scene.count("calls_executed") == 334)
         scene.expect(calls_refused_method=334, calls_refused_arguments=334)
+        scene.finish()
+
+
+def test_many_may_wait_for_results_and_none_is_forgotten(tmp_path: Path) -> None:
+    """Whoever waits when the last one is taken by another has nothing more to wait for."""
+    go_on = threading.Event()
+    server = service()
+    server.method(name="hold")(lambda n: go_on.wait(PATIENCE_S) and n)
+    got: list[int] = []
+    with served(server) as scene, zmqkit.Client(server.addresses[0], timeout=0.05, journal=tmp_path / "c.db") as client:
+        durable = client.options(durable=True)
+        for n in range(5):
+            with pytest.raises(zmqkit.NoReplyInTime):
+                durable.call("hold", n)
+        waiting = [
+            threading.Thread(target=lambda: got.extend(each.result() for each in client.results())) for _ in range(8)
+        ]
+        for each in waiting:
+            each.start()
+        go_on.set()
+        for each in waiting:
+            each.join(PATIENCE_S)
+        assert not any(each.is_alive() for each in waiting)
+        assert sorted(got) == list(range(5))
         scene.finish()

@@ -26,6 +26,7 @@ from tests.bad_input.calls import (
     UNKNOWN,
     Hostile,
     dialling,
+    served,
 )
 from tests.bad_input.scenes import until
 from tests.bad_input.strangers import PATIENCE_S, pack
@@ -312,6 +313,27 @@ def test_a_server_that_grants_without_end_and_takes_all_gets_all() -> None:
         assert hostile.told(END)[0][3] == 300
         hostile.tell([RESULT, at, 0, None], body=pack("all"))
         assert reply.result(PATIENCE_S) == "all"
+        scene.finish()
+
+
+def test_a_result_of_a_stream_is_none_and_that_is_said() -> None:
+    with Hostile() as hostile, dialling(hostile.address) as scene:
+        hostile.enter()
+        stream = scene.peer.stream("rows", 1)
+        (_, at, *_), _ = hostile.told()
+        hostile.tell([RESULT, at, 0, None], body=pack(1))
+        with pytest.raises(StreamBroken):
+            list(stream)
+        scene.expect(frames_bad=1)
+        scene.finish()
+
+
+def test_a_stream_by_the_request_id_of_a_call_is_not_taken_for_an_empty_one() -> None:
+    with served() as scene:
+        client = scene.client.options(request_id="mine")
+        assert client.call("add", 1, 2) == 3
+        with pytest.raises(StreamBroken):
+            list(client.stream("add", 1, 2))
         scene.finish()
 
 
