@@ -22,9 +22,18 @@ os.environ.pop("ZMQKIT_INSECURE", None)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+LONGEST = ("test_every_seed_is_safe", "test_a_large_backlog", "test_what_was_confirmed_settles", "test_every_call_ends")
+"""Tests that take half a minute and more: they begin first, so that none runs alone at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest; all else stays in its order."""
+    items.sort(key=lambda item: not item.name.startswith(LONGEST))
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind() -> Iterator[None]:
-    """Fail a test that leaves a thread of zmqkit's, or a child process, behind.
+    """Fail a test that leaves a thread of zmqkit's, a child process, or a handler of Ctrl-C behind.
 
     What stood before the test, because a fixture of wider scope made it, may stand after it.
     """
@@ -38,6 +47,9 @@ def nothing_is_left_behind() -> Iterator[None]:
     children = _wait_for_children(children_before, deadline)
     assert not threads, f"the test left threads running: {', '.join(threads)}"
     assert not children, f"the test left processes behind: {'; '.join(children)}"
+    handler = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert handler is signal.default_int_handler, f"the test left a handler of SIGINT behind: {handler!r}"
 
 
 def _zmqkit_threads() -> list[threading.Thread]:

@@ -35,8 +35,8 @@ COUNTERS: Final = (
     "calls_received", "calls_executed", "calls_repeated", "calls_cancelled", "calls_late", "calls_unknown",
     "calls_dropped", "calls_refused_epoch", "calls_refused_method", "calls_refused_arguments", "calls_refused_record",
     "calls_refused_late", "calls_refused_overloaded", "calls_refused_draining", "calls_refused_cancelled",
-    "calls_refused_journal", "calls_refused_id", "calls_refused_other", "items_sent", "items_received",
-    "plain_received", "plain_refused", "commits_failed",
+    "calls_refused_journal", "calls_refused_id", "calls_refused_executor", "calls_refused_other",
+    "items_sent", "items_received", "plain_received", "plain_refused", "commits_failed",
 )  # fmt: skip
 
 

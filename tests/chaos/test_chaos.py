@@ -105,6 +105,10 @@ def test_children_end_when_their_parent_is_killed_also_a_stopped_one(tmp_path: P
             parent.send_signal(signal.SIGSTOP)  # so that no child comes or goes meanwhile
             children = children_of(parent.pid)
             os.kill(children[0], signal.SIGSTOP)
+            # The kernel looks for those that are stopped when the parent ends; all threads must have come to it.
+            deadline = time.monotonic() + PATIENCE_S
+            while state(children[0]) not in "TZX" and time.monotonic() < deadline:
+                time.sleep(0.001)
         finally:
             parent.kill()
     assert len(children) >= sum(CREW.values()) - len(CREW)
@@ -119,7 +123,12 @@ def children_of(pid: int) -> list[int]:
 
 
 def lives(pid: int) -> bool:
+    return state(pid) not in "ZX"
+
+
+def state(pid: int) -> str:
+    """As the kernel tells it: R, S, T (stopped)... X: there is none."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return False
+        return "X"
