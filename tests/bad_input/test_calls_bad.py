@@ -368,7 +368,7 @@ def test_an_executor_that_was_shut_down_executes_nothing_and_that_is_said() -> N
                 with pytest.raises(zmqkit.Rejected, match=r"takes no more calls.*nothing was executed") as caught:
                     client.call("square", 3)
                 assert caught.value.code == "executor"
-            assert server.stats()["calls_refused_other"] == 3
+            assert server.stats()["calls_refused_executor"] == 3
 
 
 def test_a_thousand_bad_calls_at_once_are_each_refused_as_what_they_are() -> None:

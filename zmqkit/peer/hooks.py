@@ -94,7 +94,8 @@ def entered(peer: PeerBase) -> None:
 def stop_on_signals(*peers: PeerBase) -> Iterator[None]:
     """For hand-written loops: SIGINT and SIGTERM stop these peers, so that their loops end and drain.
 
-    A second signal of the same kind acts as it did before. Outside of the main thread, where Python knows no
+    Of several that are entered at a time, within each other or side by side in tasks, the first signal stops the peers
+    of all. A second signal of the same kind acts as it did before. Outside of the main thread, where Python knows no
     signals, this does nothing.
 
     ::
@@ -106,26 +107,51 @@ def stop_on_signals(*peers: PeerBase) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before: dict[int, Any] = {}
-    process = os.getpid()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, before[number])
-        if os.getpid() != process:
-            # A child that a handler forked: the loops are not its own, and nobody there waits for this signal.
-            os.kill(os.getpid(), number)
-            return
-        for peer in peers:
-            peer.stop()
-
-    for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-        before[number] = signal.getsignal(number) or signal.SIG_DFL
-        signal.signal(number, stop)
+    _stops.enter(peers)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _stops.leave(peers)
+
+
+class _Stops:
+    """Whom signals stop now. One handler for all: tasks do not leave in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[PeerBase, ...]] = []
+        self._before: dict[int, Any] = {}
+        self._process = 0
+
+    def enter(self, peers: tuple[PeerBase, ...]) -> None:
+        if os.getpid() != self._process:
+            self._process = os.getpid()
+            self._waiting = []  # in a forked child: those of the parent
+        self._waiting.append(peers)
+        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
+            before = signal.getsignal(number) or signal.SIG_DFL
+            if before != self._stop:
+                self._before[number] = before
+                signal.signal(number, self._stop)
+
+    def leave(self, peers: tuple[PeerBase, ...]) -> None:
+        self._waiting = [each for each in self._waiting if each is not peers]
+        if not self._waiting:
+            for number, handler in self._before.items():
+                if signal.getsignal(number) == self._stop:
+                    signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        signal.signal(number, self._before[number])
+        if os.getpid() != self._process:
+            # A child that a handler forked: the loops are not its own, and nobody there waits for this signal.
+            os.kill(os.getpid(), number)
+            return
+        for peers in self._waiting:
+            for peer in peers:
+                peer.stop()
+
+
+_stops = _Stops()
 
 
 def _close_all() -> None:
