@@ -17,6 +17,7 @@ import pytest
 
 from tests.cli.conftest import Start
 from tests.cli.terminal import ANYWHERE, WAIT_S, Command
+from zmqkit import Puller
 
 
 def test_lines_go_through_and_both_ends_exit_with_0(zmqkit: Start) -> None:
@@ -189,11 +190,12 @@ def test_an_interrupted_push_drains_what_can_be_drained(zmqkit: Start) -> None:
 
 def test_a_second_signal_ends_a_push_at_once(zmqkit: Start) -> None:
     push = zmqkit("push", ANYWHERE, "--linger", "600", stdin="one\n")
-    assert push.address
-    push.signal(signal.SIGTERM)
-    push.said("stopping")
-    push.signal(signal.SIGTERM)
-    push.finish(128 + signal.SIGTERM)
+    with Puller(push.address) as puller:
+        assert puller.receive(WAIT_S) is not None  # now something waits to be settled
+        push.signal(signal.SIGTERM)
+        push.said("stopping")
+        push.signal(signal.SIGTERM)
+        push.finish(128 + signal.SIGTERM)
 
 
 def test_a_broken_pipe_gives_the_job_back(zmqkit: Start) -> None:
