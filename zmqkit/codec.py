@@ -19,8 +19,8 @@ import enum
 import json
 import re
 import reprlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
@@ -160,6 +160,32 @@ def decode_many(lengths: Sequence[int], blob: bytes, codec: str = "msgpack", *, 
             return bodies
     # Something is wrong with one of them; one by one, each says so for itself.
     return [_decode_one(piece, codec, limits) for piece in _pieces(lengths, blob)]
+
+
+# ---- headers ---------------------------------------------------------------------
+
+MAX_HEADERS_BYTES: Final = 8192
+RESERVED_HEADERS: Final = "zmqkit-"
+
+
+def check_headers(headers: Mapping[str, str], instead: str = "the body") -> dict[str, str]:
+    """A copy of the user's headers. Raises `EncodeError` for what cannot travel."""
+    if not isinstance(headers, Mapping):
+        raise EncodeError(f"headers are a mapping from text to text, got {headers!r}")
+    found = dict(headers)
+    size = 0
+    for name, value in found.items():
+        if type(name) is not str or type(value) is not str:
+            raise EncodeError(f"headers go from text to text, got {name!r}: {value!r}")
+        if name.startswith(RESERVED_HEADERS):
+            raise EncodeError(f"header names beginning with {RESERVED_HEADERS!r} are reserved, got {name!r}")
+        try:
+            size += len(name.encode()) + len(value.encode())
+        except UnicodeEncodeError as error:
+            raise EncodeError(f"header {name!r} is not text that can be encoded: {error}") from None
+    if size > MAX_HEADERS_BYTES:
+        raise EncodeError(f"headers of {size} bytes; at most {MAX_HEADERS_BYTES} are allowed: put data into {instead}")
+    return found
 
 
 # ---- batches ---------------------------------------------------------------------

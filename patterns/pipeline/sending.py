@@ -20,7 +20,6 @@ from typing_extensions import TypeVar
 from zmqkit import checks
 from zmqkit import codec as codecs
 from zmqkit.errors import (
-    EncodeError,
     Full,
     JournalDamaged,
     Unsettled,
@@ -46,8 +45,6 @@ CHUNK_MESSAGES: Final = 256
 CHUNK_BYTES: Final = 1 << 20
 """Bodies are packed, journalled and sent in runs of at most so many messages or bytes; a larger body goes alone."""
 
-MAX_HEADERS_BYTES: Final = 8192
-RESERVED: Final = "zmqkit-"
 
 _POINTS: Final = ("accepted", "journalled", "received", "settled")
 
@@ -198,7 +195,7 @@ class PusherBase(PeerBase):
 
     def _pack_one(self, body: object, headers: Headers | None) -> Pack:
         data = codecs.encode(body, self._codec, limits=self._limits)
-        kept = {} if headers is None else check_headers(headers)
+        kept = {} if headers is None else codecs.check_headers(headers)
         return Pack(self._codec, time.time_ns() // 1000, [len(data)], data, {}, {0: kept} if kept else {})
 
     def _pack_many(self, bodies: list[Any], ids: list[str] | None = None) -> list[Pack]:
@@ -208,7 +205,7 @@ class PusherBase(PeerBase):
             for at, each in enumerate(bodies):
                 if type(each) is Outgoing:
                     bodies[at] = each.body
-                    if each.headers is not None and (kept := check_headers(each.headers)):
+                    if each.headers is not None and (kept := codecs.check_headers(each.headers)):
                         headers[at] = kept
         lengths, blob = codecs.encode_many(bodies, self._codec, limits=self._limits)
         now = time.time_ns() // 1000
@@ -393,26 +390,6 @@ def check_point(until: str) -> Point:
     if until not in _POINTS:
         raise ValueError(f"until must be one of {', '.join(_POINTS)}, got {until!r}")
     return until  # type: ignore[return-value]
-
-
-def check_headers(headers: Headers) -> dict[str, str]:
-    """A copy of the user's headers. Raises `EncodeError` for what cannot travel."""
-    if not isinstance(headers, Mapping):
-        raise EncodeError(f"headers are a mapping from text to text, got {headers!r}")
-    found = dict(headers)
-    size = 0
-    for name, value in found.items():
-        if type(name) is not str or type(value) is not str:
-            raise EncodeError(f"headers go from text to text, got {name!r}: {value!r}")
-        if name.startswith(RESERVED):
-            raise EncodeError(f"header names beginning with {RESERVED!r} are reserved, got {name!r}")
-        try:
-            size += len(name.encode()) + len(value.encode())
-        except UnicodeEncodeError as error:
-            raise EncodeError(f"header {name!r} is not text that can be encoded: {error}") from None
-    if size > MAX_HEADERS_BYTES:
-        raise EncodeError(f"headers of {size} bytes; at most {MAX_HEADERS_BYTES} are allowed: put data into the body")
-    return found
 
 
 def too_late(receipt: ReceiptBase, withdrawn: bool, timeout: float | None) -> WaitTimeout:

@@ -41,8 +41,6 @@ MOST_SECONDS: Final = 1e9
 LOOK_AGAIN: Final = 0.2
 """Seconds after which who waits for results looks whether another has taken the last one: that wakes nobody."""
 
-MAX_HEADERS_BYTES: Final = 8192
-RESERVED_HEADERS: Final = "zmqkit-"
 
 READ_BYTES: Final = 16 << 20
 """Rows are read from the journal in portions of so many bytes."""
@@ -308,7 +306,9 @@ class ClientBase(PeerBase):
         if request_id is not UNSET:
             found = found._replace(request_id=_check_id(request_id))
         if headers is not UNSET:
-            found = found._replace(headers=None if headers is None else _check_headers(headers) or None)
+            found = found._replace(
+                headers=None if headers is None else codecs.check_headers(headers, "arguments") or None
+            )
         if durable is not UNSET:
             if not isinstance(durable, bool):
                 raise TypeError(f"durable must be True or False, got {durable!r}")
@@ -415,23 +415,3 @@ def _check_id(request_id: str) -> str:
     if not can_travel(request_id):
         raise ValueError(f"request_id must be text that can be encoded, got {request_id[:60]!r}")
     return request_id
-
-
-def _check_headers(headers: Headers) -> dict[str, str]:
-    """The headers, if they can travel."""
-    if not isinstance(headers, Mapping):
-        raise EncodeError(f"headers are a mapping from text to text, got {headers!r}")
-    found = dict(headers)
-    size = 0
-    for name, value in found.items():
-        if type(name) is not str or type(value) is not str:
-            raise EncodeError(f"headers go from text to text, got {name!r}: {value!r}")
-        if name.startswith(RESERVED_HEADERS):
-            raise EncodeError(f"header names beginning with {RESERVED_HEADERS!r} are reserved, got {name!r}")
-        try:
-            size += len(name.encode()) + len(value.encode())
-        except UnicodeEncodeError as error:
-            raise EncodeError(f"header {name!r} is not text that can be encoded: {error}") from None
-    if size > MAX_HEADERS_BYTES:
-        raise EncodeError(f"headers of {size} bytes; at most {MAX_HEADERS_BYTES} are allowed: put data into arguments")
-    return found

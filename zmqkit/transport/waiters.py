@@ -82,9 +82,6 @@ def in_trio() -> bool:
     return trio.lowlevel.in_trio_task()
 
 
-_in_trio = in_trio
-
-
 # ---- asyncio ---------------------------------------------------------------------
 
 
