@@ -5,6 +5,8 @@ Shared by threads and tasks: nothing here waits, and nothing calls the handler.
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import inspect
 import logging
 import sys
@@ -190,6 +192,9 @@ class Handling:
         if isinstance(error, ServiceError):
             log.debug("%s() answers with an error: %s", name, error)
             return failure("ServiceError", error.message, code=error.code, data=error.data, limits=self.limits)
+        over = ready.execution.cancelled or (ready.until is not None and time.monotonic() >= ready.until)
+        if over and isinstance(error, concurrent.futures.CancelledError | asyncio.CancelledError):
+            return self.given_up(ready)  # it looked whether anybody still waits, as it should
         if ready.execution.cancelled:
             log.debug("%s() ended after it was cancelled: %s", name, type(error).__name__)
         else:
