@@ -20,6 +20,18 @@ Point = Literal["accepted", "journalled", "received", "settled"]
 OnError = Literal["nack", "reject", "raise"]
 """What an exception in a ``with job:`` block or a handler does to its job."""
 
+Start = Literal["latest", "earliest", "resume"]
+"""Where a subscriber begins: with what comes, with the oldest that there is, or where it was before."""
+
+OnGap = Literal["recover", "raise", "report"]
+"""What a subscriber does about messages that did not come."""
+
+OnSlow = Literal["recover", "conflate", "disconnect"]
+"""What becomes of a subscriber that does not keep up."""
+
+OnFailure = Literal["raise", "retry", "skip"]
+"""What an exception in a ``with message:`` block or a handler does."""
+
 
 def _positive(options: object, *names: str) -> None:
     for name in names:
@@ -135,3 +147,27 @@ class Window:
         for name, value in (("count", self.count), ("size_bytes", self.size_bytes)):
             if not isinstance(value, int) or not 1 <= value < 1 << 62:
                 raise ValueError(f"{name} must be a whole number from 1 to below 2**62, got {value!r}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """How much a publisher's journal keeps. Whichever bound is reached first counts; None is no bound.
+
+    Without any, all is kept until the disk is full.
+
+    Attributes:
+        count: so many messages at most.
+        size_bytes: so many bytes at most, all together.
+        seconds: nothing that is older, by the publisher's clock.
+    """
+
+    count: int | None = None
+    size_bytes: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.seconds is not None:
+            _positive(self, "seconds")
+        for name, value in (("count", self.count), ("size_bytes", self.size_bytes)):
+            if value is not None and (type(value) is not int or not 1 <= value < 1 << 62):
+                raise ValueError(f"{name} must be a whole number from 1 to below 2**62, or None, got {value!r}")

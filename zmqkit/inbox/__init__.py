@@ -2,5 +2,6 @@
 
 from zmqkit.inbox.connections import Connection, Source, check_source
 from zmqkit.inbox.inbox import Inbox, Record, Transaction
+from zmqkit.inbox.positions import Position, Positions
 
-__all__ = ["Connection", "Inbox", "Record", "Source", "Transaction", "check_source"]
+__all__ = ["Connection", "Inbox", "Position", "Positions", "Record", "Source", "Transaction", "check_source"]

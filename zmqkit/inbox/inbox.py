@@ -20,6 +20,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final, NamedTuple
 
 from zmqkit.errors import CommitIndeterminate, JournalError, UsageError
@@ -37,6 +38,10 @@ _TABLES: Final = (
     "create index if not exists zmqkit_inbox_at on zmqkit_inbox (at)",
     "create table if not exists zmqkit_inbox_state (name text primary key, value) without rowid",
 )
+
+
+Proof = tuple[str, Callable[[], bool]]
+"""The id of a message, and what tells whether its record is there."""
 
 
 class Record(NamedTuple):
@@ -117,6 +122,10 @@ class Inbox:
             self._connections.writing.release()
             raise
 
+    def connection(self) -> sqlite3.Connection:
+        """This thread's connection, for looking things up."""
+        return self._connections.here()
+
     def leave(self) -> None:
         """This thread ends: close its connection."""
         self._connections.drop()
@@ -158,7 +167,10 @@ class Inbox:
         value: int | str = row[0]
         return value
 
-    def _commit(self, connection: sqlite3.Connection, ids: list[str]) -> None:
+    def _recorded(self, id: str) -> bool:
+        return self.find(id) is not None
+
+    def _commit(self, connection: sqlite3.Connection, proofs: list[Proof]) -> None:
         """Commit; what that leaves open is looked up."""
         connection.execute("update zmqkit_inbox_state set value = value + 1 where name = 'commits'")
         if self._keep is not None:
@@ -180,13 +192,12 @@ class Inbox:
                 raise translate(error, self.path) from error
             # A failed sync: what the file holds now may be in memory only. Never ask the same connection again.
             self._connections.drop()
-            there = bool(ids) and all(self.find(each) is not None for each in ids)
-            if ids and not there:
+            if proofs and not all(shows() for _, shows in proofs):
                 raise translate(error, self.path) from error
             raise CommitIndeterminate(
                 f"the inbox {self.path} may or may not keep what was just committed: {error}; "
                 f"it shows now, but the disk did not confirm it",
-                id=ids[0] if ids else None,
+                id=proofs[0][0] if proofs else None,
             ) from error
 
     def _ended(self) -> None:
@@ -203,8 +214,16 @@ class Transaction:
     def __init__(self, inbox: Inbox, connection: sqlite3.Connection) -> None:
         self.connection = connection
         self._inbox = inbox
-        self._ids: list[str] = []
+        self._proofs: list[Proof] = []
         self._open = True
+
+    def prove(self, id: str, shows: Callable[[], bool]) -> None:
+        """Something was written for the message of this id; `shows` looks, after a failed commit, whether it is there.
+
+        Raises `UsageError` if the transaction has ended.
+        """
+        self._check()
+        self._proofs.append((id, shows))
 
     def record(self, id: str, origin: str, outcome: bytes | None = None) -> bool:
         """Record this id. False: it was recorded before, so its effects are there already; roll back."""
@@ -215,7 +234,7 @@ class Transaction:
                 (id, origin, int(self._inbox._clock() * 1e6), outcome),
             ).rowcount
         if done:
-            self._ids.append(id)
+            self._proofs.append((id, partial(self._inbox._recorded, id)))
         return bool(done)
 
     def answer(self, id: str, outcome: bytes) -> None:
@@ -238,7 +257,7 @@ class Transaction:
         try:
             if self.connection.in_transaction:
                 with translated(self._inbox.path):
-                    self._inbox._commit(self.connection, self._ids)
+                    self._inbox._commit(self.connection, self._proofs)
                 return
         except BaseException:
             self._roll_back()

@@ -203,6 +203,25 @@ class PeerBase:
             **more,
         )
 
+    # What a user binds and connects are the places of sessions, unless a pattern has other sockets there.
+
+    def _bound(self, driver: Driver) -> tuple[str, ...]:
+        """What is bound for the user, ports filled in."""
+        return driver.addresses
+
+    def _dial(self, driver: Driver, address: str) -> None:
+        """Connect to what the user named, or discovery found."""
+        driver.connect(address)
+
+    def _hang_up(self, driver: Driver, address: str, now: float) -> None:
+        """Take that back. Runs where the core may be touched."""
+        self._core.link_forgotten(("c", address), now)
+        driver.disconnect(address)
+
+    def _dialled_in_use(self) -> set[str]:
+        """What was dialled and is of use. Runs where the core may be touched."""
+        return {session.link[1] for session in self._core.sessions if isinstance(session.link, tuple)}
+
     @staticmethod
     def _random() -> random.Random:
         return random.SystemRandom()
@@ -259,14 +278,14 @@ class PeerBase:
                 watch = discovery.watch(address, on_change=partial(found, address), roles=self._accepts)
                 self._watches.append(watch)
             else:
-                driver.connect(str(address))
+                self._dial(driver, str(address))
         if self._to_connect:
             driver.alarm(ALONE, _weakly(self._tell_alone))
         if self._announce is not None:
             self._announcements.append(
                 discovery.announce(
                     self._announce,
-                    driver.addresses,
+                    self.addresses,
                     role=self._role,
                     instance=self._core.local.instance.hex(),
                     peer_name=self.name,
@@ -311,7 +330,7 @@ class PeerBase:
             known = before | self._fading
             self._fading = (self._fading | (before - now_there)) - wanted
         for address in now_there - known:
-            driver.connect(address)
+            self._dial(driver, address)
         self._drop_faded()
 
     def _drop_faded(self) -> None:
@@ -325,13 +344,11 @@ class PeerBase:
         driver = self._driver
         if driver is None:
             return
-        busy = {session.link[1] for session in self._core.sessions if isinstance(session.link, tuple)}
         with self._state_lock:
-            gone = self._fading - busy
+            gone = self._fading - self._dialled_in_use()
             self._fading -= gone
         for address in gone:
-            self._core.link_forgotten(("c", address), now)
-            driver.disconnect(address)
+            self._hang_up(driver, address, now)
 
     def _end_discovery(self) -> None:
         with self._state_lock:
@@ -344,7 +361,7 @@ class PeerBase:
     @property
     def addresses(self) -> tuple[str, ...]:
         """The bound addresses, ports filled in; empty before opening."""
-        return self._driver.addresses if self._driver is not None else ()
+        return self._bound(self._driver) if self._driver is not None else ()
 
     @property
     def closed(self) -> bool:
