@@ -26,7 +26,12 @@ from typing import Any, NamedTuple, Protocol
 from zmqkit.events import Event
 
 Link = Hashable
-"""One way to one peer, as the driver names it. A new connection of the binding side is a new link."""
+"""One way to one peer, as the driver names it. A new connection of the binding side is a new link.
+
+``("c", address)``: a connection that we made. ``("b", address, routing id)``: one that was made to us.
+``("d", address)``: a data endpoint, an XPUB or XSUB, with all its connections; see `Core.link_up`.
+``("d", address, token)``: one connection of such a one, where it is to be closed (`Outputs.disconnects`).
+"""
 
 Frames = Sequence[bytes]
 """One message. Its boundaries are kept."""
@@ -77,7 +82,7 @@ class Probe(NamedTuple):
 class Outputs:
     """What a core wants done. The driver takes each list and leaves a new, empty one in its place."""
 
-    __slots__ = ("disconnects", "events", "items", "probes", "reads", "replies", "sends", "writes", "written")
+    __slots__ = ("dials", "disconnects", "events", "items", "probes", "reads", "replies", "sends", "writes", "written")
 
     def __init__(self) -> None:
         self.sends: list[tuple[Link, Frames]] = []
@@ -90,7 +95,10 @@ class Outputs:
         """What the user's ``receive`` takes."""
         self.events: list[Event] = []
         self.disconnects: list[Link] = []
-        """Links that are of no more use: their connections are closed."""
+        """Links that are of no more use: their connections are closed. What we connected is connected anew."""
+        self.dials: list[tuple[str, bool]] = []
+        """Addresses to connect to (True), as link ("c", address), or to leave (False). They are counted: an address is
+        left with the last who wanted it, the user among them. One that cannot be read is logged, and no link."""
         self.written = 0
         """How many writes were ever put out; what ``stored(up_to)`` counts."""
 
@@ -108,16 +116,34 @@ class Core(Protocol):
     counters: dict[str, int | float]
 
     def link_up(self, link: Link, now: float) -> None:
-        """A connection that we made stands. (The binding side learns of links by their first message.)"""
+        """A connection that we made stands. (The binding side learns of links by their first message.)
+
+        A data endpoint is ("d", address). A bound one is up from the first: this is the first input there is. One that
+        connects is up with its connection; the next connection is a new socket, and knows nothing of the last one's
+        subscriptions.
+        """
 
     def link_down(self, link: Link, now: float) -> None:
-        """The link's connection is gone, or a send to it found nobody there."""
+        """The link's connection is gone, or a send to it found nobody there.
+
+        Of a data endpoint that connects: what came over the connection was handed in before this, and nothing of the
+        next connection is before its link_up. A bound one is never down.
+        """
 
     def receive_message(self, link: Link, frames: Frames, now: float) -> None:
-        """One message came in."""
+        """One message came in.
+
+        To an XPUB come subscriptions, as two frames: what the subscriber sent (1 or 0, then the prefix; or anything
+        else), and a token that names the connection it came over. The token is empty where that is not known: within
+        the process, and where nobody said it, because the last subscriber to that prefix is gone. Only the last
+        unsubscription from a prefix is told, of subscriptions each one.
+        """
 
     def links_disturbed(self, group: Hashable, now: float) -> None:
-        """Some connection of the bound socket ``group`` broke; whose is not known: ask each of its links."""
+        """Some connection of the bound socket ``group`` broke; whose is not known: ask each of its links.
+
+        The group of the links ("b", address, routing id) is ("b", address); of a bound data endpoint it is its link.
+        """
 
     def stored(self, up_to: int, now: float) -> None:
         """Writes up to this number are in the journal, at its durability. Without a journal: at once."""

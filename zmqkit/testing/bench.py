@@ -136,7 +136,7 @@ class BenchDriver:
         items, out.items = out.items, []
         events, out.events = out.events, []
         reads, out.reads = out.reads, []
-        out.probes, out.disconnects = [], []
+        out.probes, out.disconnects, out.dials = [], [], []
         if writes:
             if self.journal is not None:
                 self.journal.commit(writes)

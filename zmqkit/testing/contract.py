@@ -28,7 +28,9 @@ def check_deadline(core: Core, now: float) -> None:
     if first is not None and not first > now:
         raise ContractBroken(f"drained at {now!r}, but next_deadline() is still {first!r}: it would spin")
     out = core.out
-    if out.sends or out.writes or out.reads or out.probes or out.replies or out.items or out.events or out.disconnects:
+    if out.sends or out.writes or out.reads or out.probes or out.replies or out.items or out.events:
+        raise ContractBroken(f"drained, yet next_deadline() put out {', '.join(pending(core))}")
+    if out.disconnects or out.dials:
         raise ContractBroken(f"drained, yet next_deadline() put out {', '.join(pending(core))}")
 
 
@@ -44,7 +46,7 @@ def check_purity(core: Core) -> None:
 def pending(core: Core) -> list[str]:
     """The names of the output lists that are not empty."""
     out = core.out
-    names = ("sends", "writes", "reads", "probes", "replies", "items", "events", "disconnects")
+    names = ("sends", "writes", "reads", "probes", "replies", "items", "events", "disconnects", "dials")
     return [name for name in names if getattr(out, name)]
 
 

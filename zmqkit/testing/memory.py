@@ -152,7 +152,7 @@ class MemoryDriver:
         replies, out.replies = out.replies, []
         items, out.items = out.items, []
         events, out.events = out.events, []
-        out.probes, out.disconnects, out.reads = [], [], []
+        out.probes, out.disconnects, out.dials, out.reads = [], [], [], []
         if writes:
             try:
                 if self._journal is not None:

@@ -22,6 +22,7 @@ from zmqkit.events import Event
 from zmqkit.options import Heartbeat, Limits
 from zmqkit.protocol.core import Core
 from zmqkit.transport import forks, tickets, wakeup
+from zmqkit.transport.driver import DataKind
 from zmqkit.transport.mailbox import Mailbox
 from zmqkit.transport.pump import Pump, Store
 from zmqkit.transport.tickets import Desk, Ticket, WaitExpired
@@ -50,8 +51,11 @@ class BaseDriver:
         name: of the peer; the driver's thread is called ``zmqkit-<name>``.
         binds: addresses to bind, port 0 or ``*`` for a free one.
         connects: addresses to connect to.
+        data: which kind the data endpoints are; None: there are none.
+        data_binds: addresses to bind as data endpoints; the core's link_up of each is its first input.
+        data_connects: addresses to connect as data endpoints.
         heartbeat: sets libzmq's own heartbeats, so that a dead hop is noticed before the session's bound.
-        limits: ``frame_bytes`` bounds each frame that is received.
+        limits: ``frame_bytes`` bounds each frame that is received, but of subscriptions `data.SUBSCRIPTION_BYTES`.
         waker: "eventfd", "pipe", or what the system has.
     """
 
@@ -63,6 +67,9 @@ class BaseDriver:
         name: str,
         binds: Sequence[str] = (),
         connects: Sequence[str] = (),
+        data: DataKind | None = None,
+        data_binds: Sequence[str] = (),
+        data_connects: Sequence[str] = (),
         heartbeat: Heartbeat | None = None,
         limits: Limits | None = None,
         waker: wakeup.Kind = "auto",
@@ -71,11 +78,16 @@ class BaseDriver:
         self.name = name
         self.mailbox: Mailbox[Any] = self._make_mailbox()
         self.addresses: tuple[str, ...] = ()
+        self.data_addresses: tuple[str, ...] = ()
         self.failure: BaseException | None = None
         self.ended = Ticket()
         self._journal = journal
         self._binds = tuple(binds)
         self._connects = tuple(connects)
+        if data is None and (data_binds or data_connects):
+            raise UsageError(f"{name}: addresses of data endpoints say nothing without data=")
+        self._data_binds = tuple(data_binds)
+        self._data_connects = tuple(data_connects)
         self._desk = Desk()
         self._alarms = Alarms()
         self._wires = Wires(core, heartbeat or Heartbeat(), limits or Limits(), self._alarms, self._bug)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from zmqkit.events import Event
 from zmqkit.protocol.core import Core
@@ -14,6 +14,9 @@ from zmqkit.transport.mailbox import Mailbox
 from zmqkit.transport.tickets import Ticket
 
 E = TypeVar("E", bound=Event)
+
+DataKind = Literal["XPUB", "XSUB"]
+"""The data endpoints of a peer: XPUB sends to whoever subscribed to it, XSUB subscribes and receives."""
 
 
 class Driver(Protocol):
@@ -23,6 +26,7 @@ class Driver(Protocol):
         core: the state machine; touched by the driver only, once it is started.
         name: of the peer.
         addresses: what is bound, ports filled in; after `start`.
+        data_addresses: which data endpoints are bound, ports filled in; after `start`.
         failure: the exception that ended the driver, if one did; every waiter is woken with it.
         ended: resolved when all is torn down: True if the core had finished.
     """
@@ -30,6 +34,7 @@ class Driver(Protocol):
     core: Core
     name: str
     addresses: tuple[str, ...]
+    data_addresses: tuple[str, ...]
     failure: BaseException | None
     ended: Ticket
 
@@ -99,6 +104,15 @@ class Driver(Protocol):
 
     def disconnect(self, address: str) -> None:
         """Take back one `connect`; the connection ends with its last user. Unknown addresses are ignored."""
+
+    def connect_data(self, address: str) -> None:
+        """Connect one more data endpoint, or count one more user of it: link ("d", address) of the core.
+
+        An address that cannot be read is logged. `UsageError`: the driver was made without ``data=``.
+        """
+
+    def disconnect_data(self, address: str) -> None:
+        """Take back one `connect_data`, as `disconnect` does."""
 
     def on(self, event_type: type[E], callback: Callable[[E], object]) -> Callable[[], None]:
         """Call back for events of this type, where the core is pumped. What it raises is logged.
