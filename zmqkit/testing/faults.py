@@ -389,9 +389,13 @@ class Nemesis:
         self.world.note(None, f"{one.name} and {two.name} change places")
         for peer in (one, two):
             peer.crash()
-        first, second = one.binds, two.binds
+        first, second = (one.binds, one.data_binds), (two.binds, two.data_binds)
         for peer, old, new in ((one, first, second), (two, second, first)):
-            for address in old:
+            for address in old[0]:
                 peer.unbind(address)
-            for address in new:
+            for address in old[1]:
+                peer.unbind_data(address)
+            for address in new[0]:
                 peer.bind(address)
+            for address in new[1]:
+                peer.bind_data(address)

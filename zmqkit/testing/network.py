@@ -11,6 +11,7 @@ What the driver over libzmq shows to a core, this shows too (zmqkit/transport):
 - Messages that had arrived before the break are still received after it.
 
 Rates of loss, duplication and so on go beyond TCP: they are what devices, tunnels and restarts of both make of it.
+The sockets of publish-subscribe, XPUB and XSUB, are in `zmqkit.testing.data`; what befalls connections befalls theirs.
 Knows nothing of cores: peers are woken, and given notices.
 """
 
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Literal
 from zmqkit.protocol.core import Frames, Link
 
 if TYPE_CHECKING:
+    from zmqkit.testing.data import DataPlane, Endpoint
     from zmqkit.testing.peers import SimPeer
     from zmqkit.testing.world import World
 
@@ -53,7 +55,7 @@ class Way:
     """One direction of one connection. In order, unless the rates say otherwise."""
 
     __slots__ = (
-        "base", "blocks", "clear", "connection", "dead", "jitter", "last", "link", "part", "queue", "receiver",
+        "base", "blocks", "clear", "connection", "data", "dead", "jitter", "last", "link", "part", "queue", "receiver",
         "sender", "stash",
     )  # fmt: skip
 
@@ -71,6 +73,8 @@ class Way:
         self.dead = False
         self.clear = True
         self.stash: list[Frames] = []
+        self.data: Endpoint | None = None
+        """The data socket at its end, where it is of the data plane."""
 
     def settle(self) -> None:
         """Recompute `clear`: may a message take the fast path?"""
@@ -103,6 +107,18 @@ class Connection:
         """The direction that ends at this side."""
         return self.down if side == "c" else self.up
 
+    @property
+    def of_data(self) -> bool:
+        """Is it one of the data plane?"""
+        return self.up.data is not None
+
+    def made(self) -> None:
+        """It stands. (Of the data plane: its sockets are told.)"""
+
+    def broke(self) -> None:
+        """The binding side knows that it is gone."""
+        self.binder.routes.pop(self.up.link, None)
+
     def __repr__(self) -> str:
         return f"connection {self.number} {self.dial.peer.name} -> {self.binder.name}"
 
@@ -122,6 +138,10 @@ class Dial:
         self.tries = 0
         self.closed = False
 
+    def connect(self, number: int, binder: SimPeer) -> Connection:
+        """A connection to whom it found there."""
+        return Connection(number, self, binder)
+
 
 def other(side: Side) -> Side:
     """The opposite side."""
@@ -137,8 +157,11 @@ class SimulatedNetwork:
 
     Attributes:
         rates: trouble per message.
-        connections: those that at least one side thinks to stand.
+        connections: those that at least one side thinks to stand, of either plane.
+        data: the other plane.
     """
+
+    data: DataPlane
 
     HOLD: PartitionMode = "hold"
     DROP: PartitionMode = "drop"
@@ -242,8 +265,12 @@ class SimulatedNetwork:
         """Connect, and go on connecting."""
         dial = Dial(peer, address)
         peer.routes[dial.link] = dial
-        self.world.after(0.001 + 0.004 * self._shape.random(), self._attempt, dial)
+        self.go_dial(dial)
         return dial
+
+    def go_dial(self, dial: Dial) -> None:
+        """Begin to connect."""
+        self.world.after(0.001 + 0.004 * self._shape.random(), self._attempt, dial)
 
     def hang_up(self, dial: Dial) -> None:
         """Stop connecting: what waits in the pipe is lost."""
@@ -273,7 +300,7 @@ class SimulatedNetwork:
             self._attempt_later(dial)
             return
         self._number += 1
-        connection = Connection(self._number, dial, listener)
+        connection = dial.connect(self._number, listener)
         self.connections[self._number] = connection
         latency = self._base_latency(peer.host, listener.host)
         now = self.world.clock.now
@@ -285,6 +312,11 @@ class SimulatedNetwork:
             self._counts["reconnected"] += 1
         dial.tries = 0
         dial.connection = connection
+        if connection.of_data:
+            dial.last = connection.down
+            connection.made()
+            peer.notify(0.002 * self._shape.random(), "link_up", dial.link)
+            return
         if dial.last is not None:
             connection.down.queue.extend(dial.last.queue)  # one pipe: what had come before is received before
             dial.last.queue.clear()
@@ -351,6 +383,9 @@ class SimulatedNetwork:
                 del self._listeners[address]
         for dial in peer.dials.values():
             dial.closed = True
+        for endpoint in peer.data.values():
+            if endpoint.dial is not None:
+                endpoint.dial.closed = True
         for connection in list(self.connections.values()):
             for side in ("c", "b"):
                 if connection.peer(side) is peer and connection.is_open(side):
@@ -358,6 +393,10 @@ class SimulatedNetwork:
                     if how == "power cut":
                         wait = self.hop_timeout_s * (1.0 + 0.2 * self._shape.random())
                         self.world.after(wait, self._give_up, connection, other(side))
+
+    def close_side(self, connection: Connection, side: Side) -> None:
+        """One side closes a connection for good."""
+        self._close(connection, side)
 
     def _close(self, connection: Connection, side: Side, *, cut: bool = True, tell: bool = True) -> None:
         """One side stops to think that the connection stands."""
@@ -381,14 +420,15 @@ class SimulatedNetwork:
             if peer.keeps_pipe:
                 dial.pipe.extendleft(reversed(kept))
             if not dial.closed and peer.alive:
-                peer.routes[dial.link] = dial
+                if not connection.of_data:
+                    peer.routes[dial.link] = dial
                 peer.notify(0.002 * self._shape.random(), "link_down", dial.link)
                 self._attempt_later(dial)
         else:
             connection.b_open = False
-            peer.routes.pop(connection.up.link, None)
+            connection.broke()
             if peer.alive:
-                self._disturb(peer, ("b", connection.dial.address))
+                self._disturb(peer, ("d" if connection.of_data else "b", connection.dial.address))
         if not (connection.c_open or connection.b_open):
             self.connections.pop(connection.number, None)
         elif tell:
@@ -406,7 +446,8 @@ class SimulatedNetwork:
         gone = [frames for _, frames in list(queue)[cut:]]
         for _ in gone:
             queue.pop()
-        kept = int(self._shape.random() * (len(gone) + 1)) if way.sender.keeps_pipe else 0
+        keeps = way.sender.keeps_pipe and way.data is None
+        kept = int(self._shape.random() * (len(gone) + 1)) if keeps else 0
         self._counts["lost in a break"] += len(gone) - kept
         return gone[len(gone) - kept :] if kept else []
 
@@ -447,9 +488,9 @@ class SimulatedNetwork:
         self._parts[source, target] = mode
         now = self.world.clock.now
         for way in self._ways(source, target):
-            way.part = mode
+            way.part = mode if way.data is None else "hold"  # there nothing may be missing
             way.blocks += 1
-            if mode == "drop":
+            if way.part == "drop":
                 while way.queue and way.queue[-1][0] > now:
                     way.queue.pop()
                     self._counts["lost in a partition"] += 1

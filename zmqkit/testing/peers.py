@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, Literal
 
 from zmqkit.errors import JournalError
 from zmqkit.protocol.core import Core, Frames, Link, Probe
 from zmqkit.testing.contract import ContractBroken, check_deadline, check_purity, check_rest, check_send
+from zmqkit.testing.data import DataKind, Endpoint
 from zmqkit.testing.journal import Disk, SimulatedCrash, SimulatedJournal
 from zmqkit.testing.network import Dial, Way
 from zmqkit.testing.storing import Storing
@@ -55,8 +56,9 @@ class SimPeer:
     """
 
     def __init__(
-        self, world: World, name: str, factory: Factory, *, host: str, number: int, disk: Disk | None, may_crash: bool
-    ) -> None:
+        self, world: World, name: str, factory: Factory, *, host: str, number: int, disk: Disk | None,
+        may_crash: bool, data: DataKind | None = None,
+    ) -> None:  # fmt: skip
         self.world = world
         self.name = name
         self.host = host
@@ -83,6 +85,9 @@ class SimPeer:
         self.ways: list[Way] = []
         self.routes: dict[Link, Way | Dial] = {}
         self.dials: dict[str, Dial] = {}
+        self.data_kind = data
+        self.data: dict[str, Endpoint] = {}
+        """The data sockets of this incarnation, by address."""
         self.stays_down = False
         """When True, a crash is for good: nobody restarts it."""
         self.doom: int | None = None
@@ -90,6 +95,8 @@ class SimPeer:
         self._factory = factory
         self._binds: list[str] = []
         self._connects: list[str] = []
+        self._data_binds: list[str] = []
+        self._data_connects: list[str] = []
         self._clock = world.host_clock(host)
         self._pids: dict[int, tuple[int, str]] = {}
         self._shape = world.stream(f"peer {name}")
@@ -100,6 +107,7 @@ class SimPeer:
         self._commands: deque[tuple[str | Callable[..., object], tuple[Any, ...]]] = deque()
         self._notices: deque[tuple[float, str, tuple[Any, ...]]] = deque()
         self._probing: set[Hashable] = set()
+        self._dialled: Counter[str] = Counter()
         self._due = math.inf
         self._ready = 0.0
         self._lag = 0.0
@@ -185,6 +193,10 @@ class SimPeer:
             world.network.listen(self, address)
         for address in self._connects:
             self.dials[address] = world.network.dial(self, address)
+        for address in self._data_binds:
+            self._open_data(address, bind=True)
+        for address in self._data_connects:
+            self._open_data(address, bind=False)
         self.wake_by(world.clock.now)
         if self._clock.held is not None:
             self.stop()
@@ -240,6 +252,7 @@ class SimPeer:
         self.ways.clear()
         self.routes.clear()
         self.dials.clear()
+        self.data.clear()
         self._reset()
         world.went_down(self, how)
         if self.on_down is not None:
@@ -295,6 +308,61 @@ class SimPeer:
         """Connect there no more; the core is told `link_down`. Idempotent."""
         if address in self._connects:
             self._connects.remove(address)
+            dial = self.dials.pop(address, None)
+            if dial is not None:
+                self.world.network.hang_up(dial)
+                self.notify(0.0, "link_down", dial.link)
+
+    @property
+    def data_binds(self) -> tuple[str, ...]:
+        """The addresses that its data sockets are bound to."""
+        return tuple(self._data_binds)
+
+    def bind_data(self, address: str) -> None:
+        """Bind a data socket here, in this incarnation and all later ones. ValueError if it has no data plane."""
+        if self.data_kind is None:
+            raise ValueError(f"{self.name} has no data sockets")
+        self._data_binds.append(address)
+        if self.core is not None:
+            self._open_data(address, bind=True)
+
+    def unbind_data(self, address: str) -> None:
+        """As `unbind`."""
+        if self.core is not None:
+            raise ValueError(f"{self.name} runs, and is bound to {address}")
+        self._data_binds.remove(address)
+
+    def connect_data(self, address: str) -> None:
+        """Connect a data socket there, in this incarnation and all later ones. Idempotent."""
+        if self.data_kind is None:
+            raise ValueError(f"{self.name} has no data sockets")
+        if address not in self._data_connects:
+            self._data_connects.append(address)
+            if self.core is not None:
+                self._open_data(address, bind=False)
+
+    def disconnect_data(self, address: str) -> None:
+        """Connect there no more; the core is told `link_down`. Idempotent."""
+        if address in self._data_connects:
+            self._data_connects.remove(address)
+            endpoint = self.data.get(address)
+            if endpoint is not None:
+                self.world.network.data.close(endpoint)
+                self.notify(0.0, "link_down", endpoint.link)
+
+    def _open_data(self, address: str, *, bind: bool) -> None:
+        assert self.data_kind is not None
+        endpoint = self.world.network.data.open(self, self.data_kind, address, bind=bind)
+        if bind:
+            self._commands.append(("link_up", (endpoint.link,)))
+            self.wake_by(self.world.clock.now)
+
+    def _dial(self, address: str, wanted: bool) -> None:
+        """What the core asked for by `Outputs.dials`: in this incarnation only."""
+        self._dialled[address] += 1 if wanted else -1
+        if wanted and address not in self.dials:
+            self.dials[address] = self.world.network.dial(self, address)
+        elif address not in self._connects and self._dialled[address] < 1:
             dial = self.dials.pop(address, None)
             if dial is not None:
                 self.world.network.hang_up(dial)
@@ -414,10 +482,15 @@ class SimPeer:
             queue = way.queue
             if queue and queue[0][0] <= true and way.part is None:
                 count = 0
-                link = way.link
+                link, data = way.link, way.data
                 crc = zlib.crc32(b"%d" % way.connection.number, crc)
                 while queue and queue[0][0] <= true and count < limit:
                     frames = queue.popleft()[1]
+                    if data is not None:
+                        given = data.incoming(way, frames)
+                        if given is None:
+                            continue
+                        frames = given
                     for frame in frames:
                         crc = zlib.crc32(frame, crc)
                     if world.text is not None:
@@ -444,8 +517,14 @@ class SimPeer:
             if self.world.text is not None:
                 self.world.note(self, f"{verb} {args!r:.200}")
             self.world.digest = zlib.crc32(verb.encode(), self.world.digest)
-            if verb == "link_up":
-                self.world.network.told_up(self, args[0])
+            if verb in ("link_up", "link_down"):
+                kind, name = args[0][:2]
+                if kind == "d":
+                    endpoint = self.data[name]
+                    if endpoint.dial is not None:
+                        (endpoint.told_up if verb == "link_up" else endpoint.told_down)()
+                elif verb == "link_up":
+                    self.world.network.told_up(self, args[0])
             getattr(core, verb)(*args, now)
 
     def _drain(self, core: Core, now: float) -> None:
@@ -492,10 +571,22 @@ class SimPeer:
                 links, out.disconnects = out.disconnects, []
                 again = True
                 for link in links:
+                    if isinstance(link, tuple) and link[0] == "d":
+                        endpoint = self.data[link[1]]
+                        if len(link) == 2:
+                            endpoint.redial()
+                        else:
+                            endpoint.expel(link[2])
+                        continue
                     route = self.routes.get(link)
                     dial = route if isinstance(route, Dial) else route.connection.dial if route is not None else None
                     if dial is not None and dial.peer is self and link == dial.link:
                         world.network.redial(dial)
+            if out.dials:
+                dials, out.dials = out.dials, []
+                again = True
+                for address, wanted in dials:
+                    self._dial(address, wanted)
             if out.reads:
                 reads, out.reads = out.reads, []
                 again = True
@@ -537,7 +628,9 @@ class SimPeer:
             if world.text is not None:
                 world.note(self, f"{link} <- {world.show(frames)}")
             route = routes.get(link)
-            if route is None:
+            if route is None and isinstance(link, tuple) and link[0] == "d" and link[1] in self.data:
+                self.data[link[1]].send(frames, true)
+            elif route is None:
                 self._nowhere(core, link, now)
                 told = True
             elif isinstance(route, Way):

@@ -15,6 +15,7 @@ from typing import Any
 
 from zmqkit.options import Durability
 from zmqkit.testing.clock import HostClock, VirtualClock
+from zmqkit.testing.data import DataKind, DataPlane
 from zmqkit.testing.faults import Faults, Nemesis
 from zmqkit.testing.journal import Disk
 from zmqkit.testing.network import SimulatedNetwork
@@ -77,6 +78,7 @@ class World:
         self._happened = 0
         self._hosts: dict[str, HostClock] = {}
         self.network = SimulatedNetwork(self, hop_timeout_s)
+        self.network.data = DataPlane(self.network)
 
     # ---- chance and time ---------------------------------------------------------
 
@@ -168,6 +170,9 @@ class World:
         host: str | None = None,
         bind: Sequence[str] = (),
         connect: Sequence[str] = (),
+        data: DataKind | None = None,
+        data_bind: Sequence[str] = (),
+        data_connect: Sequence[str] = (),
         journal: bool | Durability = False,
         logs: Sequence[str] = ("messages", "marks", "dead"),
         may_crash: bool = True,
@@ -180,6 +185,7 @@ class World:
             factory: builds its core, for each incarnation anew.
             host: where it runs; None: on a machine of its own.
             bind: addresses to bind. connect: addresses to connect to.
+            data: give it data sockets of this kind. data_bind, data_connect: their addresses.
             journal: give it one; True means ``power``, which survives everything. logs: the names of its logs.
             may_crash: whether `Nemesis` may kill it (and later restart it).
             start: at once.
@@ -189,13 +195,18 @@ class World:
         durability: Durability = journal if isinstance(journal, str) else "power"
         disk = Disk(f"{name}.{self.seed}", durability=durability, logs=logs) if journal else None
         peer = SimPeer(
-            self, name, factory, host=host or f"host of {name}", number=len(self.peers), disk=disk, may_crash=may_crash
-        )
+            self, name, factory, host=host or f"host of {name}", number=len(self.peers), disk=disk,
+            may_crash=may_crash, data=data,
+        )  # fmt: skip
         self.peers[name] = peer
         for address in bind:
             peer.bind(address)
         for address in connect:
             peer.connect(address)
+        for address in data_bind:
+            peer.bind_data(address)
+        for address in data_connect:
+            peer.connect_data(address)
         if start:
             peer.start()
         return peer
