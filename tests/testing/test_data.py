@@ -198,7 +198,7 @@ def test_a_core_dials_for_its_recovery_channel_and_leaves_with_the_last_who_want
     pub.bind("tcp://pub:2")
     link = ("c", "tcp://pub:2")
 
-    def dial(wanted: bool):  # type: ignore[no-untyped-def]
+    def dial(wanted: bool):
         return lambda recorder, now: recorder.out.dials.append(("tcp://pub:2", wanted))
 
     sub.post(dial(True))
