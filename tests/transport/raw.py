@@ -11,7 +11,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from zmqkit.events import BadFrame
 from zmqkit.options import Heartbeat, Limits
@@ -178,6 +178,9 @@ class RawCore:
     def drop(self, link: Link, now: float) -> None:
         self.out.disconnects.append(link)
 
+    def dial(self, address: str, wanted: bool, now: float) -> None:
+        self.out.dials.append((address, wanted))
+
     def tell(self, reason: str, now: float) -> None:
         self.out.events.append(BadFrame("raw", reason))
 
@@ -244,6 +247,9 @@ def driver(
     journal: Any = None,
     binds: Sequence[str] = (),
     connects: Sequence[str] = (),
+    data: Literal["XPUB", "XSUB"] | None = None,
+    data_binds: Sequence[str] = (),
+    data_connects: Sequence[str] = (),
     heartbeat: Heartbeat | None = None,
     limits: Limits | None = None,
     waker: Any = "auto",
@@ -255,6 +261,9 @@ def driver(
         name=name,
         binds=binds,
         connects=connects,
+        data=data,
+        data_binds=data_binds,
+        data_connects=data_connects,
         heartbeat=heartbeat,
         limits=limits,
         waker=waker,

@@ -31,7 +31,7 @@ from tests.transport.raw import (
 from zmqkit.errors import AddressError, AddressInUse
 from zmqkit.options import Heartbeat, Limits
 from zmqkit.protocol.core import Frames, Link
-from zmqkit.transport import wires
+from zmqkit.transport import connections
 from zmqkit.transport.context import context
 from zmqkit.transport.sockets import MAX_FRAMES
 from zmqkit.transport.tickets import wait
@@ -265,10 +265,10 @@ def test_many_broken_connections_disturb_a_group_a_few_times() -> None:
         links = raw(bound)
         seen = 1
         assert take(bound) == Disturbed(("b", bound.addresses[0]))
-        bound.submit(links.wake_at, time.monotonic() + 4 * wires.DISTURBED_SECONDS)
+        bound.submit(links.wake_at, time.monotonic() + 4 * connections.DISTURBED_SECONDS)
         while take(bound) != "fired":
             seen += 1
-        assert seen <= 2 + (time.monotonic() - begun) / wires.DISTURBED_SECONDS
+        assert seen <= 2 + (time.monotonic() - begun) / connections.DISTURBED_SECONDS
         assert seen < len(peers)
 
 

@@ -90,7 +90,8 @@ class BaseDriver:
         self._data_connects = tuple(data_connects)
         self._desk = Desk()
         self._alarms = Alarms()
-        self._wires = Wires(core, heartbeat or Heartbeat(), limits or Limits(), self._alarms, self._bug)
+        self._data = data
+        self._wires = Wires(core, heartbeat or Heartbeat(), limits or Limits(), self._alarms, self._bug, data)
         self._pump = Pump(core, journal, self._wires, self.mailbox, self._alarms, self._bug)
         self._waker = wakeup.Waker(waker)
         self._wake = self._waker.wake
@@ -139,14 +140,20 @@ class BaseDriver:
                 self._refuse()
             if self._thread is not None:
                 raise Closed(f"{self.name} was started before")
+            wires = self._wires
             try:
-                self.addresses = tuple(self._wires.bind(address) for address in self._binds)
+                self.data_addresses = tuple(wires.bind_data(address) for address in self._data_binds)
+                self.addresses = tuple(wires.bind(address) for address in self._binds)
                 for address in self._connects:
-                    self._wires.connect(address, time.monotonic())
+                    wires.connect(address, time.monotonic())
+                for address in self._data_connects:
+                    wires.connect_data(address, time.monotonic())
             except BaseException:
                 self._close_sockets(0)
-                self.addresses = ()
+                self.addresses = self.data_addresses = ()
                 raise
+            if self._data_binds:
+                self._commands.appendleft((wires.announce, ()))
             self._thread = threading.Thread(target=self._run, name=f"zmqkit-{self.name}", daemon=True)
             forks.register(self)
             self._thread.start()
@@ -162,6 +169,16 @@ class BaseDriver:
     def disconnect(self, address: str) -> None:
         """Take back one `connect`; the connection ends with its last user. Unknown addresses are ignored."""
         self.submit(self._wires.disconnect, address)
+
+    def connect_data(self, address: str) -> None:
+        """Connect one more data endpoint, or count one more user of it. See `Driver.connect_data`."""
+        if self._data is None:
+            raise UsageError(f"{self.name} has no data endpoints")
+        self.submit(self._connect_data, address)
+
+    def disconnect_data(self, address: str) -> None:
+        """Take back one `connect_data`; the connection ends with its last user. Unknown addresses are ignored."""
+        self.submit(self._wires.disconnect_data, address)
 
     def alarm(self, seconds: float, fn: Callable[[float], object]) -> None:
         """Run ``fn(now)`` where the core may be touched, so many seconds from now. See `Driver.alarm`."""
@@ -263,8 +280,14 @@ class BaseDriver:
             self._bug(getattr(fn, "__name__", repr(fn)))
 
     def _connect(self, address: str, now: float) -> None:
+        self._try_connect(self._wires.connect, address, now)
+
+    def _connect_data(self, address: str, now: float) -> None:
+        self._try_connect(self._wires.connect_data, address, now)
+
+    def _try_connect(self, connect: Callable[[str, float], None], address: str, now: float) -> None:
         try:
-            self._wires.connect(address, now)
+            connect(address, now)
         except (AddressError, zmq.ZMQError) as error:
             log.warning("%s: %s", self.name, error)
 

@@ -139,6 +139,11 @@ class Pump:
             links, out.disconnects = out.disconnects, []
             self._wires.drop(links, now)
             inputs = True
+        if out.dials:
+            dials, out.dials = out.dials, []
+            for address, wanted in dials:
+                self._wires.dial(address, wanted, now)
+            inputs = True
         if out.reads:
             reads, out.reads = out.reads, []
             for read in reads:

@@ -1,7 +1,7 @@
-"""The two kinds of zmq sockets that peers use, each with its monitor. Knows libzmq; no core, no thread, no clock.
+"""What all zmq sockets of a peer have in common, each with its monitor. Knows libzmq; no core, no thread, no clock.
 
-The connecting side has one DEALER per remote address (with several peers a DEALER would deal round-robin), the
-binding side one ROUTER per bound address. Both sides only ever see whole messages, as lists of frames.
+Which kinds there are: `zmqkit.transport.links`, `zmqkit.transport.data`. All only ever see whole messages, as lists of
+frames.
 
 Flags of send and receive are plain integers: pyzmq's enums cost a microsecond a frame.
 """
@@ -14,6 +14,7 @@ import functools
 import itertools
 import os
 import socket as sockets
+import stat
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -36,6 +37,7 @@ HANDSHAKE_FAILED = int(
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
 STOPPED = int(zmq.EVENT_MONITOR_STOPPED)
+RETRIED = int(zmq.EVENT_CONNECT_RETRIED)
 
 EVENTS = int(zmq.EVENTS)
 FD = int(zmq.FD)
@@ -45,22 +47,8 @@ READABLE = int(zmq.POLLIN)
 MAX_FRAMES = 1024
 """A message of more frames is none of ours: it is read to its end and dropped."""
 
-SEND_MESSAGES = 200_000
-"""So many messages may wait to be sent over one connection of a bound socket; who lets more pile up is taken for gone.
-
-Credit bounds what is lent (see the greatest prefetch), but a stranger that asks and never reads gets his answers too.
-"""
-
 EXPELLED_A_TURN = 5000
 """So many messages of expelled peers are thrown away a turn: it must be quicker than they come."""
-
-MAX_EXPELLED = 1000
-"""So many expelled peers are remembered, by routing ids, of which each connection has its own."""
-
-RECONNECT_MS = 100
-RECONNECT_MAX_MS = 5000
-CONNECT_TIMEOUT_MS = 5000
-"""A SYN that got lost is not waited for as long as the kernel would (two minutes)."""
 
 _names = itertools.count()
 _event = struct.Struct("=HI")
@@ -80,9 +68,16 @@ class Endpoint:
         expelled: routing ids of peers whose messages are dropped, and whether their connection was closed.
         unheard: how many messages of expelled peers were dropped.
         unread: see `Wires.unread`.
+        up: whether the connection stands; always, where others connect.
     """
 
+    KIND: ClassVar[int]
+    """Of the socket."""
     EVENTS: ClassVar[int] = STOPPED | HANDSHAKE_FAILED | DISCONNECTED
+    SEND_MESSAGES: ClassVar[int] = 0
+    """So many messages may wait to be sent over one connection; 0: any number."""
+    OTHERS: ClassVar[str] = "a plain PUSH, PULL, PUB or SUB"
+    """Who is no peer of it, for people."""
 
     def __init__(self, address: str, heartbeat: Heartbeat, limits: Limits) -> None:
         self.address = address
@@ -94,19 +89,20 @@ class Endpoint:
         self.expelled: dict[bytes, bool] = {}
         self.unheard = 0
         self.unread = False
+        self.up = True
         self._send: Callable[[bytes, int], object] = _closed
         self._heartbeat = heartbeat
         self._limits = limits
 
-    def _open(self, kind: int) -> zmq.Socket[bytes]:
-        made = context().socket(kind)
+    def _open(self) -> zmq.Socket[bytes]:
+        made = context().socket(self.KIND)
         try:
             made.setsockopt(zmq.LINGER, 0)
-            made.setsockopt(zmq.SNDHWM, SEND_MESSAGES if kind == zmq.ROUTER else 0)
+            made.setsockopt(zmq.SNDHWM, self.SEND_MESSAGES)
             # Never a receiving high-water mark: libzmq 4.3.5 aborts the whole process when a peer that it holds back
             # sent a heartbeat and is gone (stream_engine_base.cpp, `!_io_error`). Who floods us is expelled instead.
             made.setsockopt(zmq.RCVHWM, 0)
-            made.setsockopt(zmq.MAXMSGSIZE, self._limits.frame_bytes)
+            made.setsockopt(zmq.MAXMSGSIZE, self._frame_bytes())
             made.setsockopt(zmq.IPV6, int("[" in self.address))
             bound_ms = self._heartbeat.bound * 1000
             # Together below the bound: that the hop is dead is known before the session gives its peer up.
@@ -221,51 +217,23 @@ class Endpoint:
             return True
         return False
 
+    def _frame_bytes(self) -> int:
+        """The largest frame that is received."""
+        return self._limits.frame_bytes
+
     def _too_large(self, frames: Sequence[bytes]) -> bool:
         # libzmq checks frames where they come from outside; inproc has no such place.
         if self.inproc:
-            largest = self._limits.frame_bytes
+            largest = self._frame_bytes()
             return any(len(frame) > largest for frame in frames)
         return False
 
 
-class Dialer(Endpoint):
-    """A DEALER that connects to one address.
-
-    A new connection after a lost one is a new socket: so nothing that was meant for the old one is sent on the new
-    one, before the session has greeted.
-
-    Attributes:
-        up: whether the connection stands.
-        users: how many want this address.
-        failures: how many connections in a row did not last.
-        up_since: when `up` became true.
-    """
-
-    EVENTS = Endpoint.EVENTS | HANDSHAKE_SUCCEEDED
-
-    def __init__(self, address: str, heartbeat: Heartbeat, limits: Limits) -> None:
-        super().__init__(address, heartbeat, limits)
-        self.link: tuple[str, str] = ("c", address)
-        self.up = False
-        self.users = 1
-        self.failures = 0
-        self.up_since = 0.0
-
-    def open(self) -> None:
-        """Start connecting. Raises `AddressError` for an address that libzmq cannot read."""
-        made = self._open(zmq.DEALER)
-        made.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
-        made.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
-        made.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT_MS)
-        try:
-            made.connect(self.address)
-        except zmq.ZMQError as error:
-            self.close()
-            raise AddressError(f"cannot connect to {self.address!r}: {error.strerror or error}") from error
+class Sender(Endpoint):
+    """An endpoint to which one sends without naming a peer."""
 
     def send(self, frames: Sequence[bytes]) -> None:
-        """Send one message. Raises `zmq.ZMQError` when nobody is there (inproc)."""
+        """Send one message. Raises `zmq.ZMQError` when nobody is there (a DEALER, inproc)."""
         send = self._send
         last = len(frames) - 1
         if last < 0:
@@ -282,30 +250,33 @@ class Dialer(Endpoint):
             raise
 
 
-class Listener(Endpoint):
-    """A ROUTER bound to one address.
+class Bound(Endpoint):
+    """An endpoint to which others connect.
 
     Attributes:
         address: as bound, the port filled in.
-        group: ("b", address); its links are ("b", address, routing id).
         greeted: how many connections stand that got through ZeroMQ's handshake.
         failed: how many did not, and are about to be told to be gone.
     """
 
     EVENTS = Endpoint.EVENTS | LISTENING | HANDSHAKE_SUCCEEDED
+    GROUP: ClassVar[str]
 
     def __init__(self, address: str, heartbeat: Heartbeat, limits: Limits) -> None:
         super().__init__(address, heartbeat, limits)
-        self.group = ("b", address)
         self.greeted = 0
         self.failed = 0
         self._listening: tuple[int, int] | None = None
         """The descriptor on which connections are accepted, and the socket's inode; for a forked child."""
 
+    @property
+    def group(self) -> tuple[str, str]:
+        """("b", address), or ("d", address) of a data endpoint."""
+        return (self.GROUP, self.address)
+
     def open(self) -> None:
         """Bind. Raises `AddressInUse`, or `AddressError` for what cannot be bound here."""
-        made = self._open(zmq.ROUTER)
-        made.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        made = self._open()
         try:
             if self.address.startswith("ipc://") and _answers(self.address[len("ipc://") :]):
                 # libzmq would take the path away from whoever listens there.
@@ -322,34 +293,9 @@ class Listener(Endpoint):
             self.close()
             raise
         self.address = made.getsockopt_string(zmq.LAST_ENDPOINT)
-        self.group = ("b", self.address)
         for event, value in self._told(10):  # told while it was bound; nothing is told within the process
             if event == LISTENING:
                 self._listening = (value, os.fstat(value).st_ino)
-
-    def expel(self, routing_id: bytes) -> None:
-        """Hear nothing more from this peer, and close its connection with its next message."""
-        self.expelled[routing_id] = False
-        if len(self.expelled) > MAX_EXPELLED:
-            del self.expelled[next(iter(self.expelled))]
-
-    def _expel(self, route: bytes, frame: zmq.Frame) -> None:
-        self.unheard += 1
-        if self.expelled[route]:
-            return
-        self.expelled[route] = True
-        try:
-            # Who is gone already left his descriptor to somebody else, perhaps: an empty message finds out.
-            self.send(route, [b""])
-            # libzmq closes no single connection; but it tells which descriptor a message came from.
-            fd = os.dup(int(frame.get(SRCFD)))
-        except (zmq.ZMQError, OSError):
-            return  # gone, or within the process; what comes is dropped all the same
-        with sockets.socket(fileno=fd) as connection, contextlib.suppress(OSError):
-            # To be sure touch a connection of our own port only. From here on whatever the other side sends is answered
-            # by a reset.
-            if _is_of(connection, self.address):
-                connection.shutdown(sockets.SHUT_RDWR)
 
     def become_forked(self) -> None:
         """This is the child of a fork: let go of the port, or it would stay taken when the parent closes it.
@@ -362,24 +308,29 @@ class Listener(Endpoint):
                 if os.fstat(fd).st_ino == inode:
                     os.close(fd)
 
-    def send(self, routing_id: bytes, frames: Sequence[bytes]) -> None:
-        """Send one message to one peer. Raises `zmq.ZMQError` (EHOSTUNREACH) when it is gone."""
-        send = self._send
-        last = len(frames) - 1
-        if last < 0:
-            raise ValueError("a message without frames")
-        send(routing_id, MORE_NOWAIT)
-        try:
-            for frame in frames[:last]:
-                send(frame, MORE_NOWAIT)
-            send(frames[last], NOWAIT)
-        except BaseException:
-            send(b"", NOWAIT)  # or the next message would become a part of this one
-            raise
-
 
 def _closed(data: bytes, flags: int) -> object:
     raise zmq.ZMQError(errno.ENOTSOCK)
+
+
+def shut(fd: int, address: str, inode: int | None = None) -> None:
+    """Shut down the connection with this descriptor, if it is one that was accepted at this bound address.
+
+    libzmq closes no single connection, but tells which descriptor a message came from. Who is gone already left his to
+    somebody else, perhaps: the socket's inode tells, if it is known.
+    """
+    try:
+        fd = os.dup(fd)
+    except OSError:
+        return
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode) or inode not in (None, os.fstat(fd).st_ino):
+        os.close(fd)
+        return
+    with sockets.socket(fileno=fd) as connection, contextlib.suppress(OSError):
+        # To be sure touch a connection of our own port only. From here on whatever the other side sends is answered
+        # by a reset.
+        if _is_of(connection, address):
+            connection.shutdown(sockets.SHUT_RDWR)
 
 
 def _is_of(connection: sockets.socket, address: str) -> bool:
