@@ -32,8 +32,8 @@ from zmqkit.patterns.pipeline.sending import (
     too_late,
 )
 from zmqkit.patterns.pipeline.taking import PullerBase, check_batches, check_handler, check_run, takes
-from zmqkit.peer.aio import Peer
-from zmqkit.peer.base import DRAIN, Common, check_timeout, deadline_of, left_of
+from zmqkit.peer.aio import Peer, call, run_tasks
+from zmqkit.peer.base import Common, check_timeout, deadline_of, left_of
 from zmqkit.peer.hooks import stop_on_signals
 from zmqkit.transport.tickets import Ticket, WaitExpired
 from zmqkit.transport.waiters import checkpoint
@@ -428,65 +428,3 @@ class _Batches(Generic[T]):
         if batch is None:
             raise StopAsyncIteration
         return batch
-
-
-async def call(handler: Callable[..., object], argument: object, limiter: anyio.CapacityLimiter) -> object:
-    """Call a handler, plain ones in a worker thread; the limiter says how many of these there may be."""
-    if inspect.iscoroutinefunction(handler):
-        return await handler(argument)
-    result, error = await anyio.to_thread.run_sync(_outcome, handler, argument, limiter=limiter)
-    if error is not None:
-        try:
-            raise error
-        finally:
-            del error  # or its traceback would hold itself
-    return await result if inspect.isawaitable(result) else result
-
-
-def _outcome(handler: Callable[..., object], argument: object) -> tuple[object, BaseException | None]:
-    """What a handler returned, or raised: a loop's future does not carry GeneratorExit or StopIteration."""
-    try:
-        return handler(argument), None
-    except BaseException as error:
-        return None, error
-
-
-async def run_tasks(loop: Callable[[], Any], tasks: int, *peers: Peer) -> None:
-    """Run `loop` in so many tasks. The first error stops all and is raised as it is.
-
-    After a stop what runs has `DRAIN` seconds; then it is cancelled, and its jobs are given back.
-    """
-    errors: list[BaseException] = []
-    running = tasks
-    cancelled = anyio.get_cancelled_exc_class()
-    ended = anyio.Event()
-
-    async def guarded() -> None:
-        nonlocal running
-        try:
-            await loop()
-        except BaseException as error:
-            if isinstance(error, cancelled) or (
-                isinstance(error, BaseExceptionGroup) and error.subgroup(cancelled) is not None
-            ):
-                raise  # the task group's own
-            errors.append(error)
-            for peer in peers:
-                peer.stop()
-        finally:
-            running -= 1
-            ended.set()
-
-    async with anyio.create_task_group() as group:
-        for _ in range(tasks):
-            group.start_soon(guarded)
-        await ended.wait()
-        with anyio.move_on_after(DRAIN):
-            while running:
-                ended = anyio.Event()
-                await ended.wait()
-        if running:
-            log.warning("%d handlers still run %s s after the stop; their jobs are given back", running, DRAIN)
-        group.cancel_scope.cancel()
-    if errors:
-        raise errors[0]

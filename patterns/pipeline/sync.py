@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Generic, Self, overload
@@ -29,9 +27,9 @@ from zmqkit.patterns.pipeline.sending import (
     too_late,
 )
 from zmqkit.patterns.pipeline.taking import PullerBase, check_batches, check_handler, check_run, takes
-from zmqkit.peer.base import DRAIN, Common, check_timeout, deadline_of, left_of
+from zmqkit.peer.base import Common, check_timeout, deadline_of, left_of
 from zmqkit.peer.hooks import stop_on_signals
-from zmqkit.peer.sync import Peer
+from zmqkit.peer.sync import Peer, run_threads
 from zmqkit.transport.tickets import Ticket, WaitExpired
 
 T = TypeVar("T", default=Any)
@@ -443,28 +441,3 @@ class Puller(PullerBase, Peer, Generic[T]):
         assert self._driver is not None
         self._driver.mailbox.stop()
         self._driver.close(1.0)
-
-
-def run_threads(loop: Callable[[], None], threads: int, *peers: Peer) -> None:
-    """Run `loop` in so many threads, this one included. The first error stops all and is raised."""
-    errors: list[BaseException] = []
-
-    def guarded() -> None:
-        try:
-            loop()
-        except BaseException as error:
-            errors.append(error)
-            for peer in peers:
-                peer.stop()
-
-    others = [threading.Thread(target=guarded, name=f"zmqkit-handler-{at}", daemon=True) for at in range(1, threads)]
-    for each in others:
-        each.start()
-    guarded()
-    deadline = time.monotonic() + DRAIN
-    for each in others:
-        each.join(max(0.0, deadline - time.monotonic()))
-        if each.is_alive():
-            log.warning("a handler still runs %s s after the stop; its job is given back", DRAIN)
-    if errors:
-        raise errors[0]

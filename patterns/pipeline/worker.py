@@ -17,11 +17,11 @@ from zmqkit.patterns.pipeline.custody import (
     results_of,
 )
 from zmqkit.patterns.pipeline.jobs import JobBase
-from zmqkit.patterns.pipeline.sync import Puller, Pusher, run_threads
+from zmqkit.patterns.pipeline.sync import Puller, Pusher
 from zmqkit.patterns.pipeline.taking import check_handler, check_run
 from zmqkit.peer.base import Addresses, Common
 from zmqkit.peer.hooks import stop_on_signals
-from zmqkit.peer.sync import Peer
+from zmqkit.peer.sync import Peer, run_threads
 from zmqkit.transport.tickets import Ticket, WaitExpired
 
 

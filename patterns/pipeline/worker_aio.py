@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 
 from zmqkit.errors import Unsettled
 from zmqkit.options import OnError
-from zmqkit.patterns.pipeline.aio import Puller, Pusher, call, run_tasks
+from zmqkit.patterns.pipeline.aio import Puller, Pusher
 from zmqkit.patterns.pipeline.custody import (
     LOOK_FOR_STOP,
     Custody,
@@ -21,7 +21,7 @@ from zmqkit.patterns.pipeline.custody import (
 )
 from zmqkit.patterns.pipeline.jobs import JobBase
 from zmqkit.patterns.pipeline.taking import check_handler, check_run
-from zmqkit.peer.aio import Peer
+from zmqkit.peer.aio import Peer, call, run_tasks
 from zmqkit.peer.base import Addresses, Common
 from zmqkit.peer.hooks import stop_on_signals
 from zmqkit.transport.tickets import Ticket, WaitExpired

@@ -7,6 +7,8 @@ nursery is held across ``__aenter__``.
 from __future__ import annotations
 
 import contextlib
+import inspect
+import logging
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
@@ -15,9 +17,11 @@ import anyio
 import anyio.to_thread
 
 from zmqkit.errors import WaitTimeout, ZmqkitError
-from zmqkit.peer.base import PeerBase, check_timeout, check_types
+from zmqkit.peer.base import DRAIN, PeerBase, check_timeout, check_types
 from zmqkit.peer.hooks import on, stop_on_signals
 from zmqkit.transport.tickets import Ticket, WaitExpired, wait_async
+
+log = logging.getLogger("zmqkit")
 
 
 class Peer(PeerBase):
@@ -106,4 +110,68 @@ async def in_thread(fn: Any, *args: Any) -> Any:
     return await anyio.to_thread.run_sync(fn, *args)
 
 
-__all__ = ["Peer", "on", "stop_on_signals"]
+async def call(handler: Callable[..., object], argument: object, limiter: anyio.CapacityLimiter) -> object:
+    """Call a handler, plain ones in a worker thread; the limiter says how many of these there may be."""
+    if inspect.iscoroutinefunction(handler):
+        return await handler(argument)
+    result, error = await anyio.to_thread.run_sync(_outcome, handler, argument, limiter=limiter)
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error  # or its traceback would hold itself
+    return await result if inspect.isawaitable(result) else result
+
+
+def _outcome(handler: Callable[..., object], argument: object) -> tuple[object, BaseException | None]:
+    """What a handler returned, or raised: a loop's future does not carry GeneratorExit or StopIteration."""
+    try:
+        return handler(argument), None
+    except BaseException as error:
+        return None, error
+
+
+async def run_tasks(loop: Callable[[], Any], tasks: int, *peers: PeerBase) -> None:
+    """Run `loop` in so many tasks. The first error stops all and is raised as it is.
+
+    After a stop what runs has `DRAIN` seconds; then it is cancelled, and what it has in hand is given back.
+    """
+    errors: list[BaseException] = []
+    running = tasks
+    cancelled = anyio.get_cancelled_exc_class()
+    ended = anyio.Event()
+
+    async def guarded() -> None:
+        nonlocal running
+        try:
+            await loop()
+        except BaseException as error:
+            if isinstance(error, cancelled) or (
+                isinstance(error, BaseExceptionGroup) and error.subgroup(cancelled) is not None
+            ):
+                raise  # the task group's own
+            errors.append(error)
+            for peer in peers:
+                peer.stop()
+        finally:
+            running -= 1
+            ended.set()
+
+    async with anyio.create_task_group() as group:
+        for _ in range(tasks):
+            group.start_soon(guarded)
+        await ended.wait()
+        with anyio.move_on_after(DRAIN):
+            while running:
+                ended = anyio.Event()
+                await ended.wait()
+        if running:
+            log.warning(
+                "%d handlers still run %s s after the stop; what they have in hand is given back", running, DRAIN
+            )
+        group.cancel_scope.cancel()
+    if errors:
+        raise errors[0]
+
+
+__all__ = ["Peer", "call", "in_thread", "on", "run_tasks", "stop_on_signals"]

@@ -205,6 +205,10 @@ class PeerBase:
 
     # What a user binds and connects are the places of sessions, unless a pattern has other sockets there.
 
+    def _endpoints(self, binds: list[str]) -> dict[str, Any]:
+        """What the driver opens, as keywords of its; `binds` is what the user wants to be bound."""
+        return {"binds": binds}
+
     def _bound(self, driver: Driver) -> tuple[str, ...]:
         """What is bound for the user, ports filled in."""
         return driver.addresses
@@ -261,8 +265,8 @@ class PeerBase:
     def _make_driver(self, core: PatternCore, journal: Any, binds: list[str]) -> Driver:
         kind = SharedPump if self._latency and journal is None else IoThread
         return kind(
-            core, journal=journal, name=self.name, binds=binds, connects=[], heartbeat=self._heartbeat,
-            limits=self._limits,
+            core, journal=journal, name=self.name, heartbeat=self._heartbeat, limits=self._limits,
+            **self._endpoints(binds),
         )  # fmt: skip
 
     def _set_up(self, driver: Driver) -> None:

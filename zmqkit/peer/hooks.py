@@ -40,6 +40,11 @@ LEVELS = {
     "PeerLost": logging.INFO,
     "PeerResumed": logging.INFO,
     "JobFailed": logging.INFO,
+    "GapFound": logging.INFO,
+    "EpochChanged": logging.INFO,
+    "RecoveryUnreachable": logging.WARNING,
+    "FellBehind": logging.WARNING,
+    "MessagesExpired": logging.INFO,
 }
 """What is logged besides being told to callbacks; events not named here are not."""
 

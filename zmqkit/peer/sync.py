@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
 from zmqkit.errors import WaitTimeout
-from zmqkit.peer.base import PeerBase, check_timeout, check_types
+from zmqkit.peer.base import DRAIN, PeerBase, check_timeout, check_types
 from zmqkit.transport.tickets import Ticket, WaitExpired, wait
+
+log = logging.getLogger("zmqkit")
 
 
 class Peer(PeerBase):
@@ -101,3 +106,28 @@ class Peer(PeerBase):
 
     def __exit__(self, t: type[BaseException] | None, v: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+
+def run_threads(loop: Callable[[], None], threads: int, *peers: PeerBase) -> None:
+    """Run `loop` in so many threads, this one included. The first error stops all and is raised."""
+    errors: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            loop()
+        except BaseException as error:
+            errors.append(error)
+            for peer in peers:
+                peer.stop()
+
+    others = [threading.Thread(target=guarded, name=f"zmqkit-handler-{at}", daemon=True) for at in range(1, threads)]
+    for each in others:
+        each.start()
+    guarded()
+    deadline = time.monotonic() + DRAIN
+    for each in others:
+        each.join(max(0.0, deadline - time.monotonic()))
+        if each.is_alive():
+            log.warning("a handler still runs %s s after the stop; what it has in hand is given back", DRAIN)
+    if errors:
+        raise errors[0]
