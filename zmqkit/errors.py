@@ -13,7 +13,8 @@
     │   ├── EncodeError           (also TypeError)    a body that cannot travel
     │   ├── Closed                the peer was closed
     │   ├── Forked                the peer belongs to the parent process
-    │   └── AlreadySettled        this job or batch was settled before
+    │   ├── AlreadySettled        this job or batch was settled before
+    │   └── CursorInUse           another live subscriber holds this cursor
     ├── WaitTimeout               (also TimeoutError) out of time; what was handed over goes on
     │   ├── Full                  ... before acceptance: nothing was stored
     │   └── Unsettled             closed with messages still waiting in memory
@@ -29,6 +30,7 @@
     │   └── OutcomeUnknown        it was executed, or partly, or not at all: nobody can tell
     │       ├── NoReplyInTime     (also TimeoutError) ... when its time was out
     │       └── StreamBroken      ... after .received items had come
+    ├── MessagesLost              a subscriber's messages that no history holds; it goes on after them
     ├── Duplicate                 done before; nothing of it is done again
     ├── LeaseLost                 the job went to somebody else; this settle changed nothing
     ├── JournalError              the store's fault
@@ -151,6 +153,10 @@ class Forked(UsageError):
 
 class AlreadySettled(UsageError):
     """The job or batch was acked, nacked, rejected or released before. The first one counts."""
+
+
+class CursorInUse(UsageError):
+    """Another subscriber that lives holds this cursor at the publisher. Close it, or use another name."""
 
 
 # ---- out of time -----------------------------------------------------------------
@@ -288,6 +294,35 @@ class StreamBroken(OutcomeUnknown):
     def __init__(self, message: str = "", *, request_id: str = "", received: int = 0) -> None:
         super().__init__(message, request_id=request_id)
         self.received = received
+
+
+class MessagesLost(ZmqkitError):
+    """Messages that were published and cannot be had any more. The subscriber goes on after them.
+
+    Attributes:
+        publisher: whose: 32 hex digits.
+        epoch: 32 hex digits.
+        topics: those known to be hit; empty: not known which.
+        first: offset of the first one that may be among them.
+        last: offset of the last one.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        publisher: str = "",
+        epoch: str = "",
+        topics: tuple[str, ...] = (),
+        first: int = 0,
+        last: int = 0,
+    ) -> None:
+        super().__init__(message)
+        self.publisher = publisher
+        self.epoch = epoch
+        self.topics = topics
+        self.first = first
+        self.last = last
 
 
 class Duplicate(ZmqkitError):

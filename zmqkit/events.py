@@ -195,6 +195,80 @@ class CallRetried(Event):
         return f"call {self.id} is sent once more: {self.reason}"
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class GapFound(Event):
+    """A subscriber noticed that messages are missing: of this topic, from one offset to another, or some of these.
+
+    They are fetched, if ``on_gap=`` says so and the publisher still has them. ``topic`` is "" where it is not known.
+    """
+
+    publisher: str
+    topic: str
+    first: int
+    last: int
+
+    def _told(self) -> str:
+        of = f"of the topic {self.topic}" if self.topic else "of some topics"
+        return f"messages {of} are missing from {self.first} to {self.last} at publisher {self.publisher[:8]}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EpochChanged(Event):
+    """A publisher was opened anew. ``last`` is the newest offset that came of what it published before.
+
+    With a journal it is the same ``publisher``, and what it stored before is still served. Without one it is another,
+    and nobody can tell what the one before it published after ``last``: ``tail_unknown``.
+    """
+
+    publisher: str
+    epoch: str
+    last: int
+    tail_unknown: bool
+
+    def _told(self) -> str:
+        tail = "; what followed is not known" if self.tail_unknown else ""
+        whose = f"publisher {self.publisher[:8]} was opened anew, in epoch {self.epoch[:8]}"
+        return f"{whose}: {self.last} is the newest offset that came of what was before{tail}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RecoveryUnreachable(Event):
+    """A subscriber has no recovery channel to a publisher: what is missing cannot be fetched. It goes on trying.
+
+    ``publisher`` is "" where none has said yet who it is: at ``address`` there may be no zmqkit publisher.
+    """
+
+    publisher: str
+    address: str
+    reason: str
+
+    def _told(self) -> str:
+        whom = f"publisher {self.publisher[:8]}" if self.publisher else "whoever is there"
+        return f"no recovery channel to {whom} at {self.address}: {self.reason}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FellBehind(Event):
+    """A subscriber is too slow to take messages as they are published. It gets them from the publishers' histories."""
+
+    address: str
+    reason: str
+
+    def _told(self) -> str:
+        return f"fell behind what is published at {self.address}: {self.reason}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MessagesExpired(Event):
+    """Messages were older than ``max_age=`` when they came, and were dropped."""
+
+    publisher: str
+    count: int
+
+    def _told(self) -> str:
+        return f"{_counted(self.count, 'message')} of publisher {self.publisher[:8]} came too late, and were dropped"
+
+
 def _shown(instance: str) -> str:
     """An instance, as far as people need it to tell it from others."""
     return f"peer {instance[:8]}" if instance else "a peer"
