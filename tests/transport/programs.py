@@ -455,8 +455,8 @@ def fork_ports() -> None:
     """A child that lives on keeps no port of its parent's taken, and none of its own files is closed."""
     path = sys.argv[2]
     opened = []
-    for address in ("tcp://127.0.0.1:0", f"ipc://{path}/socket", "inproc://port"):
-        io = unstarted(RawCore(), name="raw", binds=[address])
+    for address, data in (("tcp://127.0.0.1:0", ""), (f"ipc://{path}/socket", ".data"), ("inproc://port", "-data")):
+        io = unstarted(RawCore(), name="raw", binds=[address], data="XPUB", data_binds=[f"{address}{data}"])
         io.start()
         opened.append(io)
     closed = unstarted(RawCore(), name="raw", binds=["tcp://127.0.0.1:0"])
@@ -480,9 +480,11 @@ def fork_ports() -> None:
     good = []
     for io in opened:
         io.close(5)
-        with driver(binds=io.addresses) as again, driver(connects=io.addresses) as dialled:
+        again = driver(binds=io.addresses, data="XPUB", data_binds=io.data_addresses)
+        with again as bound, driver(connects=io.addresses) as dialled:
+            take_until(bound, tuple)
             take_until(dialled, tuple)
-            good.append(echoes(again, dialled))
+            good.append(echoes(bound, dialled))
     os.close(writer)
     for file in files:
         file.close()
