@@ -214,7 +214,11 @@ class Balance:
         ready = self._ready
         if len(ready) == 1:
             only = ready[0]
-            has_room = only.session.room_messages > only.packer.calls
+            session = only.session
+            # `session.room_messages` written out, for each lone call comes here.
+            has_room = session.used_bytes < session.peer_bytes and (
+                session.peer_messages - session.used_messages > only.packer.calls
+            )
             return only if has_room and (only.proved or not only.load) and only not in tried else None
         best: Server | None = None
         least = at = 0

@@ -41,7 +41,6 @@ class Caller:
         answered: CALLs that what `packer` holds answers.
         unheard_bytes: of answers that it is not known to have heard.
         gathered: bytes of the bodies that `packer` holds.
-        small: bytes of small bodies that `packer` holds.
         most: so many fit into a frame that the client takes.
         largest: the largest body that the client takes.
         held: entries whose stream waits until it has heard more.
@@ -49,7 +48,7 @@ class Caller:
 
     __slots__ = (
         "answered", "client", "eaten", "finished", "floor", "gathered", "held", "largest", "most", "open", "open_bytes",
-        "open_calls", "packer", "sent", "session", "small", "taken_bytes", "taken_calls", "touched", "unheard_bytes",
+        "open_calls", "packer", "sent", "session", "taken_bytes", "taken_calls", "touched", "unheard_bytes",
     )  # fmt: skip
 
     def __init__(self, session: Session, client: Client) -> None:
@@ -67,7 +66,6 @@ class Caller:
         self.answered = 0
         self.unheard_bytes = 0
         self.gathered = 0
-        self.small = 0
         frame = max(session.peer.frame_bytes, LEAST_FRAME)
         self.most = min(wire.MAX_BLOB, frame // 2)
         self.largest = frame - ENVELOPE

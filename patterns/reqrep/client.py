@@ -43,6 +43,9 @@ from zmqkit.protocol.timers import Timers
 AHEAD: Final = 64
 """An upload may be so many items ahead of what went out, however many its server would take."""
 
+_new = tuple.__new__
+"""Past the constructors of named tuples, which are Python functions; for the one that each call needs."""
+
 
 class ClientCore(Keeping):
     """The client's state machine.
@@ -169,10 +172,10 @@ class ClientCore(Keeping):
         server = self.balance.servers.get(session.id)
         if server is None:
             return
-        _, _, records, bodies = wire.read(frames, wire.FROM_SERVER)
+        _, _, records = wire.read(frames, wire.FROM_SERVER)
         open_calls = server.window.calls
         answered = late = 0
-        for record, body in zip(records, bodies, strict=True):
+        for record in records:
             try:
                 if record[0] == wire.RESULT:
                     call = open_calls.get(record[1])
@@ -182,10 +185,14 @@ class ClientCore(Keeping):
                     if call.items is not None:
                         raise DecodeError("RESULT of a stream")
                     codec = record[3]
+                    if codec is None:
+                        answer = _new(Answer, (RESULT, record[2], "msgpack", "", "", "", None))
+                    else:
+                        answer = Answer(RESULT, record[2], wire.codec(codec))
                     answered += 1
-                    self._end(call, Answer(RESULT, body, "msgpack" if codec is None else wire.codec(codec)))
+                    self._end(call, answer)
                 else:
-                    self._receive_other(server, record, body, now)
+                    self._receive_other(server, record, record[2], now)
             except DecodeError as error:
                 self.sessions.bad_frame(session.link, str(error))
                 self._spoiled(server, record)
@@ -293,12 +300,20 @@ class ClientCore(Keeping):
             gathered, self._gathered = self._gathered, []
             for server in gathered:
                 self._flush(server, now)
-        super().end_turn(now)
+        if self._ended or self._told or self.sessions.granted or self.sessions.ups:
+            super().end_turn(now)
 
     def next_deadline(self) -> float | None:
         """See `Core`."""
-        times = (self.sessions.next_deadline(), self._deadlines.next(), self._paused.next(), self._timers.next())
-        return min((each for each in times if each is not None), default=None)
+        heap = self.sessions.timers.heap
+        due = heap[0][0] if heap else None
+        when = self._deadlines.next()
+        if when is not None and (due is None or when < due):
+            due = when
+        if self._timers.heap or self._trails:  # what is paused has a trail
+            times = (due, self._paused.next(), self._timers.next())
+            due = min((each for each in times if each is not None), default=None)
+        return due
 
     def handle_timer(self, now: float) -> None:
         """See `Core`."""

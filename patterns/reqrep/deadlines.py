@@ -23,7 +23,7 @@ class Deadlines(Generic[T]):
     def __init__(self) -> None:
         self._buckets: dict[int, dict[T, None]] = {}
         self._heap: list[int] = []
-        """The numbers of all buckets. The first of them is never empty."""
+        """The numbers of all buckets. Empty ones stay, until something is due, as the next call may need them again."""
         self._count = 0
 
     def __len__(self) -> int:
@@ -34,7 +34,7 @@ class Deadlines(Generic[T]):
         number = int(when / TICK) + 1
         bucket = self._buckets.get(number)
         if bucket is None:
-            if len(self._heap) > 64 and len(self._heap) > 4 * self._count:
+            if len(self._heap) > 4 * self._count and (not self._count or len(self._heap) > 64):
                 self._compact()
             bucket = self._buckets[number] = {}
             heapq.heappush(self._heap, number)
@@ -49,12 +49,13 @@ class Deadlines(Generic[T]):
             return
         del bucket[thing]
         self._count -= 1
-        if not bucket and self._heap[0] == number:
-            self._prune()
 
     def next(self) -> float | None:
-        """When `pop` must be called; None: nothing is due ever. Changes nothing."""
-        return self._heap[0] * TICK if self._heap else None
+        """When `pop` must be called, if only to find that what was due was taken back; None: nothing is due ever.
+
+        Changes nothing.
+        """
+        return self._heap[0] * TICK if self._count else None
 
     def pop(self, now: float) -> list[T]:
         """All that is due at `now`, in the order of the buckets; it is taken out."""

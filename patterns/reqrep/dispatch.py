@@ -186,7 +186,7 @@ class Dispatch(PatternCore):
             self._refuse_waiting(entry, "late", "its time was over before it could be started", now)
             return
         caller = entry.caller
-        if caller is not None and self._backed_up(caller):
+        if caller is not None and caller.unheard_bytes and self._backed_up(caller):
             self._refuse_waiting(entry, "overloaded", "too many answers wait for this client to take them", now)
             return
         if not self._ledger.durable or info.idempotent or entry.client is None or entry.key:
@@ -312,13 +312,14 @@ class Dispatch(PatternCore):
         if caller.session.ended:
             return
         if not caller.touched:
-            self._touch(caller)
+            caller.touched = True
+            self._touched.append(caller)
         if body is not None:
             size = len(body)
             if size < wire.LARGE:
-                if caller.small and caller.small + size > caller.most:
+                small = caller.packer.size
+                if small and small + size > caller.most:
                     self._flush(caller, now)
-                caller.small += size
             caller.gathered += size
             caller.unheard_bytes += size
             self._unheard_bytes += size
@@ -354,12 +355,18 @@ class Dispatch(PatternCore):
         """Send what is gathered for one client."""
         frames = caller.packer.pack()
         size = sum(map(len, frames))
-        self.sessions.grant(caller.session, *self._room(caller))
-        number = self.sessions.send(caller.session, frames, 0, now)
+        session = caller.session
+        # Raised without `grant`: this very message tells it.
+        messages, octets = self._room(caller)
+        if messages > session.limit_messages:
+            session.limit_messages = messages
+        if octets > session.limit_bytes:
+            session.limit_bytes = octets
+        number = self.sessions.send(session, frames, 0, now)
         caller.sent.append((number, caller.answered, size))
         caller.unheard_bytes += size - caller.gathered
         self._unheard_bytes += size - caller.gathered
-        caller.answered = caller.small = caller.gathered = 0
+        caller.answered = caller.gathered = 0
 
     def _room(self, caller: Caller) -> tuple[int, int]:
         """The absolute limits of what a client may send."""
@@ -379,8 +386,10 @@ class Dispatch(PatternCore):
 
     def end_turn(self, now: float) -> None:
         """Write and send what this turn gathered."""
-        self.window.sweep(now)
-        self._ledger.flush(now)
+        if self.window.sweep_at <= now:
+            self.window.sweep(now)
+        if self._ledger.durable:
+            self._ledger.flush(now)
         if self._touched:
             touched, self._touched = self._touched, []
             for caller in touched:
@@ -395,12 +404,21 @@ class Dispatch(PatternCore):
                 owed = bool(caller.open)
                 if owed != session.outstanding:
                     self.sessions.owe(session, owed, now)
-        super().end_turn(now)
+        if self.sessions.granted or self.sessions.ups:
+            super().end_turn(now)
 
     def next_deadline(self) -> float | None:
         """See `Core`."""
-        dues = (self.sessions.next_deadline(), self._ledger.next_deadline(), self.window.next_sweep())
-        return min((due for due in dues if due is not None), default=None)
+        heap = self.sessions.timers.heap
+        due = heap[0][0] if heap else None
+        when = self.window.next_sweep()
+        if when is not None and (due is None or when < due):
+            due = when
+        if self._ledger.durable:
+            when = self._ledger.next_deadline()
+            if when is not None and (due is None or when < due):
+                due = when
+        return due
 
 
 def too_large(size: int, most: int) -> bytes:

@@ -26,7 +26,7 @@ from zmqkit.patterns.reqrep.calls import (
     Call,
 )
 from zmqkit.patterns.reqrep.deadlines import Deadlines
-from zmqkit.patterns.reqrep.wire import CALL, CANCEL, LARGE, Record
+from zmqkit.patterns.reqrep.wire import CALL, CANCEL, LARGE, MAX_BLOB, MAX_RECORDS, Record
 from zmqkit.protocol.local import Local
 from zmqkit.protocol.pattern import PatternCore
 
@@ -155,7 +155,17 @@ class Placing(PatternCore):
         ):  # fmt: skip
             more = _more(call)
         body = call.body
-        self._gather(server, [CALL, call.number, 0, call.method, remaining, now, more], body, now)
+        packer = server.packer
+        records = packer.records
+        if len(body) < LARGE and len(records) < MAX_RECORDS - 1 and packer.size < MAX_BLOB - LARGE:
+            # `_gather` for what is small, and does not fill the message.
+            if not records:
+                self._gathered.append(server)
+            records.append([CALL, call.number, body, call.method, remaining, now, more])
+            packer.calls += 1
+            packer.size += len(body)
+        else:
+            self._gather(server, [CALL, call.number, 0, call.method, remaining, now, more], body, now)
 
     def _gather(self, server: Server, record: Record, body: bytes | None, now: float) -> None:
         """Add a record to what goes to this server at the turn's end."""

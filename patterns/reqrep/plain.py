@@ -38,6 +38,9 @@ _MSGPACK_FIRST = bytes([*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF])
 _ALONE = frozenset(_JSON_FIRST + bytes([*range(0x80, 0x90), 0xDE, 0xDF]))
 """How a lone frame begins that is no header of ours: as JSON, or as a msgpack map."""
 
+STARTS: Final = frozenset([b"", *(bytes([each]) for each in _ALONE)])
+"""The first byte of a plain client's message, b"" of an empty delimiter."""
+
 MAX_ID: Final = 1_000
 
 

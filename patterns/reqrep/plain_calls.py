@@ -23,7 +23,8 @@ class PlainCalls(Streaming):
 
     def receive_message(self, link: Link, frames: Frames, now: float) -> None:
         """See `Core`."""
-        if frames and plain.is_plain(frames):
+        # First whether it may be: most messages are not.
+        if frames and frames[0][:1] in plain.STARTS and plain.is_plain(frames):
             self._receive_plain(link, frames, now)
         else:
             super().receive_message(link, frames, now)

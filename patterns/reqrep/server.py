@@ -113,7 +113,8 @@ class ServerCore(PlainCalls):
         caller = self._callers.get(session.id)
         if caller is not None and caller.sent:
             self._unheard_bytes -= caller.heard()
-            self._touch(caller)
+            if not caller.touched:
+                self._touch(caller)
             if caller.held:
                 self._heard_more(caller)
 
@@ -123,22 +124,23 @@ class ServerCore(PlainCalls):
         if messages:
             caller.taken_calls += messages
             caller.taken_bytes += sum(map(len, frames))
-            self._touch(caller)
-        epoch, floor, records, bodies = wire.read(frames, wire.FROM_CLIENT)
-        if sum([record[0] == wire.CALL for record in records]) > messages:
+            if not caller.touched:
+                self._touch(caller)
+        epoch, floor, records = wire.read(frames, wire.FROM_CLIENT)
+        if len(records) > messages and sum([record[0] == wire.CALL for record in records]) > messages:
             raise DecodeError("a message with more calls than it counts against the credit")
         ours = epoch == self._epoch
         if ours and floor != caller.floor:
             self._close_below(caller, floor)
-        for record, body in zip(records, bodies, strict=True):
+        for record in records:
             try:
                 op = record[0]
                 if op == wire.CALL:
-                    self._call(caller, record, body, ours, now)
+                    self._call(caller, record, record[2], ours, now)
                 elif op == wire.CANCEL:
                     self._cancel(caller, record[1], now)
                 else:
-                    self._receive_in_stream(caller, record, body)
+                    self._receive_in_stream(caller, record, record[2])
             except DecodeError as error:
                 self.sessions.bad_frame(session.link, str(error))
 
@@ -190,7 +192,7 @@ class ServerCore(PlainCalls):
         if execution.deadline is not None and execution.deadline <= now:
             self._refuse(caller, number, "late", "its time was over when it came", now)
             return
-        if why := self._overloaded(method, info, len(body)):
+        if (self.waiting or info.concurrency is not None) and (why := self._overloaded(method, info, len(body))):
             self._refuse(caller, number, "overloaded", why, now)
             return
         if fields.uploads and self._make_upload is None:
@@ -200,7 +202,11 @@ class ServerCore(PlainCalls):
         client.entries[number] = entry
         if id:
             self.window.ids[id] = entry
-        self._take_in(caller, entry, execution, info, now)
+        entry.caller = entry.payer = caller
+        caller.open[number] = entry
+        if execution.items is not None or execution.uploads:
+            self._open_flow(entry, execution)
+        self._accept(entry, execution, info, now)
 
     def _execution(self, caller: Caller, number: int, fields: wire.CallFields, body: bytes, now: float) -> Execution:
         execution = Execution(caller.client.key, number, fields.method, body)
@@ -217,15 +223,12 @@ class ServerCore(PlainCalls):
         execution.uploads = fields.uploads
         return execution
 
-    def _take_in(self, caller: Caller, entry: Entry, execution: Execution, info: MethodInfo, now: float) -> None:
-        entry.caller = entry.payer = caller
-        caller.open[entry.number] = entry
-        if execution.items is not None or execution.uploads:
-            entry.flow = Flow(execution.items or 0, uploading=bool(execution.uploads))
-            execution.limit = min(entry.flow.granted, AHEAD)
-            if execution.uploads and self._make_upload is not None:
-                execution.upload = self._make_upload()
-        self._accept(entry, execution, info, now)
+    def _open_flow(self, entry: Entry, execution: Execution) -> None:
+        """Its streams, or its upload, begin."""
+        entry.flow = Flow(execution.items or 0, uploading=bool(execution.uploads))
+        execution.limit = min(entry.flow.granted, AHEAD)
+        if execution.uploads and self._make_upload is not None:
+            execution.upload = self._make_upload()
 
     def _repeat(
         self, caller: Caller, number: int, entry: Entry, fields: wire.CallFields, body: bytes, now: float
@@ -280,7 +283,9 @@ class ServerCore(PlainCalls):
         execution = self._execution(caller, entry.number, fields, body, now)
         execution.only_look_up = True
         execution.items, execution.uploads = None, ()
-        self._take_in(caller, entry, execution, info, now)
+        entry.caller = entry.payer = caller
+        caller.open[entry.number] = entry
+        self._accept(entry, execution, info, now)
 
     # ---- who waits no more -------------------------------------------------------
 

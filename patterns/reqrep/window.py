@@ -7,6 +7,7 @@ client might still ask raises that client's evicted floor: an unknown number up 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -27,6 +28,9 @@ MAX_CLIENTS: Final = 10_000
 
 MAX_FLOORS: Final = 100_000
 """Of so many clients that are away only the evicted floor is kept."""
+
+GONE_A_SWEEP: Final = 64
+"""So many entries that are gone may fill the lists before they are swept out."""
 
 OVERHEAD: Final = 64
 """Bytes that an entry counts beside its body."""
@@ -138,6 +142,7 @@ class ReplyWindow:
         ids: entries by request id, whoever asked.
         count: entries that are done and kept.
         size: what they count, in bytes.
+        sweep_at: from then on `sweep` has something to do.
     """
 
     def __init__(self, bounds: Window, ledger: Ledger, counters: dict[str, int | float]) -> None:
@@ -156,6 +161,9 @@ class ReplyWindow:
         """Clients of which nothing else is known: evicted floor and its row."""
         self._forgot = False
         self._unstamped: list[Entry] = []
+        self._gone = 0
+        """Entries that were dropped since the last sweep."""
+        self.sweep_at = math.inf
         for name in ("replies_evicted", "replies_dropped", "clients_forgotten"):
             counters.setdefault(name, 0)
 
@@ -235,6 +243,7 @@ class ReplyWindow:
             self.ids[entry.id] = entry
         self._away[entry.client.key] = entry.client
         self._unstamped.append(entry)
+        self.sweep_at = 0.0
 
     def keep(self, entry: Entry, now: float) -> None:
         """An entry is done: keep it as long as the bounds allow."""
@@ -242,6 +251,8 @@ class ReplyWindow:
         size = entry.size = len(entry.answer.body) + OVERHEAD
         self.count += 1
         self.size += size
+        if not self._order:
+            self.sweep_at = now + self.bounds.seconds
         self._order.append(entry)
         if size >= wire.LARGE:
             self._large.append(entry)
@@ -261,7 +272,11 @@ class ReplyWindow:
         if entry.state == GONE or client is None:
             entry.state = GONE
             return
-        self.unkeep(entry)
+        if entry.size:
+            self.unkeep(entry)
+            self._gone += 1
+            if self._gone >= GONE_A_SWEEP:
+                self.sweep_at = 0.0
         done = entry.state == DONE
         entry.state = GONE
         entry.answer = DROPPED
@@ -314,6 +329,8 @@ class ReplyWindow:
         seconds = self.bounds.seconds
         while order and (not order[0].size or order[0].done_at + seconds <= now):
             self.evict(order.popleft())
+        self._gone = 0
+        self.sweep_at = order[0].done_at + seconds if order else math.inf
         if len(order) > 2 * self.count + 1000:
             self._order = deque(entry for entry in order if entry.size)
         if len(self._large) > 1000 and len(self._large) > 2 * self.count:

@@ -2,11 +2,11 @@
 
 Pure. A message carries many records, so that what is ready together shares a frame::
 
-    [head, blob, large, large ...]      head = msgpack [epoch, floor, [record, ...]]
+    [head, large, large ...]      head = msgpack [epoch, floor, [record, ...]]
 
-A record is a list ``[op, number, size, ...]``. `size` tells where its body lies: None, it has none; 0 or more, the
-next so many bytes of the blob; -1, the next frame after it. A client's head names the server epoch that its calls are
-for, and its floor; a server's head has b"" and 0 there. Fields that are not known are skipped.
+A record is a list ``[op, number, body, ...]``. `body` is None where there is none, or the bytes themselves, or -1 for a
+large one: it is the next frame after the head. A client's head names the server epoch that its calls are for, and its
+floor; a server's head has b"" and 0 there. Fields that are not known are skipped.
 
 What a stranger sends is returned checked, or raises `DecodeError`.
 """
@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 from zmqkit.errors import DecodeError
 from zmqkit.protocol import wire
 from zmqkit.protocol.core import Frames
+from zmqkit.protocol.wire import MAX_NUMBER
 
 CALL, CANCEL, GRANT, ITEM, END, ABORT, RESULT, ERROR, REFUSED, UNKNOWN, METHODS, DRAINING = range(1, 13)
 NAMES: Final = (
@@ -32,22 +33,22 @@ FROM_SERVER: Final = frozenset({RESULT, ERROR, REFUSED, UNKNOWN, METHODS, DRAINI
 FIELDS: Final = (0, 7, 3, 4, 5, 4, 4, 4, 3, 5, 5, 3, 3)
 """How many fields a record of each op has at least::
 
-    [CALL, number, size, method, remaining, stamp, more]   remaining: seconds or None; stamp: the sender's clock
+    [CALL, number, body, method, remaining, stamp, more]   remaining: seconds or None; stamp: the sender's clock
     [CANCEL, number, None]
     [GRANT, number, None, limit]                           absolute: so many items may come
-    [ITEM, number, size, index, codec]                     from 0; codec None: msgpack
+    [ITEM, number, body, index, codec]                     from 0; codec None: msgpack
     [END, number, None, count]                             of a stream, or of an upload
     [ABORT, number, None, reason]                          of an upload, by who makes it
-    [RESULT, number, size, codec]
-    [ERROR, number, size]                                  a msgpack map; see `failure`
+    [RESULT, number, body, codec]
+    [ERROR, number, body]                                  a msgpack map; see `failure`
     [REFUSED, number, None, code, message]                 nothing was executed
     [UNKNOWN, number, None, code, message]                 perhaps it was
-    [METHODS, 0, size]                                     a msgpack list: the names of idempotent methods
+    [METHODS, 0, body]                                     a msgpack list: the names of idempotent methods
     [DRAINING, 0, None]
 """
 
 LARGE: Final = 16 * 1024
-"""Bodies of so many bytes travel as frames of their own: they are not copied together."""
+"""Bodies of so many bytes travel as frames of their own: they are not copied into the head."""
 
 MAX_RECORDS: Final = 256
 """A message is sent when it holds so many records..."""
@@ -69,91 +70,88 @@ class Packer:
     """Gathers the records of one message. Bodies keep their order; `pack` empties it.
 
     Attributes:
+        records: what was added.
         calls: how many CALL records are in; what the message counts against the credit.
+        size: bytes of the bodies that ride in their records.
     """
 
-    __slots__ = ("_blob", "_large", "_size", "calls", "records")
+    __slots__ = ("_large", "calls", "records", "size")
 
     def __init__(self) -> None:
         self.records: list[Record] = []
         self.calls = 0
-        self._blob: list[bytes] = []
+        self.size = 0
         self._large: list[bytes] = []
-        self._size = 0
 
     def add(self, record: Record, body: bytes | None = None) -> bool:
-        """Add a record, and its body if it has one (sets its size). True: send it, it is full."""
+        """Add a record, and its body if it has one (puts it into its place). True: send it, it is full."""
         if body is not None:
             size = len(body)
             if size < LARGE:
-                record[2] = size
-                self._blob.append(body)
-                self._size += size
+                record[2] = body
+                self.size += size
             else:
                 record[2] = -1
                 self._large.append(body)
         self.records.append(record)
         if record[0] == CALL:
             self.calls += 1
-        return len(self.records) >= MAX_RECORDS or self._size >= MAX_BLOB or len(self._large) >= 64
+        return len(self.records) >= MAX_RECORDS or self.size >= MAX_BLOB or len(self._large) >= 64
 
     def pack(self, epoch: bytes = b"", floor: int = 0) -> Frames:
         """The frames of all that was added; afterwards it is empty."""
-        frames = [wire.pack([epoch, floor, self.records]), b"".join(self._blob), *self._large]
-        self.records, self._blob, self._large = [], [], []
-        self.calls = self._size = 0
+        frames = (wire.pack([epoch, floor, self.records]), *self._large)
+        self.records = []
+        self.calls = self.size = 0
+        if self._large:
+            self._large = []
         return frames
 
 
-class Message(NamedTuple):
-    """What came: records with their bodies in the same order, b"" where there is none."""
+def read(frames: Frames, ops: frozenset[int]) -> tuple[bytes, int, list[Record]]:
+    """Decode one message that may hold records of these ops: epoch, floor, records. Raises `DecodeError`.
 
-    epoch: bytes
-    floor: int
-    records: list[Record]
-    bodies: list[bytes]
-
-
-def read(frames: Frames, ops: frozenset[int]) -> Message:
-    """Decode one message that may hold records of these ops. Raises `DecodeError`.
-
-    Checked of each record: op, number, size, the number of its fields, and that the bodies add up. The other fields
-    are checked by `call`, `refusal` and their like, record by record, so that a bad one spoils only itself.
+    Afterwards each record holds its body, b"" where there is none. Checked of each: op, number, body, the number of its
+    fields, and that no frame is left. The other fields are checked by `call`, `refusal` and their like, record by
+    record, so that a bad one spoils only itself.
     """
     head = wire.unpack(frames[0]) if frames else None
-    if type(head) is not list or len(head) < 3 or type(head[2]) is not list or len(frames) < 2:
+    if type(head) is not list or len(head) < 3 or type(head[2]) is not list:
         raise DecodeError("a message of request-reply without a head")
-    epoch, records = head[0], head[2]
+    epoch, floor, records = head[0], head[1], head[2]
     if type(epoch) is not bytes or len(epoch) > 16:
         raise DecodeError("a message of request-reply without an epoch")
-    floor = wire.number(head[1], "floor")
+    if type(floor) is not int or not 0 <= floor < MAX_NUMBER:
+        raise DecodeError(f"floor must be a whole number, got {wire.shown(floor)}")
     if len(records) > MOST_RECORDS:
         raise DecodeError(f"a message of {len(records)} records")
-    blob = frames[1]
-    at, large, bodies = 0, 2, []
+    large = 1
     for record in records:
         if type(record) is not list or len(record) < 3:
             raise DecodeError("a record without its fields")
-        op, number, size = record[0], record[1], record[2]
+        op, number, body = record[0], record[1], record[2]
         if type(op) is not int or op not in ops or len(record) < FIELDS[op]:
             raise DecodeError(f"a record of kind {wire.shown(op)} with {len(record)} fields")
-        if type(number) is not int or not 0 <= number < wire.MAX_NUMBER:
+        if type(number) is not int or not 0 <= number < MAX_NUMBER:
             raise DecodeError(f"{NAMES[op]} of a number {wire.shown(number)}")
-        if size is None:
-            bodies.append(b"")
-        elif type(size) is not int or size < -1:
-            raise DecodeError(f"{NAMES[op]} of a size {wire.shown(size)}")
-        elif size < 0:
-            if large == len(frames):
-                raise DecodeError(f"{NAMES[op]} whose body is missing")
-            bodies.append(frames[large])
-            large += 1
+        if type(body) is bytes:
+            continue
+        if body is None:
+            record[2] = b""
+        elif type(body) is not int or body != -1:
+            raise DecodeError(f"{NAMES[op]} with a body that is {wire.shown(body)}")
+        elif large == len(frames):
+            raise DecodeError(f"{NAMES[op]} whose body is missing")
         else:
-            bodies.append(blob[at : at + size])
-            at += size
-    if at != len(blob) or large != len(frames):
+            record[2] = frames[large]
+            large += 1
+    if large != len(frames):
         raise DecodeError("bodies that are not those of the records")
-    return Message(epoch, floor, records, bodies)
+    return epoch, floor, records
+
+
+NO_HEADERS: Final[dict[str, str]] = {}
+"""Of all calls without; nobody writes into headers."""
 
 
 class CallFields(NamedTuple):
@@ -175,9 +173,9 @@ class CallFields(NamedTuple):
 
 def call(record: Record) -> CallFields:
     """The fields of a CALL. Raises `DecodeError`."""
-    method = wire.text(record[3], "method", MAX_METHOD)
-    if not method:
-        raise DecodeError("CALL without a method")
+    method = record[3]
+    if type(method) is not str or not 0 < len(method) <= MAX_METHOD:
+        raise DecodeError(f"method must be text of 1 to {MAX_METHOD} characters, got {wire.shown(method)}")
     remaining, stamp, more = record[4], record[5], record[6]
     if remaining is not None:
         if type(remaining) not in (int, float) or not -1e9 < remaining < 1e9:
@@ -186,7 +184,8 @@ def call(record: Record) -> CallFields:
     if type(stamp) not in (int, float) or not -1e15 < stamp < 1e15:
         raise DecodeError(f"a stamp of {wire.shown(stamp)}")
     if more is None:
-        return CallFields(method, remaining, float(stamp), "", 1, {}, "msgpack", None, ())
+        # Past the constructor, which is a Python function: nearly all calls come here.
+        return tuple.__new__(CallFields, (method, remaining, stamp, "", 1, NO_HEADERS, "msgpack", None, ()))
     if type(more) is not dict:
         raise DecodeError("CALL without its map")
     headers = more.get("headers", {})

@@ -131,13 +131,13 @@ class Caller(Dealer):
         self, *records: list[Any], bodies: tuple[bytes, ...] = (), messages: int | None = None, floor: Any = 0,
         epoch: Any = None,
     ) -> None:  # fmt: skip
-        """One message of these records; small bodies' sizes are set where a record has 0."""
-        sizes = iter(bodies)
+        """One message of these records; bodies are put where a record has 0, and those that are left behind the head."""
+        left = list(bodies)
         for record in records:
             if len(record) > 2 and record[2] == 0 and type(record[2]) is int and record[0] in (CALL, ITEM):
-                record[2] = len(next(sizes))
+                record[2] = left.pop(0)
         count = sum(record[0] == CALL for record in records if record) if messages is None else messages
-        self.data([self.epoch if epoch is None else epoch, floor, list(records)], b"".join(bodies), messages=count)
+        self.data([self.epoch if epoch is None else epoch, floor, list(records)], *left, messages=count)
 
     def records(self) -> list[tuple[Any, bytes]]:
         """The records of the next message, each with its body."""
@@ -155,16 +155,14 @@ class Caller(Dealer):
 
 
 def read(frames: list[bytes]) -> list[tuple[Any, bytes]]:
-    """The records of a message, each with its body."""
-    head, blob, large = unpack(frames[0]), frames[1], iter(frames[2:])
-    found, at = [], 0
+    """The records of a message, each with its body; where that was stands its length."""
+    head, large = unpack(frames[0]), iter(frames[1:])
+    found = []
     for record in head[2]:
-        size = record[2]
-        if size == -1:
-            found.append((record, next(large)))
-        else:
-            found.append((record, blob[at : at + (size or 0)]))
-            at += size or 0
+        body = next(large) if record[2] == -1 else record[2] or b""
+        if type(record[2]) is bytes:
+            record[2] = len(body)
+        found.append((record, body))
     return found
 
 
@@ -208,11 +206,13 @@ class Hostile(Router):
         raise AssertionError(f"nothing of kind {op} came")
 
     def tell(self, *records: list[Any], body: bytes = b"", epoch: Any = b"", floor: Any = 0) -> None:
-        """One message of these records; a size of 0 becomes that of the body."""
+        """One message of these records; the body is put where one has 0, else behind the head."""
+        left = [body] if body else []
         for record in records:
             if record[2] == 0 and type(record[2]) is int:
-                record[2] = len(body)
-        self.client.data([epoch, floor, list(records)], body)
+                record[2] = body
+                left = []
+        self.client.data([epoch, floor, list(records)], *left)
 
     def sync(self) -> None:
         """Wait until the client has looked at all that was said."""

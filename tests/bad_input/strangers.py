@@ -159,7 +159,7 @@ class Dealer(Raw):
             if header[0] == DATA:
                 self.heard = max(self.heard, header[5])
             if header[0] in kinds:
-                return header, frames[1:]
+                return header, body_of(header, frames)
 
     def delivery(self) -> Any:
         """The head of the next DELIVER."""
@@ -227,8 +227,9 @@ class Router(Raw):
 
     def hear(self) -> tuple[bytes, Any, list[bytes]]:
         """Who said the next message, its header, and the frames after it."""
-        route, head, *frames = self.wait()
-        return route, unpack(head), frames
+        route, *frames = self.wait()
+        header = unpack(frames[0])
+        return route, header, body_of(header, frames)
 
     def guest(self) -> Guest:
         """The next one who says HELLO."""
@@ -253,6 +254,14 @@ class Router(Raw):
             if header[0] == LOST or (header[0] == PONG and header[5] == number):
                 return header
         raise AssertionError("no answer")
+
+
+def body_of(header: Any, frames: list[bytes]) -> list[bytes]:
+    """The frames of the pattern (2.1): behind the header, or the only one in it."""
+    if header[0] == DATA and header[7:]:
+        assert len(frames) == 1
+        return [header[7]]
+    return frames[1:]
 
 
 def deliver(bodies: Sequence[object] = ("x",), lease: int = 1, **changed: Any) -> tuple[list[Any], bytes]:

@@ -227,9 +227,9 @@ LAYOUT: dict[str, Any] = {
     "a number of 2**63": [b"", 0, [[DRAINING, 2**63, None]]],
     "a number that is a float": [b"", 0, [[DRAINING, 1.0, None]]],
     "a size below -1": [b"", 0, [[RESULT, 1, -2, None]]],
-    "a size of text": [b"", 0, [[RESULT, 1, "0", None]]],
-    "more bytes than there are": [b"", 0, [[RESULT, 1, 5, None]]],
-    "a huge size": [b"", 0, [[RESULT, 1, 2**63 - 1, None]]],
+    "a body of text": [b"", 0, [[RESULT, 1, "0", None]]],
+    "a body that is a number": [b"", 0, [[RESULT, 1, 5, None]]],
+    "a body that is a huge number": [b"", 0, [[RESULT, 1, 2**63 - 1, None]]],
     "a frame that is not there": [b"", 0, [[RESULT, 1, -1, None]]],
     "seventy thousand records": [b"", 0, [[DRAINING, 0, None]] * 70_000],
 }
@@ -239,7 +239,7 @@ def test_a_message_whose_layout_is_not_sound_is_dropped_whole() -> None:
     with Hostile() as hostile, dialling(hostile.address, honest=True) as scene:
         hostile.enter(credit=0)
         for count, head in enumerate(LAYOUT.values(), start=1):
-            hostile.client.data(head, b"")
+            hostile.client.data(head)
             hostile.sync()
             assert scene.count("frames_bad") == count, list(LAYOUT)[count - 1]
         assert all(len(event.reason) < 300 for event in scene.told(BadFrame, len(LAYOUT)))

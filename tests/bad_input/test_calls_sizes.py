@@ -68,7 +68,7 @@ def test_frames_of_100_mb_never_arrive_and_end_their_connection() -> None:
                 stranger.enter()
                 broken = peer.stats()["io_connections_broken"]
                 stranger.say(huge)
-                stranger.data([stranger.epoch, 0, [[*call(1)[:2], -1, *call(1)[3:]]]], b"", huge, messages=1)
+                stranger.data([stranger.epoch, 0, [[*call(1)[:2], -1, *call(1)[3:]]]], huge, messages=1)
                 peer.until("io_connections_broken", broken + 1)
         found = peer.stats()
         assert (found["frames_bad"], found["calls_received"]) == (0, 20)
@@ -82,7 +82,7 @@ def test_arguments_as_large_as_a_frame_take_the_memory_of_the_credit_and_no_more
         for at in range(1, 4):
             record = call(at, "echo")
             record[2] = -1
-            stranger.data([stranger.epoch, 0, [record]], b"", body, messages=1)
+            stranger.data([stranger.epoch, 0, [record]], body, messages=1)
         peer.until("credit_exceeded", 1)
         assert peer.grown < 300 * MB
 

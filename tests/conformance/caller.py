@@ -52,20 +52,16 @@ class RawClient(RawPeer):
     # ---- out -------------------------------------------------------------------------
 
     def say(self, *records: tuple[list[Any], bytes | None], epoch: bytes | None = None) -> None:
-        """12.1: one message; what is said of each record's size is filled in."""
-        blob, large = b"", []
+        """12.1: one message; each record's body is put into its place."""
+        large = []
         for record, body in records:
-            if body is None:
-                continue
-            if len(body) >= LARGE:
+            record[2] = body
+            if body is not None and len(body) >= LARGE:
                 record[2] = -1
                 large.append(body)
-            else:
-                record[2] = len(body)
-                blob += body
         epoch = self.other["about"]["epoch"] if epoch is None else epoch
         head = pack([epoch, self.floor, [record for record, _ in records]])
-        self.send([head, blob, *large], sum(record[0] == CALL for record, _ in records))
+        self.send([head, *large], sum(record[0] == CALL for record, _ in records))
 
     def record(
         self, method: str, args: list[Any], kwargs: dict[str, Any] | None = None, *, number: int = 0,
@@ -115,17 +111,9 @@ class RawClient(RawPeer):
     def take(self, body: list[bytes], messages: int) -> None:
         epoch, floor, records = unpack(body[0])[:3]
         assert (epoch, floor, messages) == (b"", 0, 0)
-        blob, large = body[1], body[2:]
+        large = body[1:]
         for record in records:
-            size = record[2]
-            if size is None:
-                self.take_record(record, b"")
-            elif size < 0:
-                self.take_record(record, large.pop(0))
-            else:
-                self.take_record(record, blob[:size])
-                blob = blob[size:]
-        assert not blob
+            self.take_record(record, large.pop(0) if record[2] == -1 else record[2] or b"")
         assert not large
 
     def take_record(self, record: list[Any], body: bytes) -> None:

@@ -236,6 +236,9 @@ class RawPeer:
         self._hear(*header[2:5])
         if kind == DATA:
             number, messages = header[5:7]
+            if len(header) > 7 and header[7] is not None:
+                assert not body
+                body = [header[7]]
             if number == self.heard + 1:
                 self.heard = number
                 self.take(body, messages)

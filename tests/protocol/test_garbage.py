@@ -267,9 +267,9 @@ def test_once_drained_no_deadline_is_past_and_asking_changes_nothing(acts: list[
             pair.c.sessions.link_forgotten(LINK, pair.now)
         pair.advance(amount if act == "time" else 0.0)
         for each in (pair.c, pair.b):
-            before = each.sessions.timers._heap.copy()
+            before = each.sessions.timers.heap.copy()
             assert each.sessions.next_deadline() == each.sessions.next_deadline()
-            assert each.sessions.timers._heap == before
+            assert each.sessions.timers.heap == before
             keys = [key for key in each.sessions.timers._when if isinstance(key, tuple)]
             names = {key[1] for key in keys if key[0] != "hello"}
             assert names <= set(each.sessions._by_id), "a timer of a session that ended"

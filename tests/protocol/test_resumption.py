@@ -267,7 +267,7 @@ def test_messages_of_several_frames_keep_their_boundaries_when_they_are_sent_aga
     pair.connect()
     pair.hand(pair.b, 2, pair.up[2].popleft())
     pair.hand(pair.c, 2, pair.down[2].popleft())
-    assert [frames[1:] for frames in pair.up[2]] == [[b"1", b"", b"two"], []]
+    assert [list(frames[1:]) for frames in pair.up[2]] == [[b"1", b"", b"two"], []]
     pair.flow()
     assert pair.b.got == [b"1", b""]
 

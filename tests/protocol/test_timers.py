@@ -75,5 +75,5 @@ def test_a_key_that_is_moved_for_ever_fills_no_memory() -> None:
     timers.set("rock", 5.0)
     for number in range(10_000):
         timers.set("rolling", 1e6 - number)
-    assert len(timers._heap) < 100
+    assert len(timers.heap) < 100
     assert timers.pop(10.0) == "rock"

@@ -61,19 +61,20 @@ class ServerSide(PatternCore):
         self.sessions.send(self.session, packer.pack(), 0, now)
 
     def received(self, session: Session, frames: Frames, messages: int, now: float) -> None:
-        message = wire.read(frames, wire.FROM_CLIENT)
-        assert sum(record[0] == wire.CALL for record in message.records) == messages
-        self.epochs.append(message.epoch)
-        assert message.floor >= self.floor, "a floor went back"
-        self.floor = message.floor
-        for record, body in zip(message.records, message.bodies, strict=True):
+        epoch, floor, records = wire.read(frames, wire.FROM_CLIENT)
+        assert sum(record[0] == wire.CALL for record in records) == messages
+        self.epochs.append(epoch)
+        assert floor >= self.floor, "a floor went back"
+        self.floor = floor
+        for record in records:
+            body = record[2]
             if record[0] == wire.CALL:
-                assert record[1] >= message.floor
+                assert record[1] >= floor
                 self.got.append((record[1], wire.call(record), body))
                 if self.answers:
                     self.say([wire.RESULT, record[1], 0, None], body, now=now)
             else:
-                self.others.append(record)
+                self.others.append([*record[:2], body or None, *record[3:]])
                 self.bodies.append(body)
         if self.grants:
             self.done += messages

@@ -49,9 +49,9 @@ class Hand(PatternCore):
         self.got: list[tuple[Any, ...]] = []
 
     def received(self, session: Session, frames: Frames, messages: int, now: float) -> None:
-        message = wire.read(frames, wire.FROM_SERVER)
-        for record, body in zip(message.records, message.bodies, strict=True):
-            self.got.append((wire.NAMES[record[0]], record[1], *record[3:], body))
+        _, _, records = wire.read(frames, wire.FROM_SERVER)
+        for record in records:
+            self.got.append((wire.NAMES[record[0]], record[1], *record[3:], record[2]))
 
 
 class Serving:

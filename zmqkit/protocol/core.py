@@ -136,7 +136,7 @@ class Core(Protocol):
         To an XPUB come subscriptions, as two frames: what the subscriber sent (1 or 0, then the prefix; or anything
         else), and a token that names the connection it came over. The token is empty where that is not known: within
         the process, and where nobody said it, because the last subscriber to that prefix is gone. Only the last
-        unsubscription from a prefix is told, of subscriptions each one.
+        unsubscription from a prefix is told; of subscriptions each one is, but of connections that are gone by now.
         """
 
     def links_disturbed(self, group: Hashable, now: float) -> None:

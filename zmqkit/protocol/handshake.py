@@ -279,7 +279,7 @@ class Handshake(Liveness):
         session.limit_messages, session.limit_bytes = self.local.credit_messages, self.local.credit_bytes
         self._by_id[session.id] = self._by_link[link] = session
         self.counters["sessions_opened"] += 1
-        self.timers.set(("beat", session.id), now + self._interval(session))
+        self._set_beat(session, now + self._interval(session))
         self.ups.append(Opened(session))
         self._out.events.append(PeerFound(self.local.name, hello.instance.hex(), _spoken(link)))
         return session

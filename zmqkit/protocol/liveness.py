@@ -79,8 +79,13 @@ class Liveness:
         return self._pace(session) * (1 if session.active else IDLE_FACTOR)
 
     def _quicken(self, session: Session, now: float) -> None:
-        if not session.ended:
-            self.timers.sooner(("beat", session.id), now + self._pace(session))
+        when = now + self._pace(session)
+        if session.beat_at > when and not session.ended:
+            self._set_beat(session, when)
+
+    def _set_beat(self, session: Session, when: float) -> None:
+        session.beat_at = when
+        self.timers.set(("beat", session.id), when)
 
     def _beat(self, session: Session, now: float) -> None:
         pause = self._interval(session)  # before this ping is out, for itself it owes nothing
@@ -88,7 +93,7 @@ class Liveness:
             session.tell(self._out, PING, session.ping_out(now), session.sent)
             if ("dead", session.id) not in self.timers:
                 self.timers.set(("dead", session.id), session.pings_out[0][1] + session.peer.bound)
-        self.timers.set(("beat", session.id), now + pause)
+        self._set_beat(session, now + pause)
 
     def _alive(self, session: Session, number: int, now: float) -> None:
         """An answer to a ping proves both directions, up to the moment when that ping was sent."""
@@ -172,7 +177,7 @@ class Liveness:
         self.ups.append(Changed(session))
         self.timers.cancel(("dead", session.id))
         self.timers.cancel(("probe", session.id))
-        self.timers.set(("beat", session.id), now + self._interval(session))
+        self._set_beat(session, now + self._interval(session))
 
     def _probe(self, session: Session, now: float) -> None:
         if session.link is not None:

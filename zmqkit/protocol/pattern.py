@@ -91,8 +91,20 @@ class PatternCore:
 
     def receive_message(self, link: Link, frames: Frames, now: float) -> None:
         """See `Core`."""
-        self.sessions.receive_message(link, frames, now)
-        self._rise(now)
+        sessions = self.sessions
+        found = sessions.receive_next(link, frames, now) if frames else None
+        if found is None:
+            sessions.receive_message(link, frames, now)
+        else:  # without detour through `ups`: those of earlier inputs have risen
+            session, body, messages, news = found
+            if news:
+                self.heard(session, now)
+            try:
+                self.received(session, body, messages, now)
+            except DecodeError as error:
+                sessions.bad_frame(session.link, str(error))
+        if sessions.ups:
+            self._rise(now)
 
     def process_gone(self, key: Hashable, now: float) -> None:
         """See `Core`."""
@@ -110,8 +122,11 @@ class PatternCore:
 
     def end_turn(self, now: float) -> None:
         """See `Core`."""
-        self.sessions.end_turn(now)
-        self._rise(now)
+        sessions = self.sessions
+        if sessions.granted:
+            sessions.end_turn(now)
+        if sessions.ups:
+            self._rise(now)
 
     def stored(self, up_to: int, now: float) -> None:
         """See `Core`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from zmqkit.protocol.core import Frames, Link, Outputs
 from zmqkit.protocol.wire import DATA, RESUME, STATE, Hello, pack
@@ -19,16 +19,11 @@ STATE_EVERY: Final = 32
 STATE_BYTES: Final = 1 << 20
 """After so many bytes likewise, so that the other side need not keep them for long."""
 
+INLINE_BYTES: Final = 16 * 1024
+"""A body of one frame that is no larger rides in the header: to a small one a frame of its own costs more."""
+
 MAX_PINGS_OUT: Final = 8
 """So many unanswered pings are remembered: the oldest one judges, the newest ones may be answered."""
-
-
-class Unheard(NamedTuple):
-    """A message that was sent and may have to be sent again."""
-
-    number: int
-    messages: int
-    frames: Frames
 
 
 class Session:
@@ -45,6 +40,10 @@ class Session:
         heard: the newest number heard, all before it included.
         heard_by_peer: the newest number that the other side is known to have heard.
         outstanding: set by the pattern while something is owed either way: the heart then beats at full rate.
+        beat_at: when the next ping is due.
+        stating: it is set when the other side is to be told what we heard, if nothing else tells it before.
+        unstated: how many messages came that nothing has told the other side of.
+        unstated_bytes: of these.
         busy: the loop over there is silent, but its connection stands.
     """
 
@@ -57,9 +56,8 @@ class Session:
         "_told_bytes",
         "_told_messages",
         "_unheard",
-        "_unstated",
-        "_unstated_bytes",
         "attempt",
+        "beat_at",
         "busy",
         "detached_at",
         "down_at",
@@ -79,6 +77,9 @@ class Session:
         "pings_out",
         "probes",
         "sent",
+        "stating",
+        "unstated",
+        "unstated_bytes",
         "used_bytes",
         "used_messages",
     )
@@ -93,9 +94,11 @@ class Session:
         self.sent = 0
         self.heard = 0
         self.heard_by_peer = 0
-        self._unheard: deque[Unheard] = deque()
-        self._unstated = 0
-        self._unstated_bytes = 0
+        self._unheard: deque[tuple[int, int, Frames]] = deque()
+        """(number, what it counts, frames) of messages that may have to be sent again."""
+        self.stating = False
+        self.unstated = 0
+        self.unstated_bytes = 0
         self._resume_asked: float | None = None
         self._resent_at: float | None = None
         self._resent_from = 0
@@ -112,6 +115,7 @@ class Session:
         self.used_messages = 0
         self.used_bytes = 0
         # Liveness: the newest ping, and (number, time) of those not answered yet.
+        self.beat_at = 0.0
         self.ping = 0
         self.pings_out: deque[tuple[int, float]] = deque()
         # Without a connection: since when, and when there was last a sign of one.
@@ -155,7 +159,7 @@ class Session:
 
     def told(self) -> None:
         """A frame with our state goes out now."""
-        self._unstated = self._unstated_bytes = 0
+        self.unstated = self.unstated_bytes = 0
         self._told_messages, self._told_bytes = self.limit_messages, self.limit_bytes
 
     # ---- sending -----------------------------------------------------------------
@@ -169,14 +173,25 @@ class Session:
         """Number one message and send it, or keep it for the next connection. Returns its number."""
         if self.ended:
             return self.sent
-        self.sent += 1
-        self._unheard.append(Unheard(self.sent, messages, frames))
+        self.sent = number = self.sent + 1
+        self._unheard.append((number, messages, frames))
         if messages:
             self.used_messages += messages
             self.used_bytes += sum(map(len, frames))
         if self.link is not None:
-            out.sends.append((self.link, [self.header(DATA, self.sent, messages), *frames]))
-        return self.sent
+            out.sends.append((self.link, self._data(number, messages, frames)))
+        return number
+
+    def _data(self, number: int, messages: int, frames: Frames) -> Frames:
+        """The frames of DATA: a small body rides in the header."""
+        # `header` written out, for each message comes here.
+        self.unstated = self.unstated_bytes = 0
+        self._told_messages, self._told_bytes = self.limit_messages, self.limit_bytes
+        state = [DATA, self.id, self.heard, self.limit_messages, self.limit_bytes, number, messages]
+        if len(frames) == 1 and len(frames[0]) <= INLINE_BYTES:
+            state.append(frames[0])
+            return (pack(state),)
+        return (pack(state), *frames)
 
     def tell(self, out: Outputs, kind: int = STATE, *more: object) -> None:
         """Send a frame that is not numbered, if there is a connection."""
@@ -195,8 +210,8 @@ class Session:
         if self.link is None:
             return 0
         self._resent_at, self._resent_from = now, self.heard_by_peer
-        for each in self._unheard:
-            out.sends.append((self.link, [self.header(DATA, each.number, each.messages), *each.frames]))
+        for number, messages, frames in self._unheard:
+            out.sends.append((self.link, self._data(number, messages, frames)))
         return len(self._unheard)
 
     # ---- receiving ---------------------------------------------------------------
@@ -214,7 +229,7 @@ class Session:
             return False
         self.heard_by_peer = heard
         unheard = self._unheard
-        while unheard and unheard[0].number <= heard:
+        while unheard and unheard[0][0] <= heard:
             unheard.popleft()
         return True
 
@@ -228,28 +243,16 @@ class Session:
         if number > self.heard + 1:
             return "hole"
         size = sum(map(len, body))
-        if messages and (
-            self._taken_messages + messages > self.limit_messages or self._taken_bytes >= self.limit_bytes
-        ):
-            return "excess"
-        self.heard = number
         if messages:
+            if self._taken_messages + messages > self.limit_messages or self._taken_bytes >= self.limit_bytes:
+                return "excess"
             self._taken_messages += messages
             self._taken_bytes += size
-        self._unstated += 1
-        self._unstated_bytes += size
+        self.heard = number
+        self.unstated += 1
+        self.unstated_bytes += size
         self._resume_asked = None
         return "next"
-
-    @property
-    def must_state(self) -> bool:
-        """So much came in that the other side should know by now."""
-        return self._unstated >= STATE_EVERY or self._unstated_bytes >= STATE_BYTES
-
-    @property
-    def should_state(self) -> bool:
-        """Something came in that the other side does not know we heard."""
-        return self._unstated > 0
 
     def ask_resume(self, out: Outputs, now: float, again_after: float) -> bool:
         """A number is missing: ask for all after the newest heard, once in a while. Returns whether it was asked."""

@@ -11,14 +11,16 @@ import random
 from collections.abc import Hashable, Iterator
 from typing import Any, Final
 
+import msgpack
+
 from zmqkit.errors import DecodeError
 from zmqkit.events import BadFrame
 from zmqkit.protocol import wire
 from zmqkit.protocol.core import Frames, Link, Outputs
 from zmqkit.protocol.handshake import MAX_SESSIONS, Dial, Handshake
 from zmqkit.protocol.local import Heard, Local, Received
-from zmqkit.protocol.session import Session
-from zmqkit.protocol.wire import DATA, GOODBYE, HELLO, LOST, PING, PONG, REFUSED, RESUME, WELCOME
+from zmqkit.protocol.session import STATE_BYTES, STATE_EVERY, Session
+from zmqkit.protocol.wire import DATA, GOODBYE, HELLO, LOST, MAX_NUMBER, PING, PONG, REFUSED, RESUME, WELCOME
 
 MAX_OFFENCES: Final = 1000
 """A connection over which so many frames came for sessions that are not there is of no more use..."""
@@ -28,6 +30,8 @@ OFFENCES_OF_BAD: Final = 10
 
 STATE_DELAY: Final = 0.02
 """Seconds after which the other side is told what we heard, if nothing else has told it."""
+
+_unpack = msgpack.unpackb
 
 
 class Sessions(Handshake):
@@ -41,11 +45,12 @@ class Sessions(Handshake):
 
     Attributes:
         ups: what the pattern above must know, in order; it empties the list.
+        granted: sessions whose limits were raised in this turn.
     """
 
     def __init__(self, local: Local, out: Outputs, counters: dict[str, int | float], rng: random.Random) -> None:
         super().__init__(local, out, counters, rng)
-        self._granted: dict[bytes, Session] = {}
+        self.granted: dict[bytes, Session] = {}
         self._offences: dict[Link, int] = {}
         counters.setdefault("links_expelled", 0)
 
@@ -63,29 +68,30 @@ class Sessions(Handshake):
         In a session that has ended nothing is sent: its `Lost` is on the way up.
         """
         number = session.send(self._out, frames, messages)
-        self._quicken(session, now)
+        if session.beat_at > now + session.peer.interval:
+            self._quicken(session, now)
         return number
 
     def grant(self, session: Session, messages: int, size_bytes: int) -> None:
         """Raise the absolute limits of what the other side may send; told with the next frame or at the turn's end."""
         session.limit_messages = max(session.limit_messages, messages)
         session.limit_bytes = max(session.limit_bytes, size_bytes)
-        self._granted[session.id] = session
+        self.granted[session.id] = session
 
     def owe(self, session: Session, outstanding: bool, now: float) -> None:
         """Say whether something is owed in this session, so that it beats at full rate."""
         if session.outstanding != outstanding:
             session.outstanding = outstanding
-            if outstanding:
+            if outstanding and session.beat_at > now + session.peer.interval:
                 self._quicken(session, now)
 
     def end_turn(self, now: float) -> None:
         """Tell those whose credit was raised and who heard nothing from us since."""
-        if self._granted:
-            for session in self._granted.values():
+        if self.granted:
+            for session in self.granted.values():
                 if session.untold:
                     session.tell(self._out)
-            self._granted.clear()
+            self.granted.clear()
 
     def goodbye(self, session: Session, reason: str, now: float) -> None:
         """End a session from our side. Again: nothing happens."""
@@ -184,6 +190,43 @@ class Sessions(Handshake):
         except DecodeError as error:
             self.bad_frame(link, str(error))
 
+    def receive_next(self, link: Link, frames: Frames, now: float) -> tuple[Session, Frames, int, bool] | None:
+        """The short way for nearly all messages: DATA with its body in the header, the next one of its session.
+
+        Returns the session, the body's frames, what it counts, and whether the other side heard more or gave credit.
+        None: it is another message, or not sound; nothing was done, and `receive_message` takes it.
+        """
+        head = frames[0]
+        if len(head) > wire.MAX_SESSION_HEADER_BYTES or len(frames) > 1:
+            return None
+        try:
+            kind, name, heard, credit_messages, credit_bytes, number, messages, body = _unpack(head, max_ext_len=0)
+        except Exception:
+            return None
+        session = self._by_link.get(link)
+        if session is None or kind != DATA or name != session.id or type(body) is not bytes:
+            return None
+        if not (int is type(heard) is type(credit_messages) is type(credit_bytes) is type(number) is type(messages)):
+            return None
+        if not (0 <= heard <= session.sent and 0 <= credit_messages < MAX_NUMBER and 0 <= credit_bytes < MAX_NUMBER):
+            return None
+        if not 0 <= messages < MAX_NUMBER or session.take(number, messages, (body,)) != "next":
+            return None
+        news = credit_messages > session.peer_messages or credit_bytes > session.peer_bytes
+        if session.hear(heard, credit_messages, credit_bytes):
+            news = True
+        if not session.stating or session.unstated >= STATE_EVERY or session.unstated_bytes >= STATE_BYTES:
+            self._state_soon(session, now)
+        return session, (body,), messages, news
+
+    def _state_soon(self, session: Session, now: float) -> None:
+        """Tell the other side what we heard: now if it is much, else in a moment, unless something else tells it."""
+        if session.unstated >= STATE_EVERY or session.unstated_bytes >= STATE_BYTES:
+            session.tell(self._out)
+        elif not session.stating:
+            session.stating = True
+            self.timers.set(("state", session.id), now + STATE_DELAY)
+
     def bad_frame(self, link: Link | None, reason: str) -> None:
         """Count, and tell by an event, something that breaks the protocol."""
         self.counters["frames_bad"] += 1
@@ -253,15 +296,14 @@ class Sessions(Handshake):
     def _receive_data(self, session: Session, header: list[Any], frames: Frames, now: float) -> None:
         number, messages = self._two_numbers(header)
         body = frames[1:]
+        if len(header) > 7 and header[7] is not None:
+            if type(header[7]) is not bytes or body:
+                raise DecodeError("DATA with two bodies, or one that is none")
+            body = (header[7],)
         verdict = session.take(number, messages, body)
         if verdict == "next":
             self.ups.append(Received(session, body, messages))
-            if session.must_state:
-                session.tell(self._out)
-            else:
-                key = ("state", session.id)
-                if key not in self.timers:
-                    self.timers.set(key, now + STATE_DELAY)
+            self._state_soon(session, now)
         elif verdict == "old":
             self.counters["messages_repeated"] += 1
         elif verdict == "hole":
@@ -294,7 +336,8 @@ class Sessions(Handshake):
             elif what == "dead":
                 self._judge(session, now)
             elif what == "state":
-                if session.should_state:
+                session.stating = False
+                if session.unstated:
                     session.tell(self._out)
             else:
                 self._probe(session, now)

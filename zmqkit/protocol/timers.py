@@ -11,13 +11,17 @@ from collections.abc import Hashable
 
 
 class Timers:
-    """A set of keys, each due at one time. Setting a key again moves it."""
+    """A set of keys, each due at one time. Setting a key again moves it.
 
-    __slots__ = ("_heap", "_order", "_when")
+    Attributes:
+        heap: (time, order, key); the first is due first. To be read only, by who may not pay for a call of `next`.
+    """
+
+    __slots__ = ("_order", "_when", "heap")
 
     def __init__(self) -> None:
         self._when: dict[Hashable, tuple[float, int]] = {}
-        self._heap: list[tuple[float, int, Hashable]] = []
+        self.heap: list[tuple[float, int, Hashable]] = []
         self._order = 0
 
     def __contains__(self, key: Hashable) -> bool:
@@ -30,10 +34,10 @@ class Timers:
         """Make `key` due at `when`, whatever it was before."""
         self._order += 1
         self._when[key] = (when, self._order)
-        heapq.heappush(self._heap, (when, self._order, key))
-        if len(self._heap) > 64 and len(self._heap) > 4 * len(self._when):
-            self._heap = [(at, order, each) for each, (at, order) in self._when.items()]
-            heapq.heapify(self._heap)
+        heapq.heappush(self.heap, (when, self._order, key))
+        if len(self.heap) > 64 and len(self.heap) > 4 * len(self._when):
+            self.heap = [(at, order, each) for each, (at, order) in self._when.items()]
+            heapq.heapify(self.heap)
         self._prune()
 
     def sooner(self, key: Hashable, when: float) -> None:
@@ -54,18 +58,18 @@ class Timers:
 
     def next(self) -> float | None:
         """The earliest time of all, None if nothing is set. Changes nothing."""
-        return self._heap[0][0] if self._heap else None
+        return self.heap[0][0] if self.heap else None
 
     def pop(self, now: float) -> Hashable | None:
         """Take the earliest key that is due at `now`, None if there is none. (None is never a key.)"""
-        if not self._heap or self._heap[0][0] > now:
+        if not self.heap or self.heap[0][0] > now:
             return None
-        key = heapq.heappop(self._heap)[2]
+        key = heapq.heappop(self.heap)[2]
         del self._when[key]
         self._prune()
         return key
 
     def _prune(self) -> None:
-        heap, when = self._heap, self._when
+        heap, when = self.heap, self._when
         while heap and when.get(heap[0][2]) != heap[0][:2]:
             heapq.heappop(heap)
