@@ -12,6 +12,7 @@ from zmqkit.errors import DecodeError
 from zmqkit.patterns.pubsub import topics as names
 from zmqkit.patterns.pubsub.wire import (
     MAX_CODEC,
+    MAX_SENT_AT,
     Headers,
     check_bodies,
     read_headers,
@@ -188,6 +189,7 @@ class Block(NamedTuple):
     Attributes:
         topics: that occur.
         indexes: which of `topics` each message has; None: all have the one.
+        later: how many microseconds after `sent_at` each message was sent; None: all at that time.
     """
 
     feed: int
@@ -200,12 +202,15 @@ class Block(NamedTuple):
     lengths: list[int]
     blob: bytes
     headers: Headers = {}  # noqa: RUF012
+    later: Sequence[int] | None = None
 
     def pack(self) -> Frames:
         """The message's frames."""
         offsets, indexes = self.offsets, self.indexes
         at = offsets[0] if offsets[-1] - offsets[0] + 1 == len(offsets) else list(offsets)
-        more = {"headers": dict(self.headers)} if self.headers else {}
+        more: dict[str, Any] = {"headers": dict(self.headers)} if self.headers else {}
+        if self.later is not None:
+            more["later"] = list(self.later)
         head = [
             BLOCK, self.feed, self.epoch, at, self.topics, None if indexes is None else list(indexes), self.sent_at,
             self.codec, self.lengths, more,
@@ -450,7 +455,18 @@ def _read_block(head: list[Any], frames: Frames) -> Block:
         lengths,
         blob,
         read_headers(head[9], count),
+        _read_later(head[9].get("later"), count),
     )
+
+
+def _read_later(value: object, count: int) -> list[int] | None:
+    if value is None:
+        return None
+    if type(value) is not list or len(value) != count or not _INT.issuperset(map(type, value)):
+        raise DecodeError("BLOCK whose times are not those of its messages")
+    if min(value) < 0 or max(value) > MAX_SENT_AT:
+        raise DecodeError("BLOCK with times that no calendar has")
+    return value
 
 
 _INT: Final = frozenset({int})
