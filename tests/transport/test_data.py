@@ -31,9 +31,9 @@ from tests.transport.raw import (
 )
 from tests.transport.test_links import place
 from zmqkit.errors import AddressError, AddressInUse, UsageError
-from zmqkit.options import Limits
+from zmqkit.options import Heartbeat, Limits
 from zmqkit.transport.context import context
-from zmqkit.transport.data import SUBSCRIPTION_BYTES, DataDialer, DataListener, PublishingListener
+from zmqkit.transport.data import SUBSCRIPTION_BYTES, DataDialer, DataListener, PublishingListener, alive
 
 pytestmark = pytest.mark.usefixtures("tested")
 
@@ -419,6 +419,29 @@ def test_what_a_subscriber_says_in_several_frames_is_dropped_and_counted() -> No
         say(dialled, link, b"\x01a")
         assert [take(bound).frames[0] for _ in range(2)] == [b"upstream", b"\x01a"]
         assert bound.stats()["io_oversize_messages"] == 1
+
+
+def test_what_a_subscriber_said_that_is_gone_is_dropped_and_counted() -> None:
+    """Its connection cannot be named any more, nor closed; and libzmq has forgotten what it subscribed to."""
+    told: list[list[bytes]] = []
+    endpoint = PublishingListener(TCP, Heartbeat(), Limits())
+    endpoint.open()
+    try:
+        assert endpoint.socket is not None
+        with knocking(zmq.SUB, endpoint.address) as gone:
+            gone.subscribe(b"first")
+            assert endpoint.socket.poll(1000 * int(PATIENCE_S))
+            endpoint.receive(10, lambda link, frames, now: told.append(frames), 0.0)
+            gone.subscribe(b"second")
+            assert endpoint.socket.poll(1000 * int(PATIENCE_S))
+        assert [frames[0] for frames in told] == [b"\x01first"]
+        token = told[0][1]
+        until(lambda: not alive(token))
+        endpoint.receive(10, lambda link, frames, now: told.append(frames), 0.0)
+        assert endpoint.unheard == 1
+        assert b"\x01second" not in [frames[0] for frames in told]
+    finally:
+        endpoint.close()
 
 
 @pytest.mark.parametrize("kind", OUTSIDE)

@@ -19,8 +19,8 @@ from zmqkit.transport.context import context
 from zmqkit.transport.links import Dialer
 from zmqkit.transport.sockets import EVENTS, NOWAIT, RETRIED, SRCFD, Bound, Endpoint, Receive, Sender, shut
 
-SUBSCRIPTION_BYTES = 4096
-"""The largest frame that a publisher takes from a subscriber: each byte of it costs libzmq a node of a tree."""
+SUBSCRIPTION_BYTES = 1024
+"""The largest frame that a publisher takes from a subscriber: each byte of it may cost libzmq a node of 32 bytes."""
 
 PUBLISHED_MESSAGES = 200_000
 """So many frames may wait for one subscriber; libzmq drops what comes on top. A core closes the connection before."""
@@ -67,11 +67,6 @@ class DataDialer(Dialer):
         """Within the process: whether the other side is gone. Elsewhere the monitor tells."""
         witness = self._witness
         return witness is not None and not witness.get(EVENTS) & WRITABLE  # type: ignore[operator]  # an integer
-
-    def serves(self, token: bytes) -> bool:
-        """Whether this is the token of the connection that stands."""
-        found = _read(token)
-        return found is not None and _inode(found[0]) == found[1]
 
     def close(self) -> None:
         """Close at once; what was not sent is dropped."""
@@ -136,16 +131,18 @@ class Publishing(Endpoint):
                     self.oversize += 1  # no subscriber says anything in several frames
                     while frame.more:
                         frame = _take(socket)
+                elif (token := self._name(frame)) is None:
+                    self.unheard += 1
                 else:
-                    receive(link, [frame.bytes, self._name(frame)], now)
+                    receive(link, [frame.bytes, token], now)
                 if lone:
                     return True
         except zmq.Again:
             return False
         return True
 
-    def _name(self, frame: zmq.Frame) -> bytes:
-        """The token of the connection over which it came; empty where libzmq does not tell, or it is gone."""
+    def _name(self, frame: zmq.Frame) -> bytes | None:
+        """The token of the connection over which it came; empty where libzmq does not tell, None where it is gone."""
         if self.inproc:
             return b""
         try:
@@ -153,7 +150,7 @@ class Publishing(Endpoint):
         except zmq.ZMQError:
             return b""
         inode = _inode(fd)
-        return b"" if inode is None else _token.pack(fd, inode)
+        return None if inode is None else _token.pack(fd, inode)
 
 
 class PublishingDialer(Publishing, DataDialer):
@@ -166,6 +163,12 @@ class PublishingListener(Publishing, DataListener):
 
 DIALERS: dict[Literal["XPUB", "XSUB"], type[DataDialer]] = {"XPUB": PublishingDialer, "XSUB": DataDialer}
 LISTENERS: dict[Literal["XPUB", "XSUB"], type[DataListener]] = {"XPUB": PublishingListener, "XSUB": DataListener}
+
+
+def alive(token: bytes) -> bool:
+    """Whether the connection with this token stands."""
+    found = _read(token)
+    return found is not None and _inode(found[0]) == found[1]
 
 
 def _take(socket: zmq.Socket[Any]) -> zmq.Frame:

@@ -66,7 +66,7 @@ class Endpoint:
         link: of all messages, ("c", address); None where each peer is a link of its own.
         oversize: how many messages were dropped because they have too many frames, or (inproc) too large ones.
         expelled: routing ids of peers whose messages are dropped, and whether their connection was closed.
-        unheard: how many messages of expelled peers were dropped.
+        unheard: how many messages of expelled peers, or of subscribers that are gone, were dropped.
         unread: see `Wires.unread`.
         up: whether the connection stands; always, where others connect.
     """

@@ -17,7 +17,7 @@ from zmqkit.errors import AddressError
 from zmqkit.options import Heartbeat, Limits
 from zmqkit.protocol.core import Core, Frames, Link
 from zmqkit.transport.connections import MESSAGES_A_TURN, Connections
-from zmqkit.transport.data import DIALERS, LISTENERS, DataDialer, DataListener
+from zmqkit.transport.data import DIALERS, LISTENERS, DataDialer, DataListener, alive
 from zmqkit.transport.driver import DataKind
 from zmqkit.transport.links import Dialer, Listener
 from zmqkit.transport.sockets import FD, READABLE, Bound, Endpoint
@@ -287,7 +287,7 @@ class Wires:
         endpoint = self._by_link.get(("d", address))
         if isinstance(endpoint, DataListener):
             endpoint.shut(token)
-        elif isinstance(endpoint, DataDialer) and endpoint.serves(token):
+        elif isinstance(endpoint, DataDialer) and alive(token):
             self._connections.down(endpoint, now)
 
     def dial(self, address: str, wanted: bool, now: float) -> None:
