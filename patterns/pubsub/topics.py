@@ -103,6 +103,11 @@ def wire_topic(topic: str) -> bytes:
     return b"d%b\0" % topic.encode()
 
 
+def mixed_topic(prefix: str) -> bytes:
+    """How a frame with messages of several topics begins, which all have these words in front: "prices.eu.", or ""."""
+    return b"d%b\0" % prefix.encode()
+
+
 def wire_prefixes(pattern: str) -> tuple[bytes, ...]:
     """What a subscriber of the pattern subscribes: no less than it lets in. What is more, the subscriber drops."""
     words = pattern.split(".")

@@ -6,6 +6,7 @@ Pure. What a stranger sends is returned checked, or raises `DecodeError`. What g
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -26,6 +27,9 @@ MAX_PRIVATE: Final = 32 + 22 + MAX_HINT
 FRAME_MESSAGES: Final = 4096
 FRAME_BYTES: Final = 256 * 1024
 """What a publisher puts into one frame at most; one body may be larger."""
+
+KNOWN_TOPICS: Final = 20_000
+"""So many topics need not be checked again."""
 
 Headers = Mapping[int, Mapping[str, str]]
 """From a message's index in its frame to what its sender added; most have none."""
@@ -61,6 +65,73 @@ class Data(NamedTuple):
     def pack(self) -> bytes:
         """The frame."""
         return pack_data(topics.wire_topic(self.topic), *self[1:])
+
+
+class Mixed(NamedTuple):
+    """Messages of several topics (9.2), where nobody subscribes only some of what begins so.
+
+    Attributes:
+        prefix: how all the topics begin: words, each with its dot; "" if they have none in common.
+        stream: 8 bytes: which opening of which publisher.
+        offsets: of the messages, rising. A `range` where they are neighbours.
+        previous: for each topic the offset of its message before its first one here, as in `Data`.
+        group_last: the last offset of what was sent in the same turn.
+        sent_at: microseconds since 1970.
+        codec: of the bodies.
+        lengths: of the bodies.
+        blob: the bodies end to end.
+        headers: by index.
+        topics: that occur, each once.
+        indexes: which of `topics` each message has.
+    """
+
+    prefix: str
+    stream: bytes
+    offsets: Sequence[int]
+    previous: list[int]
+    group_last: int
+    sent_at: int
+    codec: str
+    lengths: list[int]
+    blob: bytes
+    headers: Headers
+    topics: list[str]
+    indexes: list[int]
+
+    def pack(self) -> bytes:
+        """The frame."""
+        return pack_data(topics.mixed_topic(self.prefix), *self[1:])
+
+    def parts(self) -> list[Data]:
+        """The same, a frame a topic."""
+        found: list[tuple[list[int], list[int], list[bytes], dict[int, Mapping[str, str]]]]
+        found = [([], [], [], {}) for _ in self.topics]
+        start = 0
+        for at, (index, offset, length) in enumerate(zip(self.indexes, self.offsets, self.lengths, strict=True)):
+            offsets, lengths, pieces, headers = found[index]
+            if at in self.headers:
+                headers[len(offsets)] = self.headers[at]
+            offsets.append(offset)
+            lengths.append(length)
+            pieces.append(self.blob[start : (start := start + length)])
+        last = self.group_last
+        return [
+            Data(
+                topic,
+                self.stream,
+                offsets,
+                previous,
+                last,
+                self.sent_at,
+                self.codec,
+                lengths,
+                b"".join(pieces),
+                headers,
+            )
+            for topic, previous, (offsets, lengths, pieces, headers) in zip(
+                self.topics, self.previous, found, strict=True
+            )
+        ]
 
 
 class Beat(NamedTuple):
@@ -110,18 +181,19 @@ class OtherVersion(NamedTuple):
 
 
 def pack_data(
-    name: bytes, stream: bytes, offsets: Sequence[int], previous: int, group_last: int, sent_at: int, codec: str,
-    lengths: list[int], blob: bytes, headers: Headers,
+    name: bytes, stream: bytes, offsets: Sequence[int], previous: int | list[int], group_last: int, sent_at: int,
+    codec: str, lengths: list[int], blob: bytes, headers: Headers, *mixed: list[Any],
 ) -> bytes:  # fmt: skip
-    """A data frame. `name` is `topics.wire_topic` of the topic; for the rest see `Data`."""
+    """A data frame. `name` is `topics.wire_topic` of the topic, or `topics.mixed_topic`; for the rest see `Data`, and
+    `Mixed`, of which `mixed` are the topics and indexes."""
     first, last = offsets[0], offsets[-1]
     at = first if last - first + 1 == len(offsets) else list(offsets)
     more = {"headers": dict(headers)} if headers else {}
-    head = wire.pack([at, previous, group_last, sent_at, codec, lengths, more])
+    head = wire.pack([at, previous, group_last, sent_at, codec, lengths, more, *mixed])
     return b"".join((name, stream, len(head).to_bytes(4, "big"), head, blob))
 
 
-def read(frame: bytes) -> Data | Beat | Fence | OtherVersion:
+def read(frame: bytes) -> Data | Mixed | Beat | Fence | OtherVersion:
     """Decode one frame of the data plane. Raises `DecodeError`."""
     kind = frame[:1]
     if kind == b"d":
@@ -133,45 +205,81 @@ def read(frame: bytes) -> Data | Beat | Fence | OtherVersion:
     raise DecodeError(f"a data frame of kind {wire.shown(kind)}")
 
 
-def _named(frame: bytes, most: int) -> tuple[str, int]:
-    """The name between the kind and the terminator, and where what follows begins."""
+def _name(frame: bytes, most: int) -> bytes:
+    """The name between the kind and the terminator."""
     end = frame.find(0, 1, most + 2)
     if end < 0:
         raise DecodeError("a data frame whose topic does not end")
-    try:
-        return frame[1:end].decode(), end + 1
-    except UnicodeDecodeError:
-        raise DecodeError("a data frame whose topic is not UTF-8") from None
+    return frame[1:end]
 
 
-def _read_data(frame: bytes) -> Data:
-    topic, at = _named(frame, topics.MAX_TOPIC_BYTES)
-    stream = frame[at : at + STREAM_BYTES]
-    at += STREAM_BYTES + 4
+def _read_data(frame: bytes) -> Data | Mixed:
+    name = _name(frame, topics.MAX_TOPIC_BYTES)
+    at = len(name) + 2 + STREAM_BYTES + 4
+    stream = frame[at - 4 - STREAM_BYTES : at - 4]
     size = int.from_bytes(frame[at - 4 : at], "big")
     if len(frame) < at + size:
         raise DecodeError("a data frame that ends too soon")
     head = wire.unpack(frame[at : at + size])
     if type(head) is not list or len(head) < 7:
         raise DecodeError("a data frame without its head")
-    lengths, blob = head[5], frame[at + size :]
+    at_offsets, previous, group_last, sent_at, codec, lengths, more = head[:7]
+    blob = frame[at + size :]
     check_bodies(lengths, blob)
-    offsets = read_offsets(head[0], len(lengths))
-    previous, group_last = wire.number(head[1], "previous"), wire.number(head[2], "group_last")
-    if not previous < offsets[0] <= offsets[-1] <= group_last:
+    offsets = read_offsets(at_offsets, len(lengths))
+    sent_at, codec = read_time(sent_at), wire.text(codec, "codec", MAX_CODEC)
+    headers = read_headers(more, len(lengths)) if more != {} else {}
+    if offsets[-1] > wire.number(group_last, "group_last"):
+        raise DecodeError("a data frame of a group that ends before it")
+    if not name or name[-1:] == b".":
+        if len(head) < 9:
+            raise DecodeError("a mixed data frame without its topics")
+        check_topics(head[7], head[8], len(lengths))
+        _check_previous(previous, head[7], head[8], offsets)
+        return Mixed(_prefix(name), stream, offsets, previous, group_last, sent_at, codec, lengths, blob, headers,
+                     head[7], head[8])  # fmt: skip
+    if not wire.number(previous, "previous") < offsets[0]:
         raise DecodeError("a data frame whose offsets are in no order")
-    return Data(
-        topics.read_topic(topic),
-        stream,
-        offsets,
-        previous,
-        group_last,
-        read_time(head[3]),
-        wire.text(head[4], "codec", MAX_CODEC),
-        lengths,
-        blob,
-        read_headers(head[6], len(lengths)),
-    )
+    return Data(_topic(name), stream, offsets, previous, group_last, sent_at, codec, lengths, blob, headers)
+
+
+@functools.lru_cache(KNOWN_TOPICS)
+def _topic(name: bytes) -> str:
+    """A topic as it stands in a frame, checked once for many frames. Raises `DecodeError`."""
+    try:
+        return topics.read_topic(name.decode())
+    except UnicodeDecodeError:
+        raise DecodeError("a data frame whose topic is not UTF-8") from None
+
+
+def _prefix(name: bytes) -> str:
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        raise DecodeError("a data frame whose topic is not UTF-8") from None
+
+
+def check_topics(names: object, indexes: object, count: int) -> None:
+    """Topics, each of them of some message, and which of them each of so many messages has. Raises `DecodeError`."""
+    if type(names) is not list or not names or not _TEXT.issuperset(map(type, names)):
+        raise DecodeError("messages without topics")
+    for each in names:
+        _checked(each)
+    if type(indexes) is not list or len(indexes) != count or not _INT.issuperset(map(type, indexes)):
+        raise DecodeError("messages of no topic")
+    if len(names) != len(set(names)) or set(indexes) != set(range(len(names))):
+        raise DecodeError("topics without messages, or messages without topics")
+
+
+def _check_previous(previous: object, names: list[str], indexes: list[int], offsets: Sequence[int]) -> None:
+    if type(previous) is not list or len(previous) != len(names) or not _INT.issuperset(map(type, previous)):
+        raise DecodeError("topics without their previous offsets")
+    firsts = dict(zip(reversed(indexes), reversed(offsets), strict=True))
+    if min(previous) < 0 or not all(map(int.__lt__, previous, map(firsts.__getitem__, range(len(names))))):
+        raise DecodeError("a data frame whose offsets are in no order")
+
+
+_checked = functools.lru_cache(KNOWN_TOPICS)(topics.read_topic)
 
 
 def _read_beat(frame: bytes) -> Beat:
@@ -182,8 +290,12 @@ def _read_beat(frame: bytes) -> Beat:
 
 
 def _read_fence(frame: bytes) -> Fence | OtherVersion:
-    private, at = _named(frame, MAX_PRIVATE)
-    head = wire.unpack(frame[at:])
+    name = _name(frame, MAX_PRIVATE)
+    try:
+        private = name.decode()
+    except UnicodeDecodeError:
+        raise DecodeError("a fence whose topic is not UTF-8") from None
+    head = wire.unpack(frame[len(name) + 2 :])
     if type(head) is not list or not head:
         raise DecodeError("a fence without its fields")
     version = wire.number(head[0], "version")
@@ -286,6 +398,7 @@ def check_bodies(lengths: object, blob: bytes) -> None:
 
 
 _INT: Final = frozenset({int})
+_TEXT: Final = frozenset({str})
 
 
 def read_offsets(value: object, count: int) -> Sequence[int]:
