@@ -1,16 +1,21 @@
-"""What is published in one turn, as frames of the data plane, one a topic (docs/protocol.md, 9.2).
+"""What is published in one turn, as frames of the data plane (docs/protocol.md, 9.2).
 
-Pure. This is the hot path of a publisher: per message it takes a slice and three appends, all else is per topic.
+Pure. This is the hot path of a publisher. A row of one topic is a frame; so is a row of several, where nobody would
+miss it (see ``coverage.py``). Otherwise the messages of many rows are put together by topic, a frame each.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from itertools import accumulate
+from operator import itemgetter
+from typing import Any, Final, NamedTuple
 
+from zmqkit.patterns.pubsub.coverage import Coverage, in_common
 from zmqkit.patterns.pubsub.offsets import LastOffsets
 from zmqkit.patterns.pubsub.rows import Row
-from zmqkit.patterns.pubsub.topics import wire_topic
+from zmqkit.patterns.pubsub.topics import mixed_topic, wire_topic
 from zmqkit.patterns.pubsub.wire import FRAME_BYTES, FRAME_MESSAGES, pack_data
 
 GROUP_MESSAGES: Final = 16_384
@@ -18,135 +23,169 @@ GROUP_BYTES: Final = 2 * 1024 * 1024
 """A group holds so much at most: a subscriber keeps it until it is whole."""
 
 
-class _Part:
-    """Messages of one topic in a group."""
+class Group(NamedTuple):
+    """Frames that belong together, in the order of their first offsets. After more than one a beat must follow."""
 
-    __slots__ = ("headers", "lengths", "offsets", "pieces", "sent_at")
-
-    def __init__(self, sent_at: int) -> None:
-        self.sent_at = sent_at
-        self.offsets: list[int] = []
-        self.lengths: list[int] = []
-        self.pieces: list[bytes] = []
-        self.headers: dict[int, Any] = {}
+    last: int
+    """The last offset in it."""
+    frames: list[bytes]
 
 
-def groups(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    """Rows in their order, in runs that keep to a group's limits; each run is of one codec."""
-    start = messages = size = 0
-    for at, row in enumerate(rows):
-        full = messages + row.count > GROUP_MESSAGES or size + len(row.blob) > GROUP_BYTES
-        if at > start and (full or row.codec != rows[start].codec):
-            yield rows[start:at]
-            start, messages, size = at, 0, 0
-        messages += row.count
-        size += len(row.blob)
-    yield rows[start:] if start else rows
-
-
-def frames(rows: Sequence[Row], stream: bytes, offsets: LastOffsets) -> list[bytes]:
-    """The frames of one group, in the order of their first offsets. More than one: a beat must follow.
+def fan_out(rows: Sequence[Row], stream: bytes, offsets: LastOffsets, coverage: Coverage) -> Iterator[Group]:
+    """The groups of some rows.
 
     Args:
-        rows: of one codec, rising.
+        rows: rising.
         stream: of the publisher.
         offsets: each topic's last one; moved on.
+        coverage: which topics may share a frame.
     """
-    first = rows[0]
-    group_last, codec = rows[-1].last, first.codec
-    if len(rows) == 1 and first.indexes is None:
-        previous = offsets.put(first.topics[0], group_last)
-        frame = pack_data(wire_topic(first.topics[0]), stream, range(first.key, group_last + 1), previous, group_last,
-                          first.sent_at, codec, first.lengths, first.blob, first.headers)  # fmt: skip
-        return [frame]
-    parts: dict[str, _Part] = {}
+    held: list[Row] = []
+    messages = size = 0
+    for row in rows:
+        prefix = None if row.indexes is None else in_common(row.topics)
+        shares = prefix is None or coverage.may_share(prefix)
+        if held and (
+            shares or messages + row.count > GROUP_MESSAGES or size + len(row.blob) > GROUP_BYTES
+            or row.codec != held[0].codec or row.key != held[-1].last + 1
+        ):  # fmt: skip
+            yield by_topic(held, stream, offsets)
+            held, messages, size = [], 0, 0
+        if prefix is None:
+            yield Group(row.last, [_of_one(row, stream, offsets)])
+        elif shares:
+            yield Group(row.last, [_mixed(row, prefix, stream, offsets)])
+        else:
+            held.append(row)
+            messages += row.count
+            size += len(row.blob)
+    if held:
+        yield by_topic(held, stream, offsets)
+
+
+def _of_one(row: Row, stream: bytes, offsets: LastOffsets) -> bytes:
+    topic, key, last = row.topics[0], row.key, row.last
+    previous = offsets.put(topic, last)
+    return pack_data(wire_topic(topic), stream, range(key, last + 1), previous, last, row.sent_at, row.codec,
+                     row.lengths, row.blob, row.headers)  # fmt: skip
+
+
+def _mixed(row: Row, prefix: str, stream: bytes, offsets: LastOffsets) -> bytes:
+    last, newest = row.last, row.newest()
+    previous = offsets.put_all({topic: newest[topic] for topic in row.topics})
+    return pack_data(mixed_topic(prefix), stream, range(row.key, last + 1), previous, last, row.sent_at, row.codec,
+                     row.lengths, row.blob, row.headers, row.topics, list(row.indexes or ()))  # fmt: skip
+
+
+# ---- a frame for each topic ------------------------------------------------------
+
+
+def by_topic(rows: Sequence[Row], stream: bytes, offsets: LastOffsets) -> Group:
+    """One group of neighbouring rows of one codec, with a frame for each topic."""
+    first, last = rows[0].key, rows[-1].last
+    places: dict[str, list[int]] = {}
+    """By topic: which messages of the group are of it."""
+    at = 0
     for row in rows:
         if row.indexes is None:
-            part = parts.get(row.topics[0])
-            if part is None:
-                part = parts[row.topics[0]] = _Part(row.sent_at)
-            if row.headers:
-                part.headers.update((len(part.offsets) + index, each) for index, each in row.headers.items())
-            part.offsets += range(row.key, row.key + row.count)
-            part.lengths += row.lengths
-            part.pieces.append(row.blob)
-        else:
-            _spread(row, parts)
-    found: list[bytes] = []
-    firsts: list[int] = []
-    split: list[tuple[int, bytes]] = []
-    for topic, part in parts.items():
-        numbers = part.offsets
-        firsts.append(numbers[0])
-        previous = offsets.put(topic, numbers[-1])
-        blob = part.pieces[0] if len(part.pieces) == 1 else b"".join(part.pieces)
-        name = wire_topic(topic)
-        if len(numbers) <= FRAME_MESSAGES and len(blob) <= FRAME_BYTES and not split:
-            found.append(
-                pack_data(
-                    name, stream, numbers, previous, group_last, part.sent_at, codec, part.lengths, blob, part.headers
-                )
-            )
-        else:
-            split = split or list(zip(firsts[:-1], found, strict=True))
-            split += _split(name, stream, part, blob, previous, group_last, codec)
-    if split:
-        split.sort(key=_by_offset)
-        return [frame for _, frame in split]
-    return found
-
-
-def _by_offset(item: tuple[int, bytes]) -> int:
-    return item[0]
-
-
-def _spread(row: Row, parts: dict[str, _Part]) -> None:
-    """Hand the messages of a row to their topics."""
-    chosen = []
-    for topic in row.topics:
-        part = parts.get(topic)
-        if part is None:
-            part = parts[topic] = _Part(row.sent_at)
-        chosen.append(part)
-    assert row.indexes is not None
-    if row.headers:
-        for index, each in sorted(row.headers.items()):
-            part = chosen[row.indexes[index]]
-            part.headers[len(part.offsets) + row.indexes[:index].count(row.indexes[index])] = each
-    blob, offset, start = row.blob, row.key, 0
-    for index, length in zip(row.indexes, row.lengths, strict=True):
-        part = chosen[index]
-        part.offsets.append(offset)
-        part.lengths.append(length)
-        part.pieces.append(blob[start : (start := start + length)])
-        offset += 1
-
-
-def _split(
-    name: bytes, stream: bytes, part: _Part, blob: bytes, previous: int, group_last: int, codec: str
-) -> Iterator[tuple[int, bytes]]:
-    """The frames of what is too much for one, each with its first offset. A message too large for all is alone."""
-    start = at = size = 0
-    count = len(part.offsets)
-    for end in range(1, count + 1):
-        size += part.lengths[end - 1]
-        if end < count and end - start < FRAME_MESSAGES and size + part.lengths[end] <= FRAME_BYTES:
+            places.setdefault(row.topics[0], []).extend(range(at, at + row.count))
+            at += row.count
             continue
-        headers = {i - start: each for i, each in part.headers.items() if start <= i < end} if part.headers else {}
-        frame = pack_data(
-            name, stream, part.offsets[start:end], previous, group_last, part.sent_at, codec, part.lengths[start:end],
-            blob[at : at + size], headers,
-        )  # fmt: skip
-        yield part.offsets[start], frame
-        previous = part.offsets[end - 1]
-        start, at, size = end, at + size, 0
+        chosen = []
+        for topic in row.topics:
+            known = places.get(topic)
+            if known is None:
+                known = places[topic] = []
+            chosen.append(known)
+        for index in row.indexes:
+            chosen[index].append(at)
+            at += 1
+    run = _Run(rows, first, last, stream)
+    frames: list[bytes] = []
+    for topic, indexes in places.items():
+        previous = offsets.put(topic, first + indexes[-1])
+        frames.append(run.frame(wire_topic(topic), indexes, previous))
+    if run.too_large:
+        frames = run.split(frames)
+    return Group(last, frames)
+
+
+class _Run:
+    """The messages of some rows as if they were one.
+
+    Attributes:
+        too_large: what must go in several frames, instead of the one that was given: its place, name, messages, and the
+            offset before them.
+    """
+
+    def __init__(self, rows: Sequence[Row], first: int, last: int, stream: bytes) -> None:
+        self._first, self._last = first, last
+        self._stream = stream
+        self._codec = rows[0].codec
+        self._keys = [row.key - first for row in rows]
+        self._times = [row.sent_at for row in rows]
+        self._lengths = rows[0].lengths if len(rows) == 1 else [length for row in rows for length in row.lengths]
+        blob = rows[0].blob if len(rows) == 1 else b"".join([row.blob for row in rows])
+        self._ends = list(accumulate(self._lengths, initial=0))
+        self._blob = blob
+        self._headers = {row.key - first + index: each for row in rows for index, each in row.headers.items()}
+        self.too_large: list[tuple[int, bytes, list[int], int]] = []
+        self._firsts: list[int] = []
+        """Of each frame that was asked for: its first message."""
+
+    def frame(self, name: bytes, indexes: list[int], previous: int) -> bytes:
+        """A frame with some messages of one topic; empty where it would be too large, see `split`."""
+        self._firsts.append(indexes[0])
+        blob, ends, count = self._blob, self._ends, len(indexes)
+        start, end = indexes[0], indexes[-1]
+        offsets: Sequence[int]
+        if end - start + 1 == count:
+            offsets = range(self._first + start, self._first + end + 1)
+            lengths = self._lengths[start : end + 1]
+            body = blob[ends[start] : ends[end + 1]]
+        else:
+            first = self._first
+            offsets = [first + index for index in indexes]
+            lengths = list(itemgetter(*indexes)(self._lengths))
+            body = b"".join([blob[ends[index] : ends[index + 1]] for index in indexes])
+        if count > 1 and (len(body) > FRAME_BYTES or count > FRAME_MESSAGES):
+            self.too_large.append((len(self._firsts) - 1, name, indexes, previous))
+            return b""
+        headers: dict[int, Any] = {}
+        if self._headers:
+            headers = {n: self._headers[index] for n, index in enumerate(indexes) if index in self._headers}
+        row = 0 if len(self._keys) == 1 else bisect_right(self._keys, start) - 1
+        return pack_data(name, self._stream, offsets, previous, self._last, self._times[row], self._codec, lengths,
+                         body, headers)  # fmt: skip
+
+    def split(self, frames: list[bytes]) -> list[bytes]:
+        """The frames, with those that were too large in parts, in the order of their first offsets."""
+        parts: list[tuple[int, bytes]] = []
+        left = dict.fromkeys(range(len(frames)))
+        for at, name, indexes, previous in self.too_large:
+            del left[at]
+            start = size = 0
+            for end in range(1, len(indexes) + 1):
+                size += self._lengths[indexes[end - 1]]
+                if (
+                    end < len(indexes) and end - start < FRAME_MESSAGES
+                    and size + self._lengths[indexes[end]] <= FRAME_BYTES
+                ):  # fmt: skip
+                    continue
+                parts.append((indexes[start], self.frame(name, indexes[start:end], previous)))
+                previous = self._first + indexes[end - 1]
+                start, size = end, 0
+        parts += [(self._firsts[at], frames[at]) for at in left]
+        return [frame for _, frame in sorted(parts, key=itemgetter(0))]
+
+
+# ---- for plain subscribers -------------------------------------------------------
 
 
 def plain(rows: Sequence[Row], offsets: LastOffsets) -> Iterator[tuple[bytes, bytes]]:
-    """The messages for plain subscribers: topic and body."""
+    """The messages as plain subscribers read them: topic and body."""
     for row in rows:
         names = [topic.encode() for topic in row.topics]
-        for topic, offset in row.newest().items():
-            offsets.put(topic, offset)
+        offsets.update(row.newest())
         for index in range(row.count):
             yield names[0 if row.indexes is None else row.indexes[index]], row.body(index)

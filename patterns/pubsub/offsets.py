@@ -55,6 +55,14 @@ class LastOffsets:
         young[topic] = offset
         return found
 
+    def put_all(self, newest: dict[str, int]) -> list[int]:
+        """`put` for several topics, in their order."""
+        found = list(map(self._young.get, newest))
+        if None in found:
+            return [self.put(topic, offset) for topic, offset in newest.items()]
+        self._young.update(newest)
+        return found  # type: ignore[return-value]
+
     def update(self, newest: dict[str, int]) -> None:
         """Newer messages of several topics."""
         young = self._young

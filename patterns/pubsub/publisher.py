@@ -315,8 +315,7 @@ class PublisherCore(Recovery):
                 sends += [(link, pair) for link in links]
             return
         audience = self.audience
-        for group in fanout.groups(rows):
-            frames = fanout.frames(group, settings.stream, self.offsets)
+        for last, frames in fanout.fan_out(rows, settings.stream, self.offsets, self.coverage):
             for link in links:
                 sends += [(link, (frame,)) for frame in frames]
             size = sum(map(len, frames))
@@ -324,7 +323,7 @@ class PublisherCore(Recovery):
             audience.frames += len(frames)
             self._unbeaten += size
             if len(frames) > 1 or self._unbeaten >= BEAT_BYTES:
-                self._beat(now, group[-1].last)
+                self._beat(now, last)
         if self._unbeaten:
             self._told_all = False
             self._timers.sooner("beat", now + BEAT_SOON)

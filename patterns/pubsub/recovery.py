@@ -15,6 +15,7 @@ from zmqkit.errors import DecodeError
 from zmqkit.options import Limits, Retention
 from zmqkit.patterns.pubsub import talk, wire
 from zmqkit.patterns.pubsub.audience import MAX_FEEDS, MAX_SUBSCRIPTIONS, MAX_TOPICS, Audience, Connection, Member
+from zmqkit.patterns.pubsub.coverage import Coverage
 from zmqkit.patterns.pubsub.cursors import Cursors
 from zmqkit.patterns.pubsub.feeds import Feed, Feeder, Lane
 from zmqkit.patterns.pubsub.history import History
@@ -98,6 +99,7 @@ class Recovery(PatternCore):
         self.values = LastValues(MAX_VALUES, limits.queued_bytes) if settings.last_value else None
         self.cursors = Cursors(self.history, found.cursors)
         self.audience = Audience(limits.queued_bytes)
+        self.coverage = Coverage()
         self.feeder = Feeder(self.history, self.out, self.values)
         self.sent_up_to = 0
         self._timers = Timers()
@@ -164,6 +166,7 @@ class Recovery(PatternCore):
         if _is_data(link):
             self._links.pop(link, None)
             self.audience.lost_link(link)
+            self.coverage.lost(link)
         else:
             super().link_down(link, now)
 
@@ -195,9 +198,11 @@ class Recovery(PatternCore):
     def _subscription(self, link: Link, change: wire.Subscription, token: bytes, now: float) -> None:
         prefix = change.prefix
         if not change.on:
+            self.coverage.remove(link, prefix)
             if prefix[:1] == b"p":
                 self.audience.unsubscribed(prefix)
             return
+        self.coverage.add(link, prefix)
         connection = self.audience.subscribed(link, token, now)
         if connection.subscriptions > MAX_SUBSCRIPTIONS and token:
             self.counters["subscriptions_refused"] += 1

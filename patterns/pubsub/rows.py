@@ -40,7 +40,7 @@ class Pack(NamedTuple):
     Attributes:
         codec: of the bodies.
         sent_at: microseconds since 1970.
-        topics: that occur, each once, checked.
+        topics: that occur, each once, checked, in the order in which they first do.
         indexes: which of `topics` each message has; None: all have the one.
         lengths: of the bodies.
         blob: the bodies end to end.
@@ -118,7 +118,10 @@ class Row:
             return {}
         if self.indexes is None:
             return {self.topics[0]: self.key + count - 1}
-        found = dict(zip(self.indexes, range(self.key, self.key + count)))  # noqa: B905 - shorter on purpose
+        offsets = range(self.key, self.key + count)
+        if count == len(self.topics):
+            return dict(zip(self.topics, offsets, strict=True))  # in their order, for topics come as they occur
+        found = dict(zip(self.indexes, offsets))  # noqa: B905 - shorter on purpose
         return {self.topics[index]: offset for index, offset in found.items()}
 
     def pack(self) -> bytes:
