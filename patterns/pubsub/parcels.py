@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from zmqkit.errors import ZmqkitError
 from zmqkit.patterns.pubsub.talk import Block
-from zmqkit.patterns.pubsub.wire import Data
+from zmqkit.patterns.pubsub.wire import Data, Mixed
 from zmqkit.protocol.session import Session
 
 Headers = Mapping[int, Mapping[str, str]]
@@ -47,16 +47,16 @@ class Parcel:
     """
 
     __slots__ = (
-        "_parts", "blob", "bodies", "claims", "codec", "credit_bytes", "credit_messages", "epoch", "headers", "indexes",
-        "later", "lengths", "messages", "offsets", "publisher", "replayed", "sent_at", "session", "size", "spoiled", "told",
-        "topics",
+        "_parts", "blob", "bodies", "claims", "codec", "credit_bytes", "credit_messages", "epoch", "headers",
+        "indexes", "later", "lengths", "messages", "offsets", "publisher", "replayed", "sent_at", "session", "size",
+        "spoiled", "told", "topics",
     )  # fmt: skip
 
     def __init__(
         self,
         publisher: str,
         epoch: str,
-        found: Data | Block | list[Data],
+        found: Data | Mixed | Block | list[Data],
         *,
         chosen: list[int] | None = None,
         replayed: bool = False,
@@ -87,8 +87,10 @@ class Parcel:
                 self.topics = [found.topic]
                 self.indexes: Sequence[int] | None = None
             else:
-                assert type(found) is Block
-                self.topics, self.indexes, self.later = found.topics, found.indexes, found.later
+                assert not isinstance(found, Data)
+                self.topics, self.indexes = found.topics, found.indexes
+                if isinstance(found, Block):
+                    self.later = found.later
             count = len(found.lengths)
             self.messages = count if chosen is None else len(chosen)
             self.size = len(found.blob)

@@ -1,0 +1,523 @@
+"""The subscriber's core, second part: what is fetched over the recovery channel (docs/protocol.md, 9.4 to 9.6).
+
+Pure. Does a stream's `Task`: asks, takes what comes, begins anew over the next session, or gives up. What follows when
+a task is done is decided by the parts above.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any, Final
+
+from zmqkit.errors import CursorInUse, DecodeError, UsageError
+from zmqkit.events import EpochChanged, RecoveryUnreachable
+from zmqkit.patterns.pubsub import talk
+from zmqkit.patterns.pubsub.delivering import Delivering
+from zmqkit.patterns.pubsub.seen import MARK_EVERY, Span
+from zmqkit.patterns.pubsub.settings import SubscriberSettings
+from zmqkit.patterns.pubsub.streams import FEEDING, LIVE, Stream, Task
+from zmqkit.patterns.pubsub.talk import CHUNK_TOPICS, RIGHT, WRONG, Block
+from zmqkit.protocol.core import Frames
+from zmqkit.protocol.local import Local
+from zmqkit.protocol.session import Session
+
+COMPARED: Final = 100_000
+"""So many offsets are compared at once at most."""
+
+COMPARE_PAUSE: Final = 0.1
+COMPARE_TRIES: Final = 2
+"""A comparison that could not be made is asked for again after so many seconds, so often: there may be too many."""
+
+AGAIN_SECONDS: Final = 1.0
+"""After a refusal that may pass, it is asked again."""
+
+CURSOR_SECONDS: Final = 2.0
+"""A cursor in use is asked for again for a heartbeat bound, and so many seconds more."""
+
+
+class Fetching(Delivering):
+    """The recovery channels of a subscriber's core."""
+
+    def __init__(self, local: Local, rng: random.Random, settings: SubscriberSettings) -> None:
+        super().__init__(local, rng, settings)
+        self._by_session: dict[bytes, Stream] = {}
+        self._commits: dict[tuple[str, int], tuple[Any, str, int]] = {}
+        """By publisher and number: who asked, and the epoch and offset that are committed."""
+        bound = local.heartbeat.bound
+        self.unreachable_after = max(10.0, 4 * bound) if settings.unreachable is None else settings.unreachable
+
+    # ---- hooks of the parts above ----------------------------------------------------
+
+    def done_with(self, stream: Stream, task: Task, now: float) -> None:
+        """A task is done, or given up; its stream has none now."""
+
+    def caught_up(self, stream: Stream, now: float) -> None:
+        """A feed that goes on for ever came to the newest message."""
+
+    def repair(self, stream: Stream, span: Span, now: float) -> None:
+        """A comparison went wrong, of a stream that has no task."""
+
+    def told_to_leave(self, stream: Stream, reason: str, now: float) -> None:
+        """The publisher does not want the stream on its data plane any more."""
+
+    # ---- sessions --------------------------------------------------------------------
+
+    def attach(self, stream: Stream, session: Session, now: float) -> None:
+        """The stream's recovery channel stands."""
+        stream.session = session
+        stream.unreachable = False
+        stream.told = None
+        stream.asked = None
+        self._timers.cancel(("reach", stream.publisher))
+        self._by_session[session.id] = stream
+        self._released[session.id] = [0, 0]
+        self.tell_topics(stream, now)
+        if stream.behind_fence:
+            self._say(stream, talk.Joined(stream.number, stream.fence), now)
+        for (publisher, number), (_, epoch, offset) in self._commits.items():
+            if publisher == stream.publisher:
+                self._say(stream, talk.Commit(epoch, offset, number), now)
+        if stream.task is not None:
+            self.ask(stream, now)
+
+    def detach(self, session: Session, now: float) -> Stream | None:
+        """The session is gone. Returns its stream."""
+        self._released.pop(session.id, None)
+        stream = self._by_session.pop(session.id, None)
+        if stream is None or stream.session is not session:
+            return None
+        stream.session = None
+        stream.told = None
+        stream.asked = None
+        stream.since = now
+        self._timers.cancel(("again", stream.publisher))
+        if stream.task is not None:
+            stream.task.ask = 0
+        if stream.link is not None:
+            self.await_session(stream, now)
+        return stream
+
+    def await_session(self, stream: Stream, now: float) -> None:
+        """Tell, after a while, that there is none."""
+        if stream.session is None and not stream.unreachable:
+            self._timers.sooner(("reach", stream.publisher), now + self.unreachable_after)
+
+    def _say(self, stream: Stream, message: Any, now: float) -> None:
+        if stream.session is not None:
+            self.sessions.send(stream.session, message.pack(), 0, now)
+
+    def tell_topics(self, stream: Stream, now: float) -> None:
+        """Tell the session which topics are in force."""
+        if stream.session is None or stream.told is stream.filter:
+            return
+        old: set[str] = set() if stream.told is None else set(stream.told)
+        new = set(stream.filter)
+        changes = [(True, each) for each in sorted(new - old)] + [(False, each) for each in sorted(old - new)]
+        reset = stream.told is None
+        for at in range(0, max(1, len(changes)), CHUNK_TOPICS):
+            chunk = changes[at : at + CHUNK_TOPICS]
+            done = at + CHUNK_TOPICS >= len(changes)
+            added, removed = [each for on, each in chunk if on], [each for on, each in chunk if not on]
+            self._say(stream, talk.Topics(reset and not at, added, removed, done), now)
+        stream.told = stream.filter
+
+    def cannot_be_reached(self, stream: Stream, now: float) -> None:
+        """There was no session for too long."""
+        if stream.session is not None or stream.unreachable:
+            return
+        stream.unreachable = True
+        reason = f"there was none for {self.unreachable_after:g} seconds"
+        address = stream.address or (stream.link.address if stream.link is not None else "")
+        self.out.events.append(RecoveryUnreachable(self.local.name, stream.publisher, address, reason))
+        if stream.task is not None:
+            self.give_up(stream, now)
+
+    # ---- a verb of the user ----------------------------------------------------------
+
+    def commit(self, publisher: str, epoch: str, offset: int, ticket: Any, now: float) -> None:
+        """Move the cursor at a publisher. `ticket` gets None once that is stored there, or the error.
+
+        Without a session it waits for one. With ticket None nobody is told.
+        """
+        stream = self.streams.get(publisher)
+        if stream is None:
+            if ticket is not None:
+                gone = UsageError(f"publisher {publisher[:8]} is gone, and its cursor with it: nothing to commit there")
+                self.out.replies.append((ticket, gone))
+            return
+        number = 0
+        if ticket is not None:
+            number = stream.number_next()
+            self._commits[publisher, number] = (ticket, epoch, offset)
+        self._say(stream, talk.Commit(epoch, offset, number), now)
+
+    def _committed(self, stream: Stream, message: talk.Committed) -> None:
+        asked = self._commits.pop((stream.publisher, message.ask), None)
+        if asked is not None:
+            trouble = UsageError(f"the cursor was not moved: {message.trouble}") if message.trouble else None
+            self.out.replies.append((asked[0], trouble))
+
+    def drop_commits(self, publisher: str | None, reason: str) -> None:
+        """Nobody will answer these; None: none of all."""
+        for key in [key for key in self._commits if publisher is None or key[0] == publisher]:
+            ticket, _, _ = self._commits.pop(key)
+            self.out.replies.append((ticket, UsageError(f"the cursor was not moved: {reason}")))
+
+    # ---- asking ----------------------------------------------------------------------
+
+    def begin(self, stream: Stream, task: Task, now: float) -> None:
+        """Give a stream a task, instead of what it had."""
+        self.stop(stream, now)
+        stream.task = task
+        stream.asked = None
+        if stream.session is not None:
+            self.ask(stream, now)
+        elif stream.unreachable:
+            self.give_up(stream, now)
+        else:
+            self.await_session(stream, now)
+
+    def stop(self, stream: Stream, now: float) -> None:
+        """Take a stream's task from it. What is on its way is not taken any more."""
+        task, stream.task = stream.task, None
+        self._timers.cancel(("again", stream.publisher))
+        if task is not None and task.ask and task.why != "compare":
+            self._say(stream, talk.Stop(task.ask), now)
+
+    def ask(self, stream: Stream, now: float) -> None:
+        """Say in the session what is wanted, from where it was on."""
+        task, session = stream.task, stream.session
+        assert task is not None
+        assert session is not None
+        if task.why == "values" and session.peer.about.get("last_value") is not True:
+            self._finish(stream, task.until or 0, stream.epoch, now)
+            return
+        task.ask = stream.number_next()
+        if task.why == "values":
+            assert task.until is not None
+            self._say(stream, talk.Values(task.ask, task.until), now)
+        elif task.why == "compare":
+            assert task.span is not None
+            self._compare(stream, task.ask, task.span, now)
+        else:
+            publisher = stream.publisher if task.kind == "after" else ""
+            epoch = task.epoch if task.kind == "after" else ""
+            self._say(stream, talk.Feed(task.ask, publisher, epoch, task.after, task.until, task.kind), now)
+        self.sessions.owe(session, True, now)
+
+    def _compare(self, stream: Stream, ask: int, span: Span, now: float) -> None:
+        self.counters["comparisons"] += 1
+        self._say(stream, talk.Check(ask, span.after, span.up_to, span.messages, span.total), now)
+
+    def compare_soon(self, stream: Stream, now: float, most: int = COMPARED) -> None:
+        """Ask whether all has come, and hold nothing up."""
+        position = stream.position
+        if stream.session is None or stream.task is not None or position is None or stream.tally.after >= position:
+            return
+        span = stream.tally.span(position, most)
+        if span.after < position:
+            number = stream.number_next()
+            stream.asked = (number, span)
+            self._compare(stream, number, span, now)
+
+    # ---- what comes ------------------------------------------------------------------
+
+    def received(self, session: Session, frames: Frames, messages: int, now: float) -> None:
+        """A publisher tells something."""
+        stream = self._by_session.get(session.id)
+        if stream is None:
+            return
+        message = talk.read_from_publisher(frames)
+        kind = type(message)
+        if kind is Block:
+            self._block(stream, message, frames, messages, now)  # type: ignore[arg-type]
+            return
+        if messages:
+            raise DecodeError(f"{kind.__name__} counts no messages")
+        if isinstance(message, talk.Committed):
+            self._committed(stream, message)
+        elif isinstance(message, talk.Checked):
+            self._checked(stream, message, now)
+        elif isinstance(message, talk.Leave):
+            self.told_to_leave(stream, message.reason, now)
+        elif isinstance(message, talk.Refused):
+            self._refused(stream, message, now)
+        else:
+            task = stream.task
+            assert isinstance(message, talk.Begun | talk.Done | talk.Hole | talk.Epoch)
+            if task is not None and task.ask == message.feed:
+                stream.cursor_since = None
+                _BY_KIND[kind](self, stream, task, message, now)
+
+    def _block(self, stream: Stream, block: Block, frames: Frames, messages: int, now: float) -> None:
+        size = sum(map(len, frames))
+        count = len(block.lengths)
+        assert stream.session is not None
+        if messages != count:
+            raise DecodeError("BLOCK that counts otherwise than its session says")
+        task = stream.task
+        if task is None or task.ask != block.feed:
+            self.give_credit(stream.session, count, size)
+            return
+        offsets = block.offsets
+        last = offsets[-1]
+        if offsets[0] <= task.after and task.why != "values":
+            self.give_credit(stream.session, count, size)
+            raise DecodeError("BLOCK of a feed that goes back")
+        chosen = self._chosen(stream, task, block)
+        new = count if chosen is None else len(chosen)
+        self.counters["messages_repeated_here"] += count - new
+        task.told += count
+        task.news += new
+        self._note(stream, task, block, chosen)
+        if task.why != "values":
+            task.after = last
+            task.epoch = block.epoch
+        self.hand_on_block(stream, block, chosen, size, now)
+
+    def _chosen(self, stream: Stream, task: Task, block: Block) -> list[int] | None:
+        """The indexes of the messages that the user wants and has not got; None: all."""
+        matches = self.filter.matches
+        wanted = list(map(matches, block.topics))
+        offsets = block.offsets
+        past = task.after if task.why == "values" else (stream.position or 0)
+        if False not in wanted and offsets[0] > past:
+            return None
+        indexes = block.indexes or [0] * len(offsets)
+        if task.why == "values":
+            return [at for at, index in enumerate(indexes) if wanted[index] and offsets[at] > past]
+        seen = [stream.seen.of(topic) for topic in block.topics]
+        return [at for at, index in enumerate(indexes) if wanted[index] and offsets[at] > seen[index]]
+
+    def _note(self, stream: Stream, task: Task, block: Block, chosen: list[int] | None) -> None:
+        """Remember what came."""
+        offsets, last = block.offsets, block.offsets[-1]
+        if task.why in ("gap", "repair"):
+            found = offsets if chosen is None else [offsets[at] for at in chosen]
+            if found:
+                stream.tally.late(found)
+            indexes = block.indexes or [0] * len(offsets)
+            newest: dict[str, int] = {}
+            for at in range(len(offsets)) if chosen is None else chosen:
+                newest[block.topics[indexes[at]]] = offsets[at]
+            for topic, offset in newest.items():
+                stream.seen.put(topic, offset)
+        elif task.why == "values":
+            task.after = max(task.after, last)
+        else:
+            stream.arrive(last, block.epoch)
+
+    def _begun(self, stream: Stream, task: Task, message: talk.Begun, now: float) -> None:
+        if task.why in ("catch up", "follow"):
+            if stream.position is None or message.after < task.after:
+                stream.turn_over(message.after, message.epoch)
+            elif task.kind == "after" and message.after > task.after:
+                self.tell_lost(stream, message.epoch, (), task.after + 1, message.after, "the publisher skipped them")
+                stream.arrive(message.after, message.epoch)
+            task.after, task.epoch, task.kind = message.after, message.epoch, "after"
+        task.begun = True
+
+    def _hole(self, stream: Stream, task: Task, hole: talk.Hole, now: float) -> None:
+        first, last = max(hole.first, task.after + 1), hole.last
+        if task.until is not None:
+            last = min(last, task.until)
+        if first > last:
+            return
+        topics = tuple(each for each in hole.topics if self.filter.matches(each))
+        if task.why == "gap":
+            hit = not hole.topics or len(hole.topics) >= talk.MAX_TOLD or task.topic in topics
+            topics = (task.topic,)
+        else:
+            hit = bool(topics) or not hole.topics
+        if hit:
+            self.tell_lost(stream, hole.epoch, topics, first, last, "the publisher's history has let them go")
+        task.after = last
+        task.holes = True
+        if task.why in ("catch up", "follow"):
+            stream.arrive(last, hole.epoch)
+
+    def _epoch(self, stream: Stream, task: Task, message: talk.Epoch, now: float) -> None:
+        if task.why not in ("catch up", "follow"):
+            return
+        position = stream.position or 0
+        if message.epoch not in (stream.announced, stream.position_epoch):
+            stream.announced = message.epoch
+            unknown = message.first <= position
+            self.out.events.append(
+                EpochChanged(self.local.name, stream.publisher, message.epoch, position, tail_unknown=unknown)
+            )
+        if message.first <= position:
+            stream.turn_over(message.first - 1, message.epoch)
+            task.after = message.first - 1
+        task.epoch = stream.position_epoch = message.epoch
+
+    def _done(self, stream: Stream, task: Task, message: talk.Done, now: float) -> None:
+        if task.until is not None:
+            self._finish(stream, min(message.offset, task.until), message.epoch, now)
+            return
+        task.after = max(task.after, message.offset)
+        task.epoch = message.epoch
+        stream.arrive(message.offset, message.epoch)
+        if not task.caught_up:
+            task.caught_up = True
+            self.caught_up(stream, now)
+
+    def _finish(self, stream: Stream, offset: int, epoch: str, now: float) -> None:
+        """A task that has an end is at it: all up to this offset is here, or told to be lost."""
+        task = stream.task
+        assert task is not None
+        until = task.until or 0
+        if task.why == "gap":
+            if task.whole:
+                stream.seen.rise(until)
+            elif stream.seen.of(task.topic) < until:
+                stream.seen.put(task.topic, until)
+            stream.arrive_at(until)
+        elif task.why == "repair":
+            self._account(stream, task)
+            stream.arrive(until, stream.epoch)
+            stream.tally.restart(until)
+        else:
+            offset = until if task.why in ("values", "compare") else offset
+            stream.arrive(offset, epoch)
+            stream.tally.restart(stream.position or 0)
+        self._end(stream, task, now)
+
+    def _account(self, stream: Stream, task: Task) -> None:
+        """A comparison said that messages are missing: as many must have come, or they cannot be told from others."""
+        assert task.span is not None
+        if not task.holes and task.told > task.span.messages + task.news:
+            why = "they came after newer ones of their topics, and cannot be told from what was delivered"
+            self.tell_lost(stream, stream.epoch, (), task.span.after + 1, task.until or 0, why)
+
+    def _end(self, stream: Stream, task: Task, now: float) -> None:
+        stream.task = None
+        self._timers.cancel(("again", stream.publisher))
+        if stream.session is not None:
+            self.sessions.owe(stream.session, False, now)
+        self.done_with(stream, task, now)
+
+    def _checked(self, stream: Stream, message: talk.Checked, now: float) -> None:
+        task = stream.task
+        if task is not None and task.why == "compare" and task.ask == message.ask:
+            self._decided(stream, task, message.verdict, now)
+        elif stream.asked is not None and stream.asked[0] == message.ask:
+            span = stream.asked[1]
+            stream.asked = None
+            if message.verdict == RIGHT:
+                stream.tally.right(span)
+                stream.seen.rise(span.up_to)
+            elif message.verdict == WRONG:
+                self.counters["comparisons_wrong"] += 1
+                self.repair(stream, span, now)
+            elif span.up_to - span.after > MARK_EVERY:
+                stream.shorter = (span.up_to - span.after) // 2
+                self._timers.set(("shorter", stream.publisher), now + COMPARE_PAUSE)
+
+    def _decided(self, stream: Stream, task: Task, verdict: int, now: float) -> None:
+        """What a comparison said that something waits for."""
+        assert task.span is not None
+        assert task.until is not None
+        if verdict not in (WRONG, RIGHT) and task.tries < COMPARE_TRIES:
+            task.tries += 1
+            task.ask = 0
+            self._timers.set(("again", stream.publisher), now + COMPARE_PAUSE)
+            return
+        if verdict != WRONG:
+            if verdict != RIGHT:
+                self.counters["gaps_doubtful"] += 1
+            self._finish(stream, task.until, stream.epoch, now)
+            return
+        self.counters["comparisons_wrong"] += 1
+        self.gap_found(stream, task.topic, task.span.after + 1, task.until)
+        if self.settings.on_gap == "recover":
+            repair = Task("repair", "after", stream.epoch, task.span.after, task.until, span=task.span)
+            self.begin(stream, repair, now)
+            return
+        if self.settings.on_gap == "raise":
+            topics = (task.topic,) if task.topic else ()
+            self.tell_lost(stream, stream.epoch, topics, task.span.after + 1, task.until, "on_gap is raise")
+        self._finish(stream, task.until, stream.epoch, now)
+
+    # ---- refusals --------------------------------------------------------------------
+
+    def _refused(self, stream: Stream, message: talk.Refused, now: float) -> None:
+        self.counters["publishers_refused"] += 1
+        task = stream.task
+        if message.code == "cursor in use":
+            self._cursor_in_use(stream, message.text, now)
+            return
+        if task is None or not message.feed or task.ask != message.feed:
+            if not message.feed:
+                self.drop_commits(stream.publisher, message.text)
+                self.sessions.bad_frame(None, f"a publisher refused: {message.code}: {message.text}")
+            return
+        if task.why == "values":
+            self._finish(stream, task.until or 0, stream.epoch, now)
+        elif message.code in ("publisher", "epoch") and task.kind == "after":
+            last = task.until or task.after + 1
+            if last > task.after:
+                why = f"the publisher does not know the position: {message.text}"
+                self.tell_lost(stream, task.epoch, (), task.after + 1, last, why)
+            self._from_earliest(stream, task, now)
+        elif message.code == "no cursor" and task.kind == "resume":
+            task.kind = "earliest"
+            self.ask(stream, now)
+        else:
+            task.ask = 0
+            self._timers.set(("again", stream.publisher), now + AGAIN_SECONDS * (1 + self.rng.random()))
+
+    def _from_earliest(self, stream: Stream, task: Task, now: float) -> None:
+        if task.why in ("catch up", "follow"):
+            stream.position = None
+            task.kind = "earliest"
+            task.after = 0
+            self.ask(stream, now)
+        else:
+            self._finish(stream, task.until or 0, stream.epoch, now)
+
+    def _cursor_in_use(self, stream: Stream, text: str, now: float) -> None:
+        """Its holder may be dead, and the publisher not know yet: ask again, in a new session."""
+        session = stream.session
+        assert session is not None
+        bound = max(self.local.heartbeat.bound, session.peer.bound)
+        if stream.cursor_since is None:
+            stream.cursor_since, stream.cursor_told = now, False
+        if not stream.cursor_told and now >= stream.cursor_since + bound + CURSOR_SECONDS:
+            stream.cursor_told = True
+            name = str(self.local.about.get("cursor", ""))
+            message = f"another subscriber holds the cursor {name!r} at publisher {stream.publisher[:8]}: {text}"
+            self.raise_at_place(CursorInUse(message))
+        self.sessions.goodbye(session, "the cursor is in use", now)
+
+    def ask_again(self, stream: Stream, now: float) -> None:
+        """The time after a refusal is over."""
+        if stream.task is not None and not stream.task.ask and stream.session is not None:
+            self.ask(stream, now)
+
+    # ---- giving up -------------------------------------------------------------------
+
+    def give_up(self, stream: Stream, now: float) -> None:
+        """There is no recovery channel: go on without, and name what is missing. Only what lives can go on."""
+        task = stream.task
+        if task is None or stream.state not in (FEEDING, LIVE):
+            return
+        why = "the publisher's recovery channel cannot be reached"
+        if task.why == "gap" or task.why == "repair" or (task.why == "catch up" and task.kind == "after"):
+            topics = (task.topic,) if task.topic else ()
+            if task.until is not None and task.until > task.after:
+                self.tell_lost(stream, stream.epoch, topics, task.after + 1, task.until, why)
+            task.holes = True
+        elif task.why == "catch up" or task.why == "follow":
+            return  # where to begin is not known: wait
+        elif task.why == "compare":
+            self.counters["gaps_doubtful"] += 1
+        self._finish(stream, task.until or 0, stream.epoch, now)
+
+
+_BY_KIND: Final[dict[type[Any], Any]] = {
+    talk.Begun: Fetching._begun,
+    talk.Done: Fetching._done,
+    talk.Hole: Fetching._hole,
+    talk.Epoch: Fetching._epoch,
+}
