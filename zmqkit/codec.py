@@ -94,9 +94,11 @@ def encode(body: object, codec: str = "msgpack", *, limits: Limits) -> bytes:
         check(codec)
         return _encode_one(body, codec, limits)
     try:
-        data: bytes = _packer().pack(body)
+        data: bytes = msgpack.Packer(datetime=True, buf_size=_PACKER_BYTES).pack(body)  # see `_packer`
     except Exception as error:
         raise _refused(body, error, limits) from error
+    if len(data) < _FULL_CHECK_FROM_BYTES and len(data.translate(None, _OTHER_BYTES)) <= limits.nesting:
+        return data  # small and shallow, as nearly all are
     if _msgpack_fault(data, 1, limits, body) is not None:
         raise EncodeError(_depth_message(limits))
     _check_size(len(data), limits)
@@ -133,10 +135,17 @@ def decode(data: bytes, codec: str = "msgpack", *, limits: Limits) -> Any:
     Raises:
         DecodeError: it is not what it claims to be, nests too deeply, or its codec is not known here.
     """
-    body = _decode_one(bytes(data), codec, limits)
-    if isinstance(body, DecodeError):
-        raise body
-    return body
+    if (
+        codec == "msgpack"
+        and len(data) < _FULL_CHECK_FROM_BYTES
+        and type(data) is bytes
+        and len(data.translate(None, _OTHER_BYTES)) <= limits.nesting
+    ):
+        try:  # small and shallow, as nearly all are
+            return msgpack.unpackb(data, strict_map_key=False, timestamp=3, ext_hook=_refuse_extension)
+        except Exception:
+            return _decode_slowly(data, codec, limits)  # it says what is wrong, or takes it
+    return _decode_slowly(data, codec, limits)
 
 
 def decode_many(lengths: Sequence[int], blob: bytes, codec: str = "msgpack", *, limits: Limits) -> list[Any]:
@@ -238,6 +247,13 @@ def _encode_one(body: object, codec: str, limits: Limits) -> bytes:
     return data
 
 
+def _decode_slowly(data: bytes, codec: str, limits: Limits) -> Any:
+    body = _decode_one(bytes(data), codec, limits)
+    if isinstance(body, DecodeError):
+        raise body
+    return body
+
+
 def _decode_one(data: bytes, codec: str, limits: Limits) -> Any:
     """The body, or the DecodeError that says why not."""
     try:
@@ -321,6 +337,8 @@ def _msgpack_fault(data: bytes, count: int, limits: Limits, packed: object = Non
     """
     if len(data) < _FULL_CHECK_FROM_BYTES and len(data.translate(None, _OTHER_BYTES)) <= limits.nesting:
         return None
+    if _is_few(data, count, limits.nesting):
+        return None
     too_deep = DecodeError(f"the body nests deeper than {limits.nesting}")
     if not _STACK:  # pure Python: what is received is looked at when it is unpacked
         return too_deep if _too_deep([packed] if count == 1 else packed, limits.nesting + 1) else None
@@ -341,6 +359,47 @@ def _msgpack_fault(data: bytes, count: int, limits: Limits, packed: object = Non
             return DecodeError(f"{len(data)} bytes hold more than they should")
         return None
     return DecodeError(f"{len(data)} bytes of msgpack end too soon")
+
+
+def _is_few(data: bytes, count: int, nesting: int) -> bool:
+    """Whether it is sound, and a few values only: large texts and bytes are stepped over, where skimming copies them.
+
+    False says nothing. Returns after a few steps, whatever the data is.
+    """
+    at, end = 0, len(data)
+    missing = [count]
+    """How many values are still to come, in the lists and maps around the place that is looked at."""
+    for _ in range(_FEW):
+        while not missing[-1]:
+            missing.pop()
+            if not missing:
+                return at == end
+        if at >= end:
+            return False
+        missing[-1] -= 1
+        first = data[at]
+        at += 1
+        if first < 0x80 or first >= 0xE0 or first in (0xC0, 0xC2, 0xC3):
+            continue
+        if first in _WIDTHS:
+            at += _WIDTHS[first]
+        elif first in _LENGTHS:
+            width = _LENGTHS[first]
+            at += width + int.from_bytes(data[at : at + width], "big")
+        elif 0xA0 <= first < 0xC0:
+            at += first & 31
+        elif 0x80 <= first < 0xA0 and len(missing) <= nesting:
+            missing.append((first & 15) * (2 if first < 0x90 else 1))
+        else:
+            return False
+    return False
+
+
+_FEW: Final = 64
+_LENGTHS: Final = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
+"""Texts and bytes by their first byte: how many bytes tell the length."""
+_WIDTHS: Final = {0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
+"""Numbers: how many bytes follow."""
 
 
 def _msgpack_stack() -> int:

@@ -21,7 +21,7 @@ from zmqkit.patterns.reqrep.calls import RESULT, Answer, Call, Item
 from zmqkit.patterns.reqrep.client import ClientCore
 from zmqkit.patterns.reqrep.methods import check_name
 from zmqkit.patterns.reqrep.outcomes import can_travel, interrupted, request_id, unread, value_of
-from zmqkit.patterns.reqrep.request import inherited
+from zmqkit.patterns.reqrep.request import current_request, inherited
 from zmqkit.patterns.reqrep.rows import REQUESTS, read_request, unreadable
 from zmqkit.patterns.reqrep.wire import MAX_ID
 from zmqkit.peer.base import Common, PeerBase
@@ -68,11 +68,8 @@ class Settings(NamedTuple):
     durable: bool = False
 
 
-class Prepared(NamedTuple):
-    """A call before it is handed over."""
-
-    call: Call
-    upload: Iterator[Any] | AsyncIterator[Any] | None
+Prepared = tuple[Call, Iterator[Any] | AsyncIterator[Any] | None]
+"""A call before it is handed over, and what it uploads."""
 
 
 class ClientBase(PeerBase):
@@ -163,7 +160,9 @@ class ClientBase(PeerBase):
         timeout = settings.timeout
         deadline = None
         if not settings.durable:
-            deadline = inherited(None if timeout is None else time.monotonic() + timeout)
+            deadline = None if timeout is None else time.monotonic() + timeout
+            if current_request.get() is not None:
+                deadline = inherited(deadline)
         if self._driver is None:
             self._start()  # the numbers go on where those in the journal ended, and the key is the journal's
         number = self._number
@@ -183,7 +182,7 @@ class ClientBase(PeerBase):
         )
         if settings.durable:
             self._check_durable(items, uploads)
-        return Prepared(call, upload)
+        return call, upload
 
     def _find_upload(
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], error: EncodeError

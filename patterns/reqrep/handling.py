@@ -42,6 +42,9 @@ MUTE = "zmqkit.patterns.reqrep"
 """Frames of ours are of no use in a traceback that travels."""
 
 
+_new = tuple.__new__
+"""Past the constructors of named tuples, which are Python functions; where each call comes."""
+
 MAX_SHOWN: Final = 50_000
 """Characters of a traceback in the log; of what is longer, the beginning and the end."""
 
@@ -126,7 +129,7 @@ class Handling:
             args, kwargs = method.bind(args, kwargs, request)
         except (DecodeError, TypeError) as error:
             return refused(CODE_ARGUMENTS, str(error))
-        return Ready(execution, method, request, args, kwargs, until, effects)
+        return _new(Ready, (execution, method, request, args, kwargs, until, effects))
 
     def _arguments(self, execution: Execution, method: Method) -> tuple[list[Any], dict[str, Any]]:
         given = codecs.decode(execution.body, execution.codec, limits=self.limits)
@@ -161,7 +164,8 @@ class Handling:
         """The answer of a handler that returned. One that cannot travel is an ERROR, which says so."""
         codec = "msgpack" if ready.execution.plain is not None else self.codec
         try:
-            return Answer(calls.RESULT, codecs.encode(value, codec, limits=self.limits), codec)
+            body = codecs.encode(value, codec, limits=self.limits)
+            return _new(Answer, (calls.RESULT, body, codec, "", "", "", None))
         except EncodeError as error:
             if inspect.iscoroutine(value):
                 value.close()  # nobody will ever await it

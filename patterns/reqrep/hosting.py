@@ -6,7 +6,6 @@ Knows the server's core and its verbs, codecs and the journal; no event loop.
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import logging
 import os
 import time
@@ -229,8 +228,10 @@ class ServerBase(PeerBase):
             # Who handles takes the next call, or waits for one, and gives the core a turn: so answers share frames.
             # With a journal a thread of its own does that, and it is to be woken.
             hand_over = driver.post if self._journal_path is None else driver.submit
-            with contextlib.suppress(UsageError):  # closed: nobody is there to be told
+            try:
                 hand_over(self._core.finish, execution, answer)
+            except UsageError:
+                return  # closed: nobody is there to be told
 
     def _run(self, execution: Execution) -> None:
         """Execute a plain function or a generator here, in this thread, and answer."""
@@ -238,7 +239,7 @@ class ServerBase(PeerBase):
         ready: Ready | Answer | None = None
         try:
             method = self._methods.by_name[execution.method]
-            ready = self._handling.prepare(execution, bind=not self._runs_elsewhere(method))
+            ready = self._handling.prepare(execution, bind=self._pool is None or not self._runs_elsewhere(method))
             if isinstance(ready, Answer):
                 self._finish(execution, ready)
                 return
@@ -248,7 +249,8 @@ class ServerBase(PeerBase):
                     ready.until, lambda: self._finish(execution, self._handling.given_up(ready))
                 )
             try:
-                self._finish(execution, self._handling.settled(ready, self._execute(ready)))
+                answer = self._execute(ready)
+                self._finish(execution, answer if ready.effects is None else ready.effects.settle(answer))
             finally:
                 if watched is not None:
                     self._watchdog.done(watched)

@@ -78,16 +78,18 @@ class Client(ClientBase, Peer):
         if driver is None or self._closed:
             driver = self._open_driver
         call.ticket = ticket = driver.ticket()
-        handed = False
         try:
-            driver.submit(self._core.call, call)
-            handed = True
-            if upload is not None:
-                feed(self, call, _plain(upload))
-            answer = driver.wait(ticket) if not call.durable else self._wait_durable(call, ticket)
+            if upload is None and not call.durable:
+                answer = driver.ask(ticket, None, self._core.call, call)
+            else:
+                driver.submit(self._core.call, call)
+                ticket.handed = True
+                if upload is not None:
+                    feed(self, call, _plain(upload))
+                answer = driver.wait(ticket) if not call.durable else self._wait_durable(call, ticket)
         except BaseException as error:
             # A Ctrl-C comes out of `submit` when the call was handed over.
-            if handed or not (call.durable or isinstance(error, Exception)):
+            if ticket.handed or not (call.durable or isinstance(error, Exception)):
                 self._leave(error, call, driver)
             raise
         return self._value(answer, call)

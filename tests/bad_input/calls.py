@@ -131,7 +131,7 @@ class Caller(Dealer):
         self, *records: list[Any], bodies: tuple[bytes, ...] = (), messages: int | None = None, floor: Any = 0,
         epoch: Any = None,
     ) -> None:  # fmt: skip
-        """One message of these records; bodies are put where a record has 0, and those that are left behind the head."""
+        """One message of these records; bodies are put where a record has 0, the others behind the head."""
         left = list(bodies)
         for record in records:
             if len(record) > 2 and record[2] == 0 and type(record[2]) is int and record[0] in (CALL, ITEM):

@@ -71,6 +71,7 @@ class IoThread(BaseDriver):
         """Submit, and wait for the result. See `Driver.ask`."""
         try:
             self.submit(fn, *args)
+            ticket.handed = True
             return self.wait(ticket, timeout)
         finally:
             del ticket

@@ -187,11 +187,13 @@ class Mailbox(Generic[T]):
 
     def busy(self) -> bool:
         """Whether there is no reason to wait."""
-        return not self._idle()
+        return bool(self._items or self._returned or self.closed or self.stopped)
 
     def _leave(self, waiter: Waiter) -> None:
-        with contextlib.suppress(ValueError):  # it was woken, and taken out by who woke it
+        try:
             self._waiters.remove(waiter)
+        except ValueError:
+            return  # it was woken, and taken out by who woke it
 
     def _wake(self, count: int) -> None:
         waiters = self._waiters

@@ -32,7 +32,7 @@ from zmqkit.transport.interrupts import CLOSED, OPEN, guard
 from zmqkit.transport.loops import LoopPump, join
 from zmqkit.transport.mailbox import Mailbox
 from zmqkit.transport.readiness import Readiness
-from zmqkit.transport.tickets import Ticket
+from zmqkit.transport.tickets import PENDING, Ticket
 from zmqkit.transport.waiters import ThreadWaiter
 
 log = logging.getLogger("zmqkit.transport")
@@ -155,13 +155,14 @@ class SharedPump(BaseDriver):
             self._append((fn, args))
             self._soon(loop)
             return
-        found = interrupts.enter()
+        found = interrupts.enter() if get_ident() == guard.main else 0
         try:
             self._append((fn, args))
             if self.keeper.depth or time.monotonic() - self._last_turn > FLUSH_AFTER_SECONDS:
                 self.combine()
         finally:
-            interrupts.leave(found)
+            if found:
+                interrupts.leave(found)
 
     def wait(self, ticket: Ticket, timeout: float | None = None) -> Any:
         """Pump, or follow who does, until the ticket has its result. See `Driver.wait`."""
@@ -189,7 +190,7 @@ class SharedPump(BaseDriver):
             except BaseException:
                 mailbox.nudge()  # we may have been woken, and will not look
                 raise
-        return len(mailbox) > 0
+        return bool(mailbox._items or mailbox._returned)
 
     async def wait_async(self, ticket: Ticket, timeout: float | None = None) -> Any:
         """The same for a task of asyncio or trio: its loop pumps."""
@@ -255,10 +256,12 @@ class SharedPump(BaseDriver):
         if self._turning == me:
             self.check_wait()
         until = math.inf if timeout is None else time.monotonic() + max(timeout, 0.0)
-        found = interrupts.enter()
+        found = interrupts.enter() if me == guard.main else 0  # in other threads no handler runs
         try:
             if command is not None:
                 self._append(command)
+                if ticket is not None:
+                    ticket.handed = True
             was_polling = self.polling and self.leader == me  # a signal handler of the leader's waits, too
             try:
                 if self._take_lead(me, ticket):
@@ -273,7 +276,8 @@ class SharedPump(BaseDriver):
                 else:
                     self._step_down(me, ticket)
         finally:
-            interrupts.leave(found)
+            if found:
+                interrupts.leave(found)
 
     def _take_lead(self, me: int, ticket: Ticket | None) -> bool:
         """True if this thread leads now; else it is entered as a follower."""
@@ -354,14 +358,19 @@ class SharedPump(BaseDriver):
     def _lead(self, ticket: Ticket | None, until: float, found: int) -> None:
         """Sleep on the sockets and take turns, until there is what we wait for, or the time is over."""
         mailbox, commands, wires = self.mailbox, self._commands, self._wires
-        done = mailbox.busy if ticket is None else ticket.is_done
+        desk = self._desk
         poll, clock = self.readiness.poll, time.monotonic
         waiter = self._leader_waiter
         items = ticket is None
         if ticket is not None:
             ticket._waiters[waiter] = None
         try:
-            while not done():
+            # `busy`, or `is_done`, written out: a lone call asks it often.
+            while not (
+                (mailbox._items or mailbox._returned or mailbox.closed or mailbox.stopped)
+                if ticket is None
+                else (ticket._result is not PENDING or desk.ended)
+            ):
                 if commands:
                     self._lead_turn((), items)
                     continue
@@ -376,7 +385,12 @@ class SharedPump(BaseDriver):
                     mailbox._waiters.appendleft(waiter)
                 self.polling = True
                 # In this order: who changes one of these looks afterwards whether we are polling.
-                if done() or commands or wires.unread or self.due < wake_at:
+                if (
+                    (mailbox.busy() if ticket is None else ticket._result is not PENDING or desk.ended)
+                    or commands
+                    or wires.unread
+                    or self.due < wake_at
+                ):
                     self.polling = False
                     events: Any = ()
                 else:

@@ -25,7 +25,8 @@ class _Pending:
         return "<pending>"
 
 
-_PENDING = _Pending()
+PENDING = _Pending()
+"""In place of the result, while there is none."""
 
 
 class Desk:
@@ -63,21 +64,25 @@ class Ticket:
 
     Args:
         desk: that of the driver which is to resolve it; None for a ticket on its own.
+
+    Attributes:
+        handed: `Driver.ask` has handed over what it is for; if it raises then, that may still be done.
     """
 
-    __slots__ = ("__weakref__", "_desk", "_result", "_waiters")
+    __slots__ = ("__weakref__", "_desk", "_result", "_waiters", "handed")
 
     def __init__(self, desk: Desk | None = None) -> None:
         self._desk = _NOBODYS if desk is None else desk
-        self._result: Any = _PENDING
+        self._result: Any = PENDING
         self._waiters: dict[Waiter, None] = {}
+        self.handed = False
 
     def resolve(self, result: object) -> bool:
         """Set the result; an exception instance is raised by who waits. The first call counts; True if this was it.
 
         From the I/O thread only.
         """
-        if self._result is not _PENDING:
+        if self._result is not PENDING:
             return False
         self._result = result
         if self._waiters:
@@ -88,16 +93,16 @@ class Ticket:
     @property
     def done(self) -> bool:
         """Whether `result` answers at once."""
-        return self._result is not _PENDING or self._desk.ended is not None
+        return self._result is not PENDING or self._desk.ended is not None
 
     def is_done(self) -> bool:
         """The same, as a call."""
-        return self._result is not _PENDING or self._desk.ended is not None
+        return self._result is not PENDING or self._desk.ended is not None
 
     def result(self) -> Any:
         """The result, or raise it if it is an exception. Raises `WaitExpired` while it is pending."""
         result = self._result
-        if result is _PENDING:
+        if result is PENDING:
             result = self._desk.ended
             if result is None:
                 raise WaitExpired("no result yet")
