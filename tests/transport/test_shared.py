@@ -79,6 +79,28 @@ def test_what_is_posted_is_run_though_nobody_waits(dialled: SharedPump) -> None:
         assert ran.wait(PATIENCE_S)
 
 
+def test_what_is_deferred_is_run_though_nothing_follows(bound: SharedPump, dialled: SharedPump) -> None:
+    for ready in (lambda: dialled.keeper.depth != TICKING, lambda: True, lambda: dialled.keeper.depth != TICKING):
+        until(ready)
+        ran = ThreadWaiter()
+        dialled.defer(lambda now, ran=ran: ran.wake())
+        assert ran.wait(PATIENCE_S)
+    until(lambda: dialled.keeper.depth != TICKING)
+    assert ask(dialled, bound, b"1") == [ANSWER, b"1"]
+
+
+def test_many_that_are_deferred_share_turns_and_are_hurried_by_a_submit(dialled: SharedPump) -> None:
+    until(lambda: dialled.keeper.depth != TICKING)
+    turns, ran = dialled.stats()["io_turns"], []
+    with dialled.turn_lock:  # nobody takes a turn meanwhile
+        for n in range(1000):
+            dialled.defer(lambda now, n=n: ran.append(n))
+    dialled.submit(lambda now: ran.append(-1))
+    until(lambda: -1 in ran)
+    assert ran == [*range(1000), -1]
+    assert dialled.stats()["io_turns"] <= turns + 20
+
+
 def test_a_deadline_is_kept_by_whoever_is_there(dialled: SharedPump) -> None:
     until(lambda: dialled.keeper.depth != TICKING)
     when = time.monotonic() + 0.05

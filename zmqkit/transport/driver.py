@@ -66,6 +66,10 @@ class Driver(Protocol):
     def submit(self, fn: Callable[..., object], *args: Any) -> None:
         """The same, at once: for calls that somebody waits for."""
 
+    def defer(self, fn: Callable[..., object], *args: Any) -> None:
+        """The same, later: for what is one of many that come at once. Within some milliseconds, and no sooner than it
+        must; `submit` of anything hurries it."""
+
     def alarm(self, seconds: float, fn: Callable[[float], object]) -> None:
         """Run ``fn(now)`` where the core may be touched, so many seconds from now, unless the driver has ended."""
 

@@ -53,6 +53,7 @@ class Housekeeper:
         self._own_turns = 0
         self._own_polls = 0
         self._more = 1
+        self._attends = False
 
     # ---- from any thread -----------------------------------------------------------------
 
@@ -72,6 +73,14 @@ class Housekeeper:
         """Nobody leads, or he is about to look for himself; something is due then, or to be read."""
         if self.depth == POLLING and (unread or due < self._until):
             self.wake()
+
+    def attend(self) -> None:
+        """Look round every few milliseconds, while turns are taken: more is coming, and none of it will wake us."""
+        if self.depth == POLLING:
+            self._attends = True
+            self._waker.wake()
+        elif self.depth == ASLEEP:
+            self._tick.wake()
 
     def become_forked(self) -> None:
         """This is the child of a fork, where the thread is not."""
@@ -185,7 +194,8 @@ class Housekeeper:
             if any(fd == self._waker.fd for fd, _ in events):
                 self._waker.clear()
         self.depth = TICKING
-        if driver.leader != KEEPER:
+        if driver.leader != KEEPER or self._attends:
+            self._attends = False
             return False
         self._turn()
         driver.combine()

@@ -50,6 +50,8 @@ class IoThread(BaseDriver):
             if self._depth == SLEEPING:
                 self._wake()
 
+    defer = post
+
     def submit(self, fn: Callable[..., object], *args: Any) -> None:
         """The same, at once: for calls that somebody waits for."""
         try:

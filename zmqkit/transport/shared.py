@@ -164,6 +164,15 @@ class SharedPump(BaseDriver):
             if found:
                 interrupts.leave(found)
 
+    def defer(self, fn: Callable[..., object], *args: Any) -> None:
+        """Run ``fn(*args, now)`` with what others do, or when the housekeeper looks round. See `Driver.defer`."""
+        self._append((fn, args))
+        loop = self.loop
+        if loop is not None and loop.thread == get_ident():
+            self._soon(loop)
+        elif self.keeper.depth:
+            self.keeper.attend()
+
     def wait(self, ticket: Ticket, timeout: float | None = None) -> Any:
         """Pump, or follow who does, until the ticket has its result. See `Driver.wait`."""
         try:
