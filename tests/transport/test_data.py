@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -32,9 +33,10 @@ from tests.transport.raw import (
 from tests.transport.test_links import place
 from zmqkit.errors import AddressError, AddressInUse, UsageError
 from zmqkit.options import Heartbeat, Limits
-from zmqkit.transport import connections
+from zmqkit.transport import connections, wires
 from zmqkit.transport.context import context
-from zmqkit.transport.data import SUBSCRIPTION_BYTES, DataDialer, DataListener, PublishingListener, alive
+from zmqkit.transport.data import DIALERS, SUBSCRIPTION_BYTES, DataDialer, DataListener, PublishingListener, alive
+from zmqkit.transport.links import Dialer
 
 pytestmark = pytest.mark.usefixtures("tested")
 
@@ -565,6 +567,32 @@ def test_an_address_that_a_core_cannot_dial_is_logged(caplog: pytest.LogCaptureF
         dialled.submit(raw(dialled).dial, bound.addresses[0], True)
         assert take(dialled) == Up(("c", bound.addresses[0]))
     assert "cannot connect to 'tcp://nonsense'" in caplog.text
+
+
+@pytest.mark.parametrize("way", ["by the core", "by the user", "of data"])
+def test_a_dial_for_which_there_are_no_descriptors_is_tried_again(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed: list[Dialer] = []
+
+    class Poor(Dialer):
+        def open(self) -> None:
+            if not failed:
+                failed.append(self)
+                raise zmq.ZMQError(errno.EMFILE)
+            super().open()
+
+    class PoorData(Poor, DataDialer):
+        pass
+
+    monkeypatch.setattr(wires, "Dialer", Poor)
+    monkeypatch.setitem(DIALERS, "XSUB", PoorData)
+    with driver(binds=[TCP], data="XPUB", data_binds=[TCP]) as bound, driver(data="XSUB") as dialled:
+        address = (bound.data_addresses if way == "of data" else bound.addresses)[0]
+        if way == "by the core":
+            dialled.submit(raw(dialled).dial, address, True)
+        else:
+            (dialled.connect if way == "by the user" else dialled.connect_data)(address)
+        assert take(dialled) == Up(("d" if way == "of data" else "c", address))
+        assert len(failed) == 1
 
 
 def test_a_taken_data_address_is_refused_and_leaves_nothing_bound() -> None:

@@ -280,15 +280,15 @@ class BaseDriver:
             self._bug(getattr(fn, "__name__", repr(fn)))
 
     def _connect(self, address: str, now: float) -> None:
-        self._try_connect(self._wires.connect, address, now)
+        try:
+            self._wires.connect(address, now, retry=True)
+        except AddressError as error:
+            log.warning("%s: %s", self.name, error)
 
     def _connect_data(self, address: str, now: float) -> None:
-        self._try_connect(self._wires.connect_data, address, now)
-
-    def _try_connect(self, connect: Callable[[str, float], None], address: str, now: float) -> None:
         try:
-            connect(address, now)
-        except (AddressError, zmq.ZMQError) as error:
+            self._wires.connect_data(address, now, retry=True)
+        except AddressError as error:
             log.warning("%s: %s", self.name, error)
 
     def _command_raised(self, fn: Callable[..., object], args: tuple[Any, ...], error: Exception) -> None:

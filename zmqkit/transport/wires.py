@@ -96,16 +96,19 @@ class Wires:
             if isinstance(endpoint, DataListener):
                 self._connections.tell_up(link, now)
 
-    def connect(self, address: str, now: float) -> None:
-        """Connect, or count one more user of the address. Raises AddressError."""
-        self._connect(Dialer, ("c", address), now)
+    def connect(self, address: str, now: float, *, retry: bool = False) -> None:
+        """Connect, or count one more user of the address. Raises AddressError.
 
-    def connect_data(self, address: str, now: float) -> None:
+        What else goes wrong, for instance that no descriptors are left, raises too, or is tried again later.
+        """
+        self._connect(Dialer, ("c", address), now, retry)
+
+    def connect_data(self, address: str, now: float, *, retry: bool = False) -> None:
         """The same for a data endpoint."""
         assert self._data is not None
-        self._connect(DIALERS[self._data], ("d", address), now)
+        self._connect(DIALERS[self._data], ("d", address), now, retry)
 
-    def _connect(self, kind: type[Dialer], link: tuple[str, str], now: float) -> None:
+    def _connect(self, kind: type[Dialer], link: tuple[str, str], now: float, retry: bool) -> None:
         dialer = self._by_link.get(link)
         if isinstance(dialer, Dialer):
             dialer.users += 1
@@ -113,7 +116,15 @@ class Wires:
         if dialer is not None:
             raise AddressError(f"cannot connect to {link[1]!r}: this peer is bound there itself")
         dialer = kind(link[1], self._heartbeat, self._limits)
-        dialer.open()
+        try:
+            dialer.open()
+        except zmq.ZMQError as error:
+            if not retry:
+                raise
+            log.warning("cannot dial %s, will try again: %s", dialer.address, error)
+            self._by_link[link] = dialer
+            self._connections.down(dialer, now)
+            return
         self._by_link[link] = dialer
         self._connections.opened(dialer, now)
 
@@ -166,9 +177,7 @@ class Wires:
         return more
 
     def _receiver(self, endpoint: Endpoint) -> Callable[[float], bool]:
-        receive, hand_on = endpoint.receive, self._receive
-
-        look = self._connections.look
+        receive, hand_on, look = endpoint.receive, self._receive, self._connections.look
 
         def handler(now: float) -> bool:
             if not endpoint.up:
@@ -296,8 +305,8 @@ class Wires:
             self.disconnect(address, now)
             return
         try:
-            self.connect(address, now)
-        except (AddressError, zmq.ZMQError) as error:
+            self.connect(address, now, retry=True)
+        except AddressError as error:
             log.warning("%s", error)
 
     # ---- the end ----------------------------------------------------------------------
