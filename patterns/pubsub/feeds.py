@@ -87,7 +87,7 @@ class Feed:
     """
 
     __slots__ = (
-        "epoch", "exact", "held", "high", "low", "number", "position", "reading", "rows", "snapshot", "time", "told",
+        "epoch", "exact", "held", "high", "loaded", "low", "number", "position", "reading", "rows", "snapshot", "time", "told",
         "topics", "until",
     )  # fmt: skip
 
@@ -100,6 +100,7 @@ class Feed:
         self.rows: deque[Row] = deque()
         self.reading: core.Read | None = None
         self.exact = False
+        self.loaded = 0
         self.topics: deque[str] | None = None
         self.time: int | None = None
         self.low = self.high = 0
@@ -264,6 +265,7 @@ class Feeder:
                 self._found(feed, rows)
             elif rows:
                 feed.rows.extend(rows)
+                feed.loaded = rows[-1].last
             else:
                 # Nothing is left there: offsets that were never used, or what was deleted meanwhile.
                 feed.position = max(feed.position, read.last)
@@ -318,6 +320,9 @@ class Feeder:
             return self._entered(feed, feed.rows[0], lane, now)
         if feed.position < history.window:
             read = history.wanted(feed.position, exact=feed.exact)
+            if read is not None and read.first <= feed.loaded:
+                # What was loaded was all from before the position: go on behind that.
+                read = read._replace(first=feed.loaded + 1) if feed.loaded < read.last else None
             if read is not None:
                 self._read(feed, read)
                 return None
@@ -414,13 +419,16 @@ class Feeder:
             room = min(lane.room, BLOCK_MESSAGES)
             if room <= 0:
                 return False
-            builder = Builder(room)
+            builder, epoch = Builder(room), feed.epoch
             while feed.topics and looked < VALUES_A_TURN:
                 topic = feed.topics[0]
                 value = self._values.get(topic) if filter.matches(topic) else None
                 looked += 1
                 # What is newer than the snapshot comes by itself.
                 if value is not None and value.offset <= feed.until:
+                    if builder and value.epoch != epoch:
+                        break
+                    epoch = value.epoch
                     headers = {} if value.headers is None else {0: value.headers}
                     row = Row(value.offset, value.codec, value.sent_at, [topic], None, [len(value.body)], value.body,
                               headers)  # fmt: skip
@@ -428,7 +436,7 @@ class Feeder:
                         break
                 feed.topics.popleft()
             if builder:
-                lane.send(builder.block(feed.number, feed.epoch), len(builder), now)
+                lane.send(builder.block(feed.number, epoch), len(builder), now)
         if feed.topics:
             return False
         lane.send(talk.Done(feed.number, feed.epoch, feed.until), 0, now)

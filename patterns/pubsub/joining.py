@@ -168,6 +168,8 @@ class Joining(Living):
         if link.before is not None and link.before is stream:
             link.before = None
         again = stream.link is link and stream.number != link.number
+        if stream.link is not link:
+            stream.seen_beat = 0  # what came over another connection says nothing of this one
         link.streams[fence.stream] = stream
         stream.link = stream.home = link
         stream.number = link.number

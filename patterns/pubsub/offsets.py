@@ -6,7 +6,7 @@ as the last offset of whatever it does not know (docs/protocol.md, 9.2).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from zmqkit.patterns.pubsub.rows import Row
@@ -94,13 +94,14 @@ class LastOffsets:
 
 
 class Value(NamedTuple):
-    """The last value of a topic. `headers` are those of this one message."""
+    """The last value of a topic. `headers` are those of this one message, `epoch` is that of its offset."""
 
     offset: int
     sent_at: int
     codec: str
     body: bytes
     headers: dict[str, str] | None
+    epoch: str = ""
 
 
 class LastValues:
@@ -130,8 +131,8 @@ class LastValues:
         """The topic's last message, if it is kept."""
         return self._values.get(topic)
 
-    def take(self, rows: Iterable[Row]) -> None:
-        """Newer messages."""
+    def take(self, rows: Iterable[Row], epoch_at: Callable[[int], tuple[str, int]]) -> None:
+        """Newer messages. `epoch_at`: the epoch of an offset, and its first one."""
         newest: dict[str, tuple[Row, int]] = {}
         for row in rows:
             for topic, offset in row.newest().items():
@@ -142,7 +143,8 @@ class LastValues:
             if old is not None:
                 self._bytes -= len(old.body)
             body, headers = row.body(offset - row.key), row.headers.get(offset - row.key)
-            values[topic] = Value(offset, row.sent_at, row.codec, body, None if headers is None else dict(headers))
+            kept = None if headers is None else dict(headers)
+            values[topic] = Value(offset, row.sent_at, row.codec, body, kept, epoch_at(offset)[0])
             self._bytes += len(body)
         for topic in self._idle():
             self._bytes -= len(values.pop(topic).body)

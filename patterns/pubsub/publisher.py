@@ -273,7 +273,7 @@ class PublisherCore(Recovery):
         if read == self._valuing:
             self._valuing = None
             if self.values is not None:
-                self.values.take(found)
+                self.values.take(found, self.history.epochs.at)
             self._valued = found[-1].last if found else read.last
         self._fed(self.feeder.loaded(read, found), now)
 
@@ -364,7 +364,7 @@ class PublisherCore(Recovery):
             if row is None:
                 self._valued = history.last
                 break
-            values.take([row])
+            values.take([row], history.epochs.at)
             self._valued = row.last
         self.counters["last_values_forgotten"] = values.forgotten
         if not self._values_known and self._valued >= history.last:
