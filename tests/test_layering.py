@@ -215,6 +215,7 @@ PATTERN_FACES = {
     "sync", "aio", "sending", "bulk", "taking", "jobs", "custody", "worker", "worker_aio",
     "arrivals", "calling", "reply", "stream", "request", "handling", "elsewhere", "crew", "tasks", "loops", "hosting",
     "effects",    "serving", "serving_aio",
+    "publishing", "subscribing", "messages", "handlers", "positions", "endpoints", "places",
 }  # fmt: skip
 
 

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
         Limits,
         OnError,
         Point,
+        Retention,
         Window,
     )
     from zmqkit.patterns.pipeline import (
@@ -79,6 +80,11 @@ if TYPE_CHECKING:
     )
     from zmqkit.patterns.pipeline.worker_aio import (
         Worker,
+    )
+    from zmqkit.patterns.pubsub.aio import (
+        Message,
+        Publisher,
+        Subscriber,
     )
     from zmqkit.patterns.reqrep import (
         Request,
@@ -149,6 +155,7 @@ _HOMES = {
     "Limits": "zmqkit.options",
     "OnError": "zmqkit.options",
     "Point": "zmqkit.options",
+    "Retention": "zmqkit.options",
     "Window": "zmqkit.options",
     "Outgoing": "zmqkit.patterns.pipeline",
     "Settled": "zmqkit.patterns.pipeline",
@@ -164,6 +171,9 @@ _HOMES = {
     "Reply": "zmqkit.patterns.reqrep.aio",
     "Stream": "zmqkit.patterns.reqrep.aio",
     "Server": "zmqkit.patterns.reqrep.serving_aio",
+    "Message": "zmqkit.patterns.pubsub.aio",
+    "Publisher": "zmqkit.patterns.pubsub.aio",
+    "Subscriber": "zmqkit.patterns.pubsub.aio",
     "Common": "zmqkit.peer",
     "on": "zmqkit.peer",
     "Peer": "zmqkit.peer.aio",
@@ -182,8 +192,8 @@ __all__ = [
     "Client",
     "Closed",
     "CommitIndeterminate",
-    "CursorInUse",
     "Common",
+    "CursorInUse",
     "DecodeError",
     "DiscoveryError",
     "Duplicate",
@@ -201,8 +211,9 @@ __all__ = [
     "JournalFull",
     "JournalVersion",
     "LeaseLost",
-    "MessagesLost",
     "Limits",
+    "Message",
+    "MessagesLost",
     "NoReplyInTime",
     "NotSent",
     "NotSentInTime",
@@ -214,6 +225,7 @@ __all__ = [
     "Peer",
     "Point",
     "ProtocolError",
+    "Publisher",
     "Puller",
     "Pusher",
     "Receipt",
@@ -222,12 +234,14 @@ __all__ = [
     "RemoteError",
     "Reply",
     "Request",
+    "Retention",
     "Retry",
     "Server",
     "ServiceError",
     "Settled",
     "Stream",
     "StreamBroken",
+    "Subscriber",
     "UnknownMethod",
     "Unsettled",
     "UsageError",

@@ -8,3 +8,7 @@ which wait.
 """
 
 from __future__ import annotations
+
+from zmqkit.patterns.pubsub.sync import Message, Publisher, Subscriber
+
+__all__ = ["Message", "Publisher", "Subscriber"]

@@ -1,6 +1,6 @@
 """For those who test what they build on zmqkit, and for zmqkit's own tests.
 
-`job` and `run` try handlers without sockets.
+`job`, `message` and `run` try handlers without sockets, `serve` a service.
 
 A deterministic simulator: pure cores in one thread, under a virtual clock, over a network and disks that fail as a
 seed says. Define a `Scenario`, `simulate` one seed of it or `sweep` many.
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from zmqkit.testing.faults import Faults
     from zmqkit.testing.handlers import DeadLetter, Report, job, run
     from zmqkit.testing.journal import Disk, SimulatedCrash, SimulatedJournal
+    from zmqkit.testing.messages import message
     from zmqkit.testing.network import SimulatedNetwork
     from zmqkit.testing.peers import SimPeer
     from zmqkit.testing.scenario import Failure, Outcome, Scenario, simulate
@@ -47,6 +48,7 @@ _HOMES = {
     "VirtualClock": "clock",
     "World": "world",
     "job": "handlers",
+    "message": "messages",
     "run": "handlers",
     "serve": "served",
     "simulate": "scenario",
@@ -74,6 +76,7 @@ __all__ = [
     "VirtualClock",
     "World",
     "job",
+    "message",
     "run",
     "serve",
     "simulate",

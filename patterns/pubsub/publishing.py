@@ -1,0 +1,368 @@
+"""Publishing, as the sync and the async face share it: everything of a publisher that does not wait.
+
+Knows the publisher's core and its verbs, codecs and the journal; no event loop.
+
+What several calls of ``publish`` hand over until the core has its turn goes to it together, and shares frames. Without
+a journal the callers' threads give the core its turns (see `zmqkit.transport.shared`): a lone message leaves at once,
+in its caller's thread; of a flood only each so many messages, or microseconds, one caller does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from os import PathLike
+from typing import Any, ClassVar, Final
+
+from zmqkit import checks
+from zmqkit import codec as codecs
+from zmqkit.errors import PartlySent, UsageError
+from zmqkit.journal import SqliteJournal
+from zmqkit.options import Durability, Retention
+from zmqkit.patterns.pubsub.endpoints import DataPeer
+from zmqkit.patterns.pubsub.publisher import PublisherCore
+from zmqkit.patterns.pubsub.recovery import PublisherSettings
+from zmqkit.patterns.pubsub.rows import LOGS, ROW_BYTES, ROW_MESSAGES, Found, Pack, first_offset, look_into
+from zmqkit.patterns.pubsub.topics import check_topic
+from zmqkit.peer.base import Addresses, Common, check_types
+from zmqkit.transport.driver import DataKind, Driver
+from zmqkit.transport.tickets import Ticket
+
+Headers = Mapping[str, str]
+Path = str | PathLike[str]
+
+log = logging.getLogger("zmqkit.pubsub")
+
+ALONE_SECONDS: Final = 50e-6
+"""A message that comes so soon after the last turn waits for others to go with it..."""
+GATHER_MESSAGES: Final = 512
+"""...until there are so many..."""
+GATHER_SECONDS: Final = 0.0005
+"""...or this is over."""
+
+CLOSING: Final = 1.0
+"""Seconds that a closing core has for its goodbyes."""
+
+FOR_EVER: Final = 1e6
+"""Seconds."""
+
+KNOWN_TOPICS: Final = 20_000
+"""So many topics need not be checked again."""
+
+
+class Gathering:
+    """Messages that wait for the core's next turn.
+
+    Attributes:
+        first: the first one's offset; the others follow.
+        sent_at: microseconds since 1970.
+        messages: topic, encoded body and headers of each. Grows by one atomic step a message.
+        posted: the core was asked for a turn...
+        pressed: ...at once.
+        began: on the monotonic clock.
+        ticket: resolved when all of it is stored; None: nobody asks.
+    """
+
+    __slots__ = ("began", "first", "messages", "posted", "pressed", "sent_at", "ticket")
+
+    def __init__(self, first: int, ticket: Ticket | None) -> None:
+        self.first = first
+        self.sent_at = time.time_ns() // 1000
+        self.messages: list[tuple[str, bytes, dict[str, str] | None]] = []
+        self.posted = False
+        self.pressed = False
+        self.began = time.monotonic()
+        self.ticket = ticket
+
+
+class PublisherBase(DataPeer):
+    """A publisher without the waiting."""
+
+    _role: ClassVar[str] = "publish"
+    _accepts: ClassVar[frozenset[str]] = frozenset({"subscribe"})
+    _binds: ClassVar[bool] = True
+    _latency: ClassVar[bool] = True
+    _data: ClassVar[DataKind] = "XPUB"
+    _core: PublisherCore
+
+    def __init__(
+        self, addresses: Sequence[str], history: int, journal: Path | None, durability: Durability,
+        retention: Retention | None, last_value: bool, plain: bool, recovery: Addresses | None, common: Common,
+    ) -> None:  # fmt: skip
+        super().__init__(addresses, common)
+        if type(history) is not int or history < 0:
+            raise ValueError(f"history must be a whole number of 0 or more, got {history!r:.100}")
+        if durability not in ("power", "process", "memory"):
+            raise ValueError(f'durability must be "power", "process" or "memory", got {durability!r}')
+        self._retention = Retention() if retention is None else retention
+        check_types(retention=(self._retention, Retention), last_value=(last_value, bool), plain=(plain, bool))
+        path = None if journal is None else checks.file_path("journal", journal)
+        if plain and (path is not None or last_value):
+            raise UsageError("plain=True sends to whoever listens and answers nobody: leave journal= and last_value= "
+                             "out")  # fmt: skip
+        # Without a journal durability is memory, whatever was asked; "memory" needs no journal.
+        self._journal_path = path if durability != "memory" else None
+        self._durability = durability
+        self._history = history
+        self._last_value = last_value
+        self._plain = plain
+        self._set_recovery(recovery)
+        self._gathered: Gathering | None = None
+        self._ready: list[tuple[Gathering | list[Pack], int, Ticket | None]] = []
+        """What goes to the core next, in the order of the offsets, each with its first one."""
+        self._next = 1
+        self._turned = 0.0
+        """When the core had its last turn by us."""
+        self._known: dict[str, None] = {}
+
+    def _build(self) -> tuple[PublisherCore, Any]:
+        if self._journal_path is None:
+            return self._make_core(None), None
+        journal = SqliteJournal(
+            self._journal_path, durability=self._durability, logs=LOGS, kind="publisher", owner=self.name
+        )
+        try:
+            return self._make_core(journal), journal
+        except BaseException:
+            journal.close()
+            raise
+
+    def _make_core(self, journal: SqliteJournal | None) -> PublisherCore:
+        local = self._local()
+        first, found = (1, Found()) if journal is None else (first_offset(journal), look_into(journal))
+        settings = PublisherSettings(
+            publisher=local.instance.hex() if journal is None else journal.uuid,
+            epoch=os.urandom(16).hex() if journal is None else journal.epoch,
+            stream=os.urandom(8),
+            history=self._history,
+            durable=journal is not None,
+            retention=self._retention,
+            last_value=self._last_value,
+            plain=self._plain,
+            wall=time.time() - time.monotonic(),
+            limits=self._limits,
+        )
+        self._next = first
+        local = dataclasses.replace(local, about=settings.about(first))
+        return PublisherCore(local, settings, self._random(), first, found)
+
+    def _set_up(self, driver: Driver) -> None:
+        driver.submit(self._core.recovery_at, self._told_recovery(driver))
+        super()._set_up(driver)
+
+    # ---- publishing ----------------------------------------------------------------
+
+    def _prepare(self, topic: str, body: object, headers: Headers | None) -> tuple[str, bytes, dict[str, str] | None]:
+        """Check and encode, in the caller's thread."""
+        if topic not in self._known:
+            self._learn(topic)
+        kept = None if headers is None else codecs.check_headers(headers) or None
+        return topic, codecs.encode(body, self._codec, limits=self._limits), kept
+
+    def _learn(self, topic: str) -> None:
+        check_topic(topic)
+        if len(self._known) >= KNOWN_TOPICS:
+            self._known = {}
+        self._known[topic] = None
+
+    def _gather(self, message: tuple[str, bytes, dict[str, str] | None], driver: Driver) -> tuple[Gathering, int]:
+        """Number a message, and let it wait for the core. Returns what it waits in, and its offset."""
+        with self._state_lock:
+            gathered = self._gathered
+            if gathered is None:
+                ticket = driver.ticket() if self._journal_path is not None else None
+                gathered = self._gathered = Gathering(self._next, ticket)
+            messages = gathered.messages
+            offset = gathered.first + len(messages)
+            messages.append(message)
+        return gathered, offset
+
+    def _publish_soon(self, message: tuple[str, bytes, dict[str, str] | None]) -> int:
+        """Publish where nothing is stored: no wait."""
+        driver = self._driver
+        if driver is None or self._closed:
+            driver = self._open_driver
+        gathered, offset = self._gather(message, driver)
+        if not gathered.posted:
+            if gathered.began - self._turned > ALONE_SECONDS:
+                driver.submit(self._hand_over)
+                self._turned = time.monotonic()
+            else:
+                driver.defer(self._hand_over)
+            gathered.posted = True
+        elif not gathered.pressed and (
+            len(gathered.messages) >= GATHER_MESSAGES or time.monotonic() - gathered.began > GATHER_SECONDS
+        ):
+            gathered.pressed = True
+            driver.submit(self._hand_over)
+            self._turned = time.monotonic()
+        return offset
+
+    def _publish_stored(self, message: tuple[str, bytes, dict[str, str] | None]) -> tuple[Ticket, int]:
+        """Publish where it is stored first. Returns what to wait for."""
+        driver = self._open_driver
+        gathered, offset = self._gather(message, driver)
+        if not gathered.posted:
+            driver.submit(self._hand_over)
+            gathered.posted = True
+        assert gathered.ticket is not None
+        return gathered.ticket, offset
+
+    def _close_gathering(self) -> None:
+        """What comes from now on is gathered anew. Hold the lock."""
+        gathered, self._gathered = self._gathered, None
+        if gathered is not None:
+            self._next = gathered.first + len(gathered.messages)
+            self._ready.append((gathered, gathered.first, gathered.ticket))
+
+    def _hand_over(self, now: float) -> None:
+        """Give the core all that there is, in its order. Runs where the core may be touched."""
+        with self._state_lock:
+            self._close_gathering()
+            ready, self._ready = self._ready, []
+        for what, first, ticket in ready:
+            packs = packs_of(what, self._codec) if isinstance(what, Gathering) else what
+            self._core.publish(packs, first, ticket, now)
+
+    def _publish_packs(self, packs: list[Pack]) -> Ticket | None:
+        """Publish many at once. Returns what to wait for, if anything."""
+        driver = self._open_driver
+        ticket = driver.ticket() if self._journal_path is not None else None
+        with self._state_lock:
+            self._close_gathering()
+            self._ready.append((packs, self._next, ticket))
+            self._next += sum(len(pack.lengths) for pack in packs)
+        driver.submit(self._hand_over)
+        return ticket
+
+    def _packs(self, messages: Iterable[tuple[str, object]]) -> Iterator[list[Pack]]:
+        """Checked and encoded, in runs of what a row takes."""
+        topics: list[str] = []
+        bodies: list[object] = []
+        for each in messages:
+            if not isinstance(each, tuple) or len(each) != 2:
+                raise TypeError(f"publish_many takes pairs of a topic and a body, got {each!r:.100}")
+            topic, body = each
+            if topic not in self._known:
+                self._learn(topic)
+            topics.append(topic)
+            bodies.append(body)
+            if len(topics) >= ROW_MESSAGES:
+                yield self._packed(topics, bodies)
+                topics, bodies = [], []
+        if topics:
+            yield self._packed(topics, bodies)
+
+    def _packed(self, topics: list[str], bodies: list[object]) -> list[Pack]:
+        lengths, blob = codecs.encode_many(bodies, self._codec, limits=self._limits)
+        return list(_split(topics, lengths, blob, {}, self._codec, time.time_ns() // 1000))
+
+    # ---- the end -------------------------------------------------------------------
+
+    def _begin_drain(self, linger: float | None) -> Ticket | None:
+        """What a closing publisher waits for: that all is with those who listen. None: it waits for nothing."""
+        driver = self._driver
+        assert driver is not None
+        with contextlib.suppress(UsageError):  # it has ended
+            driver.submit(self._hand_over)
+            if linger != 0 and not self._plain:
+                ticket = driver.ticket()
+                driver.submit(self._core.wait_drained, ticket)
+                return ticket
+        return None
+
+    def _begin_end(self, linger: float | None) -> tuple[Ticket, float | None]:
+        """Ask the driver to end. Returns what to wait for, and how long: sockets send what they hold meanwhile."""
+        driver = self._driver
+        assert driver is not None
+        flush = FOR_EVER if linger is None else linger
+        driver.begin_close(CLOSING, flush=flush)
+        return driver.ended, None if linger is None else linger + 2 * CLOSING
+
+    def _tell_end(self) -> None:
+        failure = self._driver.failure if self._driver is not None else None
+        if failure is not None:
+            raise failure  # what its journal holds is not known to be safe
+
+    # ---- subscribers ---------------------------------------------------------------
+
+    def _too_few_subscribers(self, count: int, topic: str | None, timeout: float | None) -> str:
+        which = "" if topic is None else f" to {topic!r}"
+        wanted = f"{count} subscriber{'' if count == 1 else 's'}{which}"
+        return f"{self.name}: {wanted} did not come within {timeout} s: {self._company()}"
+
+
+class Bulk:
+    """What ``publish_many`` has under way: two runs at a time are stored, while the next one is encoded."""
+
+    def __init__(self, publisher: PublisherBase) -> None:
+        self.confirmed = 0
+        self._publisher = publisher
+        self._stored: list[tuple[Ticket, int]] = []
+
+    def add(self, packs: list[Pack]) -> Iterator[Ticket]:
+        """Hand over, and yield what to wait for; what comes back from it counts as confirmed."""
+        ticket = self._publisher._publish_packs(packs)
+        count = sum(len(pack.lengths) for pack in packs)
+        if ticket is None:
+            self.confirmed += count
+            return
+        self._stored.append((ticket, count))
+        yield from self.rest(2)
+
+    def rest(self, most: int = 0) -> Iterator[Ticket]:
+        """What to wait for until so many are left."""
+        while len(self._stored) > most:
+            ticket, count = self._stored.pop(0)
+            yield ticket
+            self.confirmed += count
+
+
+def bulk_error(confirmed: int, cause: Exception) -> PartlySent:
+    """The error of a ``publish_many`` that stopped midway."""
+    return PartlySent(f"stopped after {confirmed} messages were published: {cause}", confirmed=confirmed)
+
+
+def check_count(count: int, topic: str | None) -> None:
+    """Raises for what ``wait_for_subscribers`` does not take."""
+    check_types(count=(count, int))
+    if topic is not None:
+        check_topic(topic)
+
+
+def packs_of(gathered: Gathering, codec: str) -> list[Pack]:
+    """What was gathered, in runs of what a row takes."""
+    topics, bodies, headers = zip(*gathered.messages, strict=True)
+    kept = {at: each for at, each in enumerate(headers) if each} if any(headers) else {}
+    return list(_split(topics, list(map(len, bodies)), b"".join(bodies), kept, codec, gathered.sent_at))
+
+
+def _split(
+    topics: Sequence[str], lengths: list[int], blob: bytes, headers: dict[int, dict[str, str]], codec: str, sent_at: int
+) -> Iterator[Pack]:
+    if len(lengths) <= ROW_MESSAGES and len(blob) <= ROW_BYTES:
+        yield _pack(topics, lengths, blob, headers, codec, sent_at)
+        return
+    start = at = 0
+    while start < len(lengths):
+        end, size = start, 0
+        while end < len(lengths) and end - start < ROW_MESSAGES and (end == start or size + lengths[end] <= ROW_BYTES):
+            size += lengths[end]
+            end += 1
+        here = {index - start: each for index, each in headers.items() if start <= index < end} if headers else {}
+        yield _pack(topics[start:end], lengths[start:end], blob[at : at + size], here, codec, sent_at)
+        start, at = end, at + size
+
+
+def _pack(
+    topics: Sequence[str], lengths: list[int], blob: bytes, headers: dict[int, dict[str, str]], codec: str, sent_at: int
+) -> Pack:
+    table = dict.fromkeys(topics)
+    if len(table) == 1:
+        return Pack(codec, sent_at, list(table), None, lengths, blob, headers)
+    places = {topic: index for index, topic in enumerate(table)}
+    return Pack(codec, sent_at, list(table), list(map(places.__getitem__, topics)), lengths, blob, headers)
