@@ -24,7 +24,7 @@ from zmqkit.options import Durability, OnFailure, OnGap, OnSlow, Retention, Star
 from zmqkit.patterns.pubsub.audience import Subscriber as Audience
 from zmqkit.patterns.pubsub.handlers import Handler
 from zmqkit.patterns.pubsub.messages import MessageBase, Transaction
-from zmqkit.patterns.pubsub.publishing import Bulk, Headers, Path, PublisherBase, bulk_error, check_count
+from zmqkit.patterns.pubsub.publishing import Bulk, Headers, Path, PublisherBase, bulk_error
 from zmqkit.patterns.pubsub.subscribing import SubscriberBase, check_run
 from zmqkit.peer.aio import Peer, call, in_thread, run_tasks
 from zmqkit.peer.base import Addresses, Common, check_timeout, deadline_of, left_of
@@ -105,7 +105,7 @@ class Publisher(PublisherBase, Peer):
         self, count: int = 1, *, topic: str | None = None, timeout: float | None = None
     ) -> None:
         """Wait until so many subscribers are there. See `zmqkit.Publisher.wait_for_subscribers`."""
-        check_count(count, topic)
+        self._check_count(count, topic)
         check_timeout(timeout)
         await self._start_async()
         ticket = self._ask(self._core.wait_for_subscribers, count, topic)

@@ -61,6 +61,14 @@ class DataPeer(PeerBase):
     def _dial(self, driver: Driver, address: str) -> None:
         driver.connect_data(address)
 
+    def _dialled_in_use(self) -> set[str]:
+        found: set[str] = self._core.connected()
+        return found
+
+    def _tell_alone(self, now: float) -> None:
+        if not self._plain:  # nobody says there that he came
+            super()._tell_alone(now)
+
     def _hang_up(self, driver: Driver, address: str, now: float) -> None:
         self._core.link_forgotten(("d", address), now)
         driver.disconnect_data(address)

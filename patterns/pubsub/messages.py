@@ -50,7 +50,9 @@ class MessageBase(Generic[T]):
     @property
     def topic(self) -> str:
         """What it was published to."""
-        return self._parcel.topic_of(self._index)
+        parcel = self._parcel
+        indexes = parcel.indexes
+        return parcel.topics[0 if indexes is None else indexes[self._index]]
 
     @property
     def sequence(self) -> int:

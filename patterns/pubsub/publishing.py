@@ -290,6 +290,14 @@ class PublisherBase(DataPeer):
 
     # ---- subscribers ---------------------------------------------------------------
 
+    def _check_count(self, count: int, topic: str | None) -> None:
+        """Raises for what ``wait_for_subscribers`` does not take."""
+        check_types(count=(count, int))
+        if topic is not None:
+            check_topic(topic)
+        if self._plain:
+            raise UsageError("plain subscribers do not say that they are there: nobody can wait for them")
+
     def _too_few_subscribers(self, count: int, topic: str | None, timeout: float | None) -> str:
         which = "" if topic is None else f" to {topic!r}"
         wanted = f"{count} subscriber{'' if count == 1 else 's'}{which}"
@@ -325,13 +333,6 @@ class Bulk:
 def bulk_error(confirmed: int, cause: Exception) -> PartlySent:
     """The error of a ``publish_many`` that stopped midway."""
     return PartlySent(f"stopped after {confirmed} messages were published: {cause}", confirmed=confirmed)
-
-
-def check_count(count: int, topic: str | None) -> None:
-    """Raises for what ``wait_for_subscribers`` does not take."""
-    check_types(count=(count, int))
-    if topic is not None:
-        check_topic(topic)
 
 
 def packs_of(gathered: Gathering, codec: str) -> list[Pack]:

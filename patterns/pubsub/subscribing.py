@@ -7,6 +7,7 @@ so that no interrupt, no cancellation and no other thread loses a message or dou
 
 from __future__ import annotations
 
+import copy
 import logging
 import random
 import time
@@ -24,6 +25,7 @@ from zmqkit.options import Backoff, OnFailure, OnGap, OnSlow, Start
 from zmqkit.patterns.pubsub.endpoints import DataPeer
 from zmqkit.patterns.pubsub.messages import MessageBase
 from zmqkit.patterns.pubsub.parcels import Gone, Parcel
+from zmqkit.patterns.pubsub.plain import PlainCore
 from zmqkit.patterns.pubsub.positions import Progress
 from zmqkit.patterns.pubsub.subscriber import SubscriberCore, SubscriberSettings
 from zmqkit.patterns.pubsub.talk import MAX_CURSOR
@@ -74,7 +76,7 @@ class SubscriberBase(DataPeer):
     _binds: ClassVar[bool] = False
     _latency: ClassVar[bool] = True
     _data: ClassVar[DataKind] = "XSUB"
-    _core: SubscriberCore
+    _core: Any
     _message: ClassVar[type[Any]]
 
     def __init__(
@@ -111,15 +113,19 @@ class SubscriberBase(DataPeer):
             raise UsageError('start="resume" needs to know where it was: give cursor= or inbox=')
         check_types(plain=(plain, bool))
         self._plain = plain
-        if plain and (cursor is not None or inbox is not None or start not in (None, "latest")):
-            raise UsageError("a plain PUB has no history and keeps no position: plain=True goes without start=, "
-                             "cursor= and inbox=")  # fmt: skip
+        if plain and (cursor is not None or inbox is not None or start not in (None, "latest") or max_age is not None):
+            raise UsageError(
+                "a plain PUB has no history, keeps no position and stamps nothing: plain=True goes without start=, "
+                "cursor=, inbox= and max_age="
+            )
         self._set_recovery(recovery)
         self._inbox: Inbox | None = None
         self._positions: Positions | None = None
         self._progress: Progress | None = None
         self._failures: dict[str, int] = {}
         self._backoff = Backoff()
+        self._over: Exception | None = None
+        """What ended it, for good, because the user was too slow."""
         self._held_up = 0.0
         """Until when the first message is not to be taken."""
         self._sleepers: dict[Waiter, None] = {}
@@ -132,7 +138,7 @@ class SubscriberBase(DataPeer):
 
     # ---- opening -------------------------------------------------------------------
 
-    def _build(self) -> tuple[SubscriberCore, Any]:
+    def _build(self) -> tuple[SubscriberCore | PlainCore, Any]:
         known: list[Position] = []
         if self._inbox_source is not None:
             self._inbox = Inbox(self._inbox_source)
@@ -146,7 +152,7 @@ class SubscriberBase(DataPeer):
         self._progress = Progress(known) if durable else None
         return self._make_core(known), None
 
-    def _make_core(self, known: list[Position]) -> SubscriberCore:
+    def _make_core(self, known: list[Position]) -> SubscriberCore | PlainCore:
         start = self._from
         limits = self._limits
         durable = self._progress is not None
@@ -167,6 +173,8 @@ class SubscriberBase(DataPeer):
             credit_messages=limits.queued_messages,
             credit_bytes=limits.queued_bytes,
         )
+        if self._plain:
+            return PlainCore(local, self._random(), settings, self._codec)
         return SubscriberCore(local, self._random(), settings)
 
     def _set_up(self, driver: Driver) -> None:
@@ -249,6 +257,8 @@ class SubscriberBase(DataPeer):
             return self._take_one()
 
     def _take_one(self) -> Any | None:
+        if self._over is not None and not self._stopped:
+            raise copy.copy(self._over)
         while (item := self._first_item()) is not None:
             parcel = item.parcel
             claimed = -1
@@ -270,6 +280,8 @@ class SubscriberBase(DataPeer):
     def _make(self, parcel: Parcel | Gone, index: int) -> Any | None:
         """The message of this index; None if it is nobody's: it was dealt with before, or cannot be decoded."""
         if type(parcel) is Gone:
+            if parcel.final:
+                self._over = copy.copy(parcel.error)
             raise parcel.error
         assert type(parcel) is Parcel
         assert parcel.bodies is not None

@@ -18,7 +18,7 @@ from zmqkit.options import Durability, OnFailure, OnGap, OnSlow, Retention, Star
 from zmqkit.patterns.pubsub.audience import Subscriber as Audience
 from zmqkit.patterns.pubsub.handlers import Handler
 from zmqkit.patterns.pubsub.messages import MessageBase, Transaction
-from zmqkit.patterns.pubsub.publishing import Bulk, Headers, Path, PublisherBase, bulk_error, check_count
+from zmqkit.patterns.pubsub.publishing import Bulk, Headers, Path, PublisherBase, bulk_error
 from zmqkit.patterns.pubsub.subscribing import SubscriberBase, check_run
 from zmqkit.peer.base import Addresses, Common, check_timeout, deadline_of, left_of
 from zmqkit.peer.hooks import stop_on_signals
@@ -124,7 +124,7 @@ class Publisher(PublisherBase, Peer):
         Raises:
             WaitTimeout: they were not there in time.
         """
-        check_count(count, topic)
+        self._check_count(count, topic)
         check_timeout(timeout)
         self._check_wait()
         self._start()
