@@ -193,18 +193,24 @@ class Client(ClientBase, Peer):
         Cancelled, the call is cancelled at the server, too. An async iterator is uploaded like a plain one; a plain one
         is asked in a worker thread.
         """
-        if self._driver is None or self._closed:
+        driver = self._driver
+        if driver is None or self._closed:
             await self._start_async()
+            driver = self._open_driver
         call, upload = self._prepare(method, args, kwargs)
-        driver = self._open_driver
         call.ticket = ticket = driver.ticket()
-        driver.submit(self._core.call, call)
         try:
-            if upload is not None:
-                await feed(self, call, upload)
-            answer = await driver.wait_async(ticket) if not call.durable else await self._wait_durable(call, ticket)
+            if upload is None and not call.durable:
+                answer = await driver.ask_async(ticket, self._core.call, call)
+            else:
+                driver.submit(self._core.call, call)
+                ticket.handed = True
+                if upload is not None:
+                    await feed(self, call, upload)
+                answer = await driver.wait_async(ticket) if not call.durable else await self._wait_durable(call, ticket)
         except BaseException as error:
-            self._leave(error, call, driver)
+            if ticket.handed:
+                self._leave(error, call, driver)
             raise
         return self._value(answer, call)
 

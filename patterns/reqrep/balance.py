@@ -33,9 +33,11 @@ class Window:
         address: of the server that was lost last.
         kept: numbers that were answered, and that our journal has still: after a crash they are asked for again.
         told: the highest floor that was told there.
+        answered: how many calls were taken since the floor was looked for.
+        high: above all numbers that were handed there.
     """
 
-    __slots__ = ("_answered", "_high", "_low", "address", "calls", "durable", "id", "kept", "servers", "told")
+    __slots__ = ("_low", "address", "answered", "calls", "durable", "high", "id", "kept", "servers", "told")
 
     def __init__(self, id: bytes, durable: bool, told: int) -> None:
         self.id = id
@@ -46,28 +48,28 @@ class Window:
         self.kept: set[int] = set()
         self.told = told
         self._low = told
-        self._high = told
-        self._answered = 0
+        self.high = told
+        self.answered = 0
 
     def put(self, call: Call) -> None:
         """A call is handed there."""
         number = call.number
         self.calls[number] = call
-        if number >= self._high:
-            self._high = number + 1
+        if number >= self.high:
+            self.high = number + 1
         elif number < self._low:
             self._low = number
 
     def take(self, call: Call) -> None:
         """A call is no longer to be answered from there."""
         del self.calls[call.number]
-        self._answered += 1
+        self.answered += 1
 
     def floor(self) -> int:
         """No call below it is open there. It may lag behind: to look costs as much as there are calls."""
-        if self._answered >= len(self.calls):
-            self._answered = 0
-            self._low = min(self.calls, default=self._high)
+        if self.answered >= len(self.calls):
+            self.answered = 0
+            self._low = min(self.calls, default=self.high)
         low = min(self._low, min(self.kept)) if self.kept else self._low
         if low > self.told:
             self.told = low

@@ -186,7 +186,11 @@ class Dispatch(PatternCore):
             self._refuse_waiting(entry, "late", "its time was over before it could be started", now)
             return
         caller = entry.caller
-        if caller is not None and caller.unheard_bytes and self._backed_up(caller):
+        if (
+            caller is not None
+            and caller.unheard_bytes + self._unheard_bytes > self.limits.queued_bytes  # or it cannot be
+            and self._backed_up(caller)
+        ):
             self._refuse_waiting(entry, "overloaded", "too many answers wait for this client to take them", now)
             return
         if not self._ledger.durable or info.idempotent or entry.client is None or entry.key:
@@ -316,13 +320,21 @@ class Dispatch(PatternCore):
             self._touched.append(caller)
         if body is not None:
             size = len(body)
-            if size < wire.LARGE:
-                small = caller.packer.size
-                if small and small + size > caller.most:
-                    self._flush(caller, now)
             caller.gathered += size
             caller.unheard_bytes += size
             self._unheard_bytes += size
+            if size < wire.LARGE:
+                packer = caller.packer
+                if packer.size and packer.size + size > caller.most:
+                    caller.gathered -= size
+                    self._flush(caller, now)
+                    caller.gathered += size
+                if len(packer.records) < wire.MAX_RECORDS - 1 and packer.size < wire.MAX_BLOB - wire.LARGE:
+                    # `Packer.add` for what is small, and does not fill the message; no CALL comes here.
+                    record[2] = body
+                    packer.records.append(record)
+                    packer.size += size
+                    return
         if caller.packer.add(record, body):
             self._flush(caller, now)
 

@@ -125,14 +125,22 @@ class Handling:
         if not bind:
             return Ready(execution, method, request, [], {}, until, effects)
         try:
-            args, kwargs = self._arguments(execution, method)
-            args, kwargs = method.bind(args, kwargs, request)
+            given = codecs.decode(execution.body, execution.codec, limits=self.limits)
+            if type(given) is list and len(given) == 2 and type(given[0]) is list and given[1] == {}:
+                args, kwargs = given  # the usual case of what `_arguments` takes
+                if execution.uploads:
+                    args, kwargs = self._arguments(execution, method, given)
+            else:
+                args, kwargs = self._arguments(execution, method, given)
+            if method.wants_request or method.stub is None:
+                args, kwargs = method.bind(args, kwargs, request)
+            else:
+                method.stub(*args, **kwargs)
         except (DecodeError, TypeError) as error:
             return refused(CODE_ARGUMENTS, str(error))
         return _new(Ready, (execution, method, request, args, kwargs, until, effects))
 
-    def _arguments(self, execution: Execution, method: Method) -> tuple[list[Any], dict[str, Any]]:
-        given = codecs.decode(execution.body, execution.codec, limits=self.limits)
+    def _arguments(self, execution: Execution, method: Method, given: Any) -> tuple[list[Any], dict[str, Any]]:
         try:
             args, kwargs = given
         except (TypeError, ValueError):

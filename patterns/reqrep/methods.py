@@ -95,9 +95,10 @@ class Method:
         streams: it is a generator: each value that it yields is an item of a stream.
         asynchronous: it runs on an event loop.
         wants_request: it takes the `Request`.
+        stub: called with arguments it raises `TypeError` where the function would; None: nobody knows its parameters.
     """
 
-    __slots__ = ("_place", "_stub", "asynchronous", "call", "mark", "name", "streams", "wants_request")
+    __slots__ = ("_place", "asynchronous", "call", "mark", "name", "streams", "stub", "wants_request")
 
     def __init__(self, name: str, call: Callable[..., Any], mark: Mark) -> None:
         self.name = name
@@ -109,7 +110,7 @@ class Method:
         signature = signature_of(call)
         self._place = None if signature is None else _request_parameter(call, signature)
         self.wants_request = self._place is not None
-        self._stub = None if signature is None else _make_stub(name, signature, self._place)
+        self.stub = None if signature is None else _make_stub(name, signature, self._place)
 
     @property
     def info(self) -> MethodInfo:
@@ -118,7 +119,7 @@ class Method:
 
     def bind(self, args: list[Any], kwargs: dict[str, Any], request: Request) -> tuple[list[Any], dict[str, Any]]:
         """The arguments with which to call the function. Raises `TypeError`, as a call of it would."""
-        stub = self._stub
+        stub = self.stub
         if stub is None:
             return args, kwargs
         if self._place is None:

@@ -145,7 +145,12 @@ class Placing(PatternCore):
             return
         call.core = server
         call.attempt += 1
-        window.put(call)
+        number = call.number
+        if number >= window.high:  # `put`, written out for fresh numbers
+            window.high = number + 1
+            window.calls[number] = call
+        else:
+            window.put(call)
         server.load += 1
         server.session.outstanding = True  # what is sent at the turn's end quickens the heart
         more = None
@@ -161,11 +166,11 @@ class Placing(PatternCore):
             # `_gather` for what is small, and does not fill the message.
             if not records:
                 self._gathered.append(server)
-            records.append([CALL, call.number, body, call.method, remaining, now, more])
+            records.append([CALL, number, body, call.method, remaining, now, more])
             packer.calls += 1
             packer.size += len(body)
         else:
-            self._gather(server, [CALL, call.number, 0, call.method, remaining, now, more], body, now)
+            self._gather(server, [CALL, number, 0, call.method, remaining, now, more], body, now)
 
     def _gather(self, server: Server, record: Record, body: bytes | None, now: float) -> None:
         """Add a record to what goes to this server at the turn's end."""
@@ -227,7 +232,9 @@ class Placing(PatternCore):
             where.load -= 1
             if not where.load:
                 where.session.outstanding = False
-            where.window.take(call)
+            window = where.window
+            del window.calls[call.number]  # `take`, written out
+            window.answered += 1
         else:
             where.take(call)
             self.balance.release(where)

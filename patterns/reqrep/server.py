@@ -192,7 +192,7 @@ class ServerCore(PlainCalls):
         if execution.deadline is not None and execution.deadline <= now:
             self._refuse(caller, number, "late", "its time was over when it came", now)
             return
-        if (self.waiting or info.concurrency is not None) and (why := self._overloaded(method, info, len(body))):
+        if (info.concurrency is not None or self.waiting) and (why := self._overloaded(method, info, len(body))):
             self._refuse(caller, number, "overloaded", why, now)
             return
         if fields.uploads and self._make_upload is None:

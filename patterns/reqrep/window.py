@@ -273,7 +273,9 @@ class ReplyWindow:
             entry.state = GONE
             return
         if entry.size:
-            self.unkeep(entry)
+            self.count -= 1
+            self.size -= entry.size
+            entry.size = 0
             self._gone += 1
             if self._gone >= GONE_A_SWEEP:
                 self.sweep_at = 0.0
@@ -327,8 +329,13 @@ class ReplyWindow:
                     self.keep(entry, now)
         order = self._order
         seconds = self.bounds.seconds
-        while order and (not order[0].size or order[0].done_at + seconds <= now):
-            self.evict(order.popleft())
+        while order:
+            first = order[0]
+            if first.size:
+                if first.done_at + seconds > now:
+                    break
+                self.evict(first)
+            order.popleft()
         self._gone = 0
         self.sweep_at = order[0].done_at + seconds if order else math.inf
         if len(order) > 2 * self.count + 1000:

@@ -83,7 +83,10 @@ class Driver(Protocol):
         """
 
     def ask(self, ticket: Ticket, timeout: float | None, fn: Callable[..., object], *args: Any) -> Any:
-        """`submit` and `wait` in one: quicker than both, for threads that do nothing between. Raises what they do."""
+        """`submit` and `wait` in one: quicker than both, for threads that do nothing between. Raises what they do.
+
+        `Ticket.handed` tells whether it was handed over, if this raises.
+        """
 
     def wait_items(self, timeout: float | None = None) -> bool:
         """Block this thread until there is something in the mailbox to take, or it is closed or stopped.
@@ -99,6 +102,9 @@ class Driver(Protocol):
 
     async def wait_async(self, ticket: Ticket, timeout: float | None = None) -> Any:
         """`wait` for a task of asyncio or trio. Cancelled, the ticket is intact. No checkpoint when it is done."""
+
+    async def ask_async(self, ticket: Ticket, fn: Callable[..., object], *args: Any) -> Any:
+        """`submit` and `wait_async` in one. `Ticket.handed` tells whether it was handed over, if this raises."""
 
     async def wait_items_async(self, timeout: float | None = None) -> bool:
         """`wait_items` for a task of asyncio or trio. No checkpoint when there is something already."""

@@ -84,6 +84,15 @@ class IoThread(BaseDriver):
             self.check_wait()
         return self.mailbox.wait_nonempty(timeout)
 
+    async def ask_async(self, ticket: Ticket, fn: Callable[..., object], *args: Any) -> Any:
+        """Submit, and wait for the result. See `Driver.ask_async`."""
+        try:
+            self.submit(fn, *args)
+            ticket.handed = True
+            return await self.wait_async(ticket)
+        finally:
+            del ticket
+
     async def wait_async(self, ticket: Ticket, timeout: float | None = None) -> Any:
         """The same for a task of asyncio or trio."""
         try:

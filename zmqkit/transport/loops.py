@@ -17,7 +17,7 @@ from _thread import get_ident
 from typing import TYPE_CHECKING, Protocol
 
 from zmqkit.transport import interrupts
-from zmqkit.transport.waiters import in_trio
+from zmqkit.transport.waiters import asyncio_port, in_trio
 
 if TYPE_CHECKING:
     from zmqkit.transport.shared import SharedPump
@@ -30,10 +30,14 @@ class LoopPump(Protocol):
 
     Attributes:
         thread: in which the loop runs.
+        asyncio: the loop, if it is one of asyncio.
+        scheduled: `soon` was called, and that round has not come yet.
         until: when it will look by itself, even if nothing comes.
     """
 
     thread: int
+    asyncio: asyncio.AbstractEventLoop | None
+    scheduled: bool
     until: float
 
     @property
@@ -78,8 +82,9 @@ class AsyncioPump:
         self.until = math.inf
         self._driver = driver
         self._readiness = driver.readiness  # kept: its descriptor must not be closed while the loop watches it
-        self._loop = asyncio.get_running_loop()
-        self._scheduled = False
+        self._loop = self.asyncio = asyncio.get_running_loop()
+        self.port = asyncio_port(self._loop)
+        self.scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._loop.add_reader(self._readiness.fd, self._readable)
 
@@ -88,8 +93,8 @@ class AsyncioPump:
         return not self._loop.is_closed()
 
     def soon(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
+        if not self.scheduled:
+            self.scheduled = True
             try:
                 self._loop.call_soon(self._run)
             except RuntimeError:  # it is closed: the housekeeper goes on alone
@@ -124,7 +129,7 @@ class AsyncioPump:
         _turn(self._driver, poll=True)
 
     def _run(self) -> None:
-        self._scheduled = False
+        self.scheduled = False
         _turn(self._driver, poll=False)
 
     def _due(self) -> None:
@@ -143,14 +148,15 @@ class TrioPump:
 
         self.thread = get_ident()
         self.until = math.inf
+        self.asyncio = None
         self.alive = True
         self._driver = driver
-        self._scheduled = False
+        self.scheduled = False
         trio.lowlevel.spawn_system_task(self._pump, name=f"zmqkit-{driver.name}")
 
     def soon(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
+        if not self.scheduled:
+            self.scheduled = True
             self._driver.wake_leader()
 
     def arm(self, due: float) -> None:
@@ -171,10 +177,10 @@ class TrioPump:
                 pause = self.until - time.monotonic()
                 with trio.move_on_after(max(pause, 0.0)):
                     await trio.lowlevel.wait_readable(readiness.fd)
-                self._scheduled = False
+                self.scheduled = False
                 _turn(driver, poll=True)
         except Exception:
             log.exception("%s: pumping in trio", driver.name)
         finally:
             self.alive = False
-            self._scheduled = True  # nobody need be woken
+            self.scheduled = True  # nobody need be woken

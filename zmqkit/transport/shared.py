@@ -15,6 +15,7 @@ one is not enough.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import math
@@ -29,11 +30,11 @@ from zmqkit.transport import base, interrupts, tickets
 from zmqkit.transport.base import BaseDriver, Command
 from zmqkit.transport.housekeeper import TICKING, Housekeeper
 from zmqkit.transport.interrupts import CLOSED, OPEN, guard
-from zmqkit.transport.loops import LoopPump, join
+from zmqkit.transport.loops import AsyncioPump, LoopPump, join
 from zmqkit.transport.mailbox import Mailbox
 from zmqkit.transport.readiness import Readiness
 from zmqkit.transport.tickets import PENDING, Ticket
-from zmqkit.transport.waiters import ThreadWaiter
+from zmqkit.transport.waiters import AsyncioWaiter, ThreadWaiter
 
 log = logging.getLogger("zmqkit.transport")
 
@@ -186,7 +187,8 @@ class SharedPump(BaseDriver):
         """Submit, and wait for the result. See `Driver.ask`."""
         try:
             self._attend(ticket, timeout, (fn, args))
-            return ticket.result()
+            result = ticket._result
+            return ticket.result() if result is PENDING or isinstance(result, BaseException) else result
         finally:
             del ticket
 
@@ -207,6 +209,34 @@ class SharedPump(BaseDriver):
             if not ticket.done:
                 self._join_loop()
             return await tickets.wait_async(ticket, timeout)
+        finally:
+            del ticket
+
+    async def ask_async(self, ticket: Ticket, fn: Callable[..., object], *args: Any) -> Any:
+        """Submit, and wait for the result. See `Driver.ask_async`."""
+        loop = self.loop
+        try:
+            if not isinstance(loop, AsyncioPump) or asyncio._get_running_loop() is not loop.asyncio:
+                self.submit(fn, *args)
+                ticket.handed = True
+                return await self.wait_async(ticket)
+            # `submit`, `wait_async` and `AsyncioWaiter.wait` in one, where this loop pumps: many calls come here.
+            self._append((fn, args))
+            ticket.handed = True
+            if not loop.scheduled:
+                self._soon(loop)
+            waiter = AsyncioWaiter(loop.asyncio, loop.port)
+            waiting = self._desk.waiting
+            try:
+                waiting[waiter] = None
+                ticket._waiters[waiter] = None
+                if ticket._result is PENDING and self._desk.ended is None:
+                    await waiter.future
+            finally:
+                ticket._waiters.pop(waiter, None)
+                waiting.pop(waiter, None)
+            result = ticket._result
+            return ticket.result() if result is PENDING or isinstance(result, BaseException) else result
         finally:
             del ticket
 

@@ -85,24 +85,21 @@ def in_trio() -> bool:
 # ---- asyncio ---------------------------------------------------------------------
 
 
-class _AsyncioPort:
+class AsyncioPort:
     """Collects the waiters of one loop that are to be woken; one call into the loop wakes all of them."""
 
-    __slots__ = ("__weakref__", "_loop", "_ready", "_scheduled")
+    __slots__ = ("__weakref__", "_ready", "_scheduled", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = weakref.ref(loop)  # the port is the value of a weak dictionary keyed by the loop
+        self.loop = weakref.ref(loop)  # the port is the value of a weak dictionary keyed by the loop
         self._ready: deque[AsyncioWaiter] = deque()
         self._scheduled = False
 
     def wake(self, waiter: AsyncioWaiter) -> bool:
-        loop = self._loop()
+        """From outside of the loop; see `AsyncioWaiter.wake`."""
+        loop = self.loop()
         if loop is None or loop.is_closed():
             return False
-        if asyncio._get_running_loop() is loop:
-            if not waiter.future.done():
-                waiter.future.set_result(None)
-            return True
         self._ready.append(waiter)
         if not self._scheduled:
             self._scheduled = True
@@ -139,24 +136,40 @@ def _nothing() -> None:
     return None
 
 
-_asyncio_ports: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _AsyncioPort] = weakref.WeakKeyDictionary()
+_asyncio_ports: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncioPort] = weakref.WeakKeyDictionary()
+
+
+def asyncio_port(loop: asyncio.AbstractEventLoop) -> AsyncioPort:
+    """The port of the running loop."""
+    port = _asyncio_ports.get(loop)
+    if port is None:
+        # Only the loop's own thread comes here for this loop.
+        port = _asyncio_ports[loop] = AsyncioPort(loop)
+    return port
 
 
 class AsyncioWaiter:
-    """A waiting asyncio task."""
+    """A waiting asyncio task.
+
+    Args:
+        loop: the running one, where that is known.
+        port: its port.
+    """
 
     __slots__ = ("_port", "future")
 
-    def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[None] = loop.create_future()
-        port = _asyncio_ports.get(loop)
-        if port is None:
-            # Only the loop's own thread comes here for this loop.
-            port = _asyncio_ports[loop] = _AsyncioPort(loop)
-        self._port = port
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None, port: AsyncioPort | None = None) -> None:
+        if loop is None:
+            loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[None] = asyncio.Future(loop=loop)
+        self._port = asyncio_port(loop) if port is None else port
 
     def wake(self) -> bool:
+        loop = asyncio._get_running_loop()
+        if loop is not None and loop is self._port.loop():
+            if not self.future.done():
+                self.future.set_result(None)
+            return True
         return self._port.wake(self)
 
     async def wait(self, timeout: float | None) -> bool:
