@@ -631,3 +631,21 @@ def test_a_data_address_that_cannot_be_read_is_named_at_start_and_survived_later
         with subscriber(bound.data_addresses) as dialled:
             subscribed(dialled, bound, b"")
             assert isinstance(bound._wires._by_link[link], DataListener)
+
+
+def test_a_subscriber_closes_though_its_publisher_left_while_it_was_still_talking() -> None:
+    with context().socket(zmq.XPUB) as there:
+        there.setsockopt(zmq.LINGER, 0)
+        port = there.bind_to_random_port("tcp://127.0.0.1")
+        dialer = DataDialer(f"tcp://127.0.0.1:{port}", Heartbeat(), Limits())
+        dialer.open()
+        assert dialer.socket is not None
+        dialer.socket.send(b"\x01a")
+        assert there.recv() == b"\x01a"
+    for n in range(1000):
+        dialer.socket.send(b"\x01%d" % n)
+    dialer.begin_close(int(2 * PATIENCE_S * 1000))
+    try:
+        until(dialer.closed)
+    finally:
+        dialer.close()
