@@ -154,6 +154,10 @@ class Recovery(PatternCore):
 
     # ---- the data plane ------------------------------------------------------------
 
+    def connected(self) -> set[str]:
+        """Addresses of data endpoints that are up."""
+        return {str(link[1]) for link in self._links}  # type: ignore[index]
+
     def link_up(self, link: Link, now: float) -> None:
         """See `Core`."""
         if _is_data(link):
