@@ -78,13 +78,13 @@ class Living(Fetching):
         waiting = stream.groups.take()
         if waiting:
             self._complete(stream, waiting, now)
-        seen, topics, offsets = stream.seen, mixed.topics, mixed.offsets
+        filter, seen, topics, offsets = stream.filter, stream.seen, mixed.topics, mixed.offsets
         if (
             stream.state is LIVE
-            and stream.filter is self.filter
+            and filter is self.filter
             and offsets[0] > (stream.position or 0)
-            and (self.filter.everything or all(map(self.filter.matches, topics)))
-            and not any(map(int.__gt__, mixed.previous, map(seen.of, topics)))
+            and (filter.covers(mixed.prefix) or all(map(filter.matches, topics)))
+            and seen.misses_none(topics, mixed.previous)
         ):
             stream.position = last = offsets[-1]
             seen.put_all(dict(zip(map(topics.__getitem__, mixed.indexes), offsets, strict=True)))

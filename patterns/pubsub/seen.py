@@ -55,6 +55,13 @@ class Seen:
             found = self._old.get(topic, 0)
         return found if found > self.floor else self.floor
 
+    def misses_none(self, topics: list[str], previous: list[int]) -> bool:
+        """Whether of each topic nothing is missing up to its offset in `previous`."""
+        # Nearly always they are just those that were seen last, and to ask for that takes no step here a topic.
+        if list(map(self._young.get, topics)) == previous:
+            return True
+        return not any(map(int.__gt__, previous, map(self.of, topics)))
+
     def knows(self, topic: str) -> bool:
         """Whether that is the topic's own, and no floor."""
         return topic in self._young or topic in self._old

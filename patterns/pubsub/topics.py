@@ -225,6 +225,20 @@ class Filter:
             known = self._cache[topic] = self._walk(topic.split("."))
         return known
 
+    def covers(self, prefix: str) -> bool:
+        """Whether every topic is let in that has these words in front ("prices.eu."), and one more at least.
+
+        False says nothing.
+        """
+        node = self._tree
+        for word in prefix.split(".")[:-1]:
+            if "#" in node:
+                return True
+            if word not in node:
+                return False
+            node = node[word]
+        return "#" in node
+
     def _walk(self, words: list[str]) -> bool:
         nodes = [self._tree]
         for word in words:

@@ -40,6 +40,17 @@ def test_a_filter_lets_in_what_one_of_its_patterns_does(added, removed, asked):
         assert filter.matches(topic) == any(lets_in(each.split("."), topic.split(".")) for each in added)
 
 
+@given(st.lists(PATTERNS, max_size=4), st.lists(WORDS, max_size=3), TOPICS)
+def test_a_filter_that_covers_some_words_lets_in_whatever_begins_with_them(patterns, words, rest):
+    filter = Filter(patterns)
+    prefix = "".join(word + "." for word in words)
+    assert filter.covers(prefix) == any(
+        pattern == "#" or (pattern.endswith(".#") and "*" not in pattern.split(".") and prefix.startswith(pattern[:-1]))
+        for pattern in patterns
+    )
+    assert filter.covers(prefix) <= filter.matches(prefix + rest)
+
+
 @given(PATTERNS, TOPICS)
 def test_what_is_subscribed_on_the_wire_is_no_less_than_the_pattern(pattern, topic):
     reaches = any(topics.wire_topic(topic).startswith(prefix) for prefix in topics.wire_prefixes(pattern))
