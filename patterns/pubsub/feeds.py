@@ -79,6 +79,7 @@ class Feed:
         position: all up to this offset is sent, or not of its topics.
         until: the last offset wanted; None: it goes on for ever.
         epoch: of the position, as the subscriber knows it.
+        seen: rows up to this offset were read from the journal, and those above the position are in `rows`.
         told: it came to the newest message once.
         topics: of a snapshot, those still to be looked at; None: it is none.
         held: it does not begin yet.
@@ -87,7 +88,7 @@ class Feed:
     """
 
     __slots__ = (
-        "epoch", "exact", "held", "high", "loaded", "low", "number", "position", "reading", "rows", "snapshot", "time", "told",
+        "epoch", "held", "high", "low", "number", "position", "reading", "rows", "seen", "snapshot", "time", "told",
         "topics", "until",
     )  # fmt: skip
 
@@ -99,8 +100,7 @@ class Feed:
         self.told = self.held = self.snapshot = False
         self.rows: deque[Row] = deque()
         self.reading: core.Read | None = None
-        self.exact = False
-        self.loaded = 0
+        self.seen = 0
         self.topics: deque[str] | None = None
         self.time: int | None = None
         self.low = self.high = 0
@@ -265,11 +265,10 @@ class Feeder:
                 self._found(feed, rows)
             elif rows:
                 feed.rows.extend(rows)
-                feed.loaded = rows[-1].last
+                feed.seen = max(feed.seen, rows[-1].last)
             else:
                 # Nothing is left there: offsets that were never used, or what was deleted meanwhile.
-                feed.position = max(feed.position, read.last)
-                feed.exact = True
+                feed.position = feed.seen = max(feed.position, read.last)
         return feeds
 
     # ---- going on ------------------------------------------------------------------
@@ -313,16 +312,13 @@ class Feeder:
             hit = history.hole(filter, feed.position)
             if hit is not None:
                 lane.send(talk.Hole(feed.number, feed.epoch, feed.position + 1, history.gone, hit), 0, now)
-            feed.position, feed.exact = history.gone, True
+            feed.position = feed.seen = history.gone
             while feed.rows and feed.rows[0].last <= feed.position:
                 feed.rows.popleft()
         if feed.rows:
             return self._entered(feed, feed.rows[0], lane, now)
         if feed.position < history.window:
-            read = history.wanted(feed.position, exact=feed.exact)
-            if read is not None and read.first <= feed.loaded:
-                # What was loaded was all from before the position: go on behind that.
-                read = read._replace(first=feed.loaded + 1) if feed.loaded < read.last else None
+            read = history.wanted(feed.position, feed.seen)
             if read is not None:
                 self._read(feed, read)
                 return None
@@ -361,7 +357,7 @@ class Feeder:
                 feed.number, feed.epoch, range(row.key, row.last + 1), row.topics, row.indexes, row.sent_at, row.codec,
                 row.lengths, row.blob, row.headers,
             )  # fmt: skip
-            feed.position, feed.exact = row.last, True
+            feed.position = feed.seen = row.last
             lane.send(block, row.count, now)
             return
         builder = Builder(room)
@@ -375,7 +371,8 @@ class Feeder:
             if taken < len(chosen):
                 feed.position = row.key + chosen[taken] - 1
                 break
-            feed.position, feed.exact = row.key + end - 1, end == row.count
+            feed.position = row.key + end - 1
+            feed.seen = max(feed.seen, feed.position)
             following = self._beside(feed)
             if following is None or not builder.takes(following):
                 break

@@ -19,11 +19,11 @@ from zmqkit.patterns.pubsub.talk import MAX_TOLD, SUM_BELOW
 from zmqkit.patterns.pubsub.topics import Filter
 from zmqkit.protocol import core
 
-WINDOW_MESSAGES: Final = 20_000
-WINDOW_BYTES: Final = 16 * 1024 * 1024
+WINDOW_MESSAGES = 20_000
+WINDOW_BYTES = 16 * 1024 * 1024
 """How much of what a journal holds is kept in memory, too, for those who follow closely."""
 
-READ_BYTES: Final = 256 * 1024
+READ_BYTES = 256 * 1024
 """How much is loaded at a time."""
 
 TRIMMED: Final = 1_000
@@ -176,6 +176,7 @@ class History:
         self.last = row.last
         if self.durable:
             self._stored += row.count
+            self.written = row.before + len(row.blob)
             self._first_key = self._first_key or row.key
             self._shrink_window()
         else:
@@ -229,14 +230,14 @@ class History:
             return row
         return self._rows[index + 1] if index + 1 < len(self._rows) else None
 
-    def wanted(self, offset: int, *, exact: bool) -> core.Read | None:
+    def wanted(self, offset: int, seen: int) -> core.Read | None:
         """What to read for messages after an offset below `window`; None: there are none on the disk.
 
         Args:
             offset: after which.
-            exact: it is known to be the last of its row.
+            seen: rows up to this offset were read before.
         """
-        first = max(self._first_key, offset + 1 if exact else offset + 2 - ROW_MESSAGES)
+        first = max(self._first_key, seen + 1, offset + 2 - ROW_MESSAGES)
         last = self.window
         return core.Read(MESSAGES, first, last, READ_BYTES) if self._first_key and first <= last else None
 

@@ -353,7 +353,7 @@ class PublisherCore(Recovery):
         while self._valuing is None and self._valued < history.last and self._broken is None:
             self._valued = max(self._valued, history.gone)
             if self._valued < history.window:
-                read = history.wanted(self._valued, exact=True)
+                read = history.wanted(self._valued, self._valued)
                 if read is None:
                     self._valued = history.window
                     continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from typing import Any
 
 import msgpack
 import pytest
@@ -17,14 +18,14 @@ from zmqkit.patterns.pubsub.topics import private_topic
 STREAM = b"12345678"
 ID, EPOCH = "a" * 32, "0123456789abcdef" * 2
 
-DATA_FRAMES = [
+DATA_FRAMES: list[Any] = [
     wire.Data("a.b", STREAM, range(5, 8), 2, 9, 123, "msgpack", [1, 0, 2], b"abc", {1: {"k": "v"}}),
     wire.Data("é", STREAM, [1, 5, 9], 0, 9, 0, "raw", [1, 1, 1], b"abc"),
     wire.Mixed("a.", STREAM, range(5, 8), [1, 2], 9, 1, "raw", [1, 1, 1], b"abc", {}, ["a.b", "a.c"], [0, 1, 0]),
     wire.Beat(STREAM, 7, 1),
     wire.Fence(wire.private_name(b"i" * 16, 3, ":99"), STREAM, ID, EPOCH, "2" * 32, 77, "tcp://10.0.0.1:5"),
 ]
-FROM_SUBSCRIBER = [
+FROM_SUBSCRIBER: list[Any] = [
     talk.Topics(True, ["a", "b.*", "#"], ["c"], False),
     talk.Joined(3, 12),
     talk.Left(),
@@ -37,7 +38,7 @@ FROM_SUBSCRIBER = [
     talk.Check(1, 2, 9, 3, 15),
     talk.Values(4, 10),
 ]
-FROM_PUBLISHER = [
+FROM_PUBLISHER: list[Any] = [
     talk.Block(1, EPOCH, range(3, 6), ["a"], None, 5, "raw", [1, 1, 1], b"abc", {0: {"k": "v"}}),
     talk.Block(1, EPOCH, [3, 9], ["a", "b"], [0, 1], 5, "raw", [1, 2], b"abc", {}, [0, 7]),
     talk.Begun(1, EPOCH, 4),
