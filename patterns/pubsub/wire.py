@@ -74,7 +74,7 @@ class Mixed(NamedTuple):
         prefix: how all the topics begin: words, each with its dot; "" if they have none in common.
         stream: 8 bytes: which opening of which publisher.
         offsets: of the messages, rising. A `range` where they are neighbours.
-        previous: for each topic the offset of its message before its first one here, as in `Data`.
+        previous: for each topic the offset of its message before the first one here, as in `Data`.
         group_last: the last offset of what was sent in the same turn.
         sent_at: microseconds since 1970.
         codec: of the bodies.
@@ -235,7 +235,7 @@ def _read_data(frame: bytes) -> Data | Mixed:
         if len(head) < 9:
             raise DecodeError("a mixed data frame without its topics")
         check_topics(head[7], head[8], len(lengths))
-        _check_previous(previous, head[7], head[8], offsets)
+        _check_previous(previous, head[7], offsets[0])
         return Mixed(_prefix(name), stream, offsets, previous, group_last, sent_at, codec, lengths, blob, headers,
                      head[7], head[8])  # fmt: skip
     if not wire.number(previous, "previous") < offsets[0]:
@@ -263,23 +263,32 @@ def check_topics(names: object, indexes: object, count: int) -> None:
     """Topics, each of them of some message, and which of them each of so many messages has. Raises `DecodeError`."""
     if type(names) is not list or not names or not _TEXT.issuperset(map(type, names)):
         raise DecodeError("messages without topics")
-    for each in names:
-        _checked(each)
+    if not _known.issuperset(names):
+        _learn(names)
     if type(indexes) is not list or len(indexes) != count or not _INT.issuperset(map(type, indexes)):
         raise DecodeError("messages of no topic")
-    if len(names) != len(set(names)) or set(indexes) != set(range(len(names))):
+    if not len(set(names)) == len(set(indexes)) == len(names) or min(indexes) or max(indexes) >= len(names):
         raise DecodeError("topics without messages, or messages without topics")
 
 
-def _check_previous(previous: object, names: list[str], indexes: list[int], offsets: Sequence[int]) -> None:
+def _check_previous(previous: object, names: list[str], first: int) -> None:
     if type(previous) is not list or len(previous) != len(names) or not _INT.issuperset(map(type, previous)):
         raise DecodeError("topics without their previous offsets")
-    firsts = dict(zip(reversed(indexes), reversed(offsets), strict=True))
-    if min(previous) < 0 or not all(map(int.__lt__, previous, map(firsts.__getitem__, range(len(names))))):
+    if min(previous) < 0 or max(previous) >= first:
         raise DecodeError("a data frame whose offsets are in no order")
 
 
-_checked = functools.lru_cache(KNOWN_TOPICS)(topics.read_topic)
+_known: Final[set[str]] = set()
+"""Topics that were checked before."""
+
+
+def _learn(names: list[str]) -> None:
+    for each in names:
+        topics.read_topic(each)
+    if len(_known) + len(names) > KNOWN_TOPICS:
+        _known.clear()
+    if len(names) <= KNOWN_TOPICS:
+        _known.update(names)
 
 
 def _read_beat(frame: bytes) -> Beat:
