@@ -31,7 +31,7 @@ def test_the_page_runs_as_written(tmp_path: Path) -> None:
 def test_the_page_explains_every_command_and_option() -> None:
     sections = {part.partition("\n")[0]: part for part in PAGE.split("\n## ")}
     found = dict(commands(typer.main.get_command(app)))
-    assert len(found) == 11
+    assert len(found) == 14
     missing = [
         f"{name} {option}"
         for name, command in found.items()

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from zmqkit import version
-from zmqkit.cli import calls, demo, journal, peers, pull, push, services
+from zmqkit.cli import calls, demo, journal, peers, publish, pull, push, services, subscribe, tap
 from zmqkit.cli.outcome import EPILOG, Code, say, speak_in_lines
 
 app = typer.Typer(
@@ -25,6 +25,9 @@ app = typer.Typer(
 app.command("demo", epilog=EPILOG)(demo.demo)
 app.command("push", epilog=EPILOG)(push.push)
 app.command("pull", epilog=EPILOG)(pull.pull)
+app.command("publish", epilog=EPILOG)(publish.publish)
+app.command("subscribe", epilog=EPILOG)(subscribe.subscribe)
+app.command("tap", epilog=EPILOG)(tap.tap)
 app.command("serve", epilog=EPILOG)(services.serve)
 app.command("call", epilog=EPILOG)(calls.call)
 app.command("methods", epilog=EPILOG)(calls.methods)

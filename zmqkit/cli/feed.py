@@ -1,4 +1,4 @@
-"""What `push` sends: lines of files and of stdin, as they come. Knows no peer.
+"""What `push` and `publish` send: lines of files and of stdin, as they come. Knows no peer.
 
 What can be read at once is one batch, so a slow source is sent line by line and a fast one in large groups.
 """
@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from zmqkit.cli.options import STDIN
 from zmqkit.cli.outcome import Failed
 from zmqkit.options import Limits
 
 READ_BYTES = 256 * 1024
-STDIN = Path("-")
 
 
 class Batch(NamedTuple):

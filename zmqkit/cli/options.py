@@ -1,12 +1,16 @@
-"""Arguments and options that several commands take, with their help. Knows no peer."""
+"""Arguments and options that several commands take, with their help, and how they are checked. Knows no peer."""
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from zmqkit.cli.outcome import Code, Failed
+from zmqkit.patterns.pubsub import topics
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 BindFirst = Annotated[
@@ -22,6 +26,13 @@ Announce = Annotated[
 Insecure = Annotated[
     bool, typer.Option("--insecure", help="Allow an address beyond this host, where others can read and send too.")
 ]
+Topics = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="TOPIC", show_default=False,
+        help="Such as prices.eu.gold, prices.*.gold (one word), alerts.# (any words); default: all. In quotes.",
+    ),
+]  # fmt: skip
 Linger = Annotated[
     float | None,
     typer.Option(
@@ -52,3 +63,30 @@ DurabilityOption = Annotated[
 ]
 JournalFile = Annotated[Path, typer.Argument(metavar="PATH", show_default=False, help="The journal's file.")]
 Limit = Annotated[int, typer.Option(metavar="N", min=0, help="Show at most so many; 0: all.")]
+
+
+STDIN = Path("-")
+
+
+def check_files(files: Iterable[Path]) -> None:
+    """Raises `Failed` for one that is not there to be read."""
+    for path in files:
+        if path != STDIN and (path.is_dir() or not path.exists()):
+            raise Failed(f"{path} is {'a folder' if path.is_dir() else 'not there'}: name files to send", Code.USAGE)
+
+
+def check_topic(topic: str) -> None:
+    """Raises `Failed` for what cannot be published to."""
+    try:
+        topics.check_topic(topic)
+    except ValueError as error:
+        raise Failed(str(error), Code.USAGE) from error
+
+
+def check_patterns(patterns: Iterable[str]) -> None:
+    """Raises `Failed` for what cannot be subscribed to."""
+    try:
+        for each in patterns:
+            topics.check_pattern(each, "topic")
+    except ValueError as error:
+        raise Failed(str(error), Code.USAGE) from error

@@ -50,9 +50,7 @@ def push(
     """
     if not wait and journal is None:
         raise Failed("--no-wait needs --journal PATH: without one, what waits would be lost", Code.USAGE)
-    for path in files or []:
-        if path != feed.STDIN and (path.is_dir() or not path.exists()):
-            raise Failed(f"{path} is {'a folder' if path.is_dir() else 'not there'}: name files to send", Code.USAGE)
+    options.check_files(files or [])
     pusher = Pusher(
         *[address] * bind,
         connect=[] if bind else [address],
