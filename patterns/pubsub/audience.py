@@ -1,4 +1,4 @@
-"""Who listens to a publisher: sessions, connections of the data plane, and how far behind each is (9.3, 9.7).
+"""Who listens to a publisher: sessions, connections of the data plane, and how far behind each is (14.3, 14.7).
 
 Pure. A subscriber is counted by its session. What was sent over the data plane and not seen is measured against beats:
 each connection is bounded by that, and so is each session behind one that others share.

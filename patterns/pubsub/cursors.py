@@ -1,4 +1,4 @@
-"""Cursors: positions that a publisher keeps for subscribers, by name (docs/protocol.md, 9.5).
+"""Cursors: positions that a publisher keeps for subscribers, by name (docs/protocol.md, 14.5).
 
 Pure. A cursor has one live holder, and never steps back. What was committed is said only when it is stored.
 """

@@ -1,4 +1,4 @@
-"""What is published in one turn, as frames of the data plane (docs/protocol.md, 9.2).
+"""What is published in one turn, as frames of the data plane (docs/protocol.md, 14.2).
 
 Pure. This is the hot path of a publisher. A row of one topic is a frame; so is a row of several, where nobody would
 miss it (see ``coverage.py``). Otherwise the messages of many rows are put together by topic, a frame each.

@@ -1,4 +1,4 @@
-"""Feeds: a publisher reads its history to a subscriber, from a position, filtered, exact and in order (9.4).
+"""Feeds: a publisher reads its history to a subscriber, from a position, filtered, exact and in order (14.4).
 
 Pure. A feed goes on while its session has credit, and while what is on the way in it stays within `FLIGHT_BYTES`; for
 rows on disk it waits. What it sends is the filtered history, with each hole, and each turn of an epoch, at its place.

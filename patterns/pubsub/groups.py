@@ -1,4 +1,4 @@
-"""Frames of one turn of a publisher, put together again (docs/protocol.md, 9.2).
+"""Frames of one turn of a publisher, put together again (docs/protocol.md, 14.2).
 
 Pure. What was published in one turn is one group: a frame for each topic. The frames of a group come in the order of
 their first offsets; so one that ends with the group's last offset, without a gap, is the last of them. Otherwise a beat

@@ -1,7 +1,7 @@
 """What a publisher still holds of what it published: the newest in memory, older messages in a journal if there is one.
 
 Pure. Offsets rise over all epochs of a journal, so it is one line. What is no longer held ends at the offset `gone`;
-for a subscriber's topics it can often be proved that none of them is missing (docs/protocol.md, 9.6).
+for a subscriber's topics it can often be proved that none of them is missing (docs/protocol.md, 14.6).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Data links: what is subscribed over each, and which fence is waited for (docs/protocol.md, 9.3).
+"""Data links: what is subscribed over each, and which fence is waited for (docs/protocol.md, 14.3).
 
 Pure. Of a connecting link each connection is a new one, which knows nothing of the subscriptions over the last one. A
 bound one is always up, and tells whoever connects all that is subscribed.

@@ -1,7 +1,7 @@
 """What a publisher knows of its topics: each one's last offset, and its last value where they are kept.
 
 Pure. Bounded, whatever topics there are: `LastOffsets` forgets those that were idle longest, under a floor that serves
-as the last offset of whatever it does not know (docs/protocol.md, 9.2).
+as the last offset of whatever it does not know (docs/protocol.md, 14.2).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A subscriber's core for plain PUB sockets: topic and body as they come (docs/protocol.md, section 9.8).
+"""A subscriber's core for plain PUB sockets: topic and body as they come (docs/protocol.md, section 14.8).
 
 Pure. No sessions, no offsets, no recovery: messages are numbered as they arrive over a connection, and what arrives
 while the user is too slow is dropped, and named by these numbers.

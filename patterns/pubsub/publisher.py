@@ -1,4 +1,4 @@
-"""The publisher's core: stores, fans out, remembers, and serves its subscribers (docs/protocol.md, section 9).
+"""The publisher's core: stores, fans out, remembers, and serves its subscribers (docs/protocol.md, section 14).
 
 Pure. A message's way::
 

@@ -1,4 +1,4 @@
-"""Messages as a publisher's history holds them: a row is a run of neighbouring offsets (docs/protocol.md, 9.6).
+"""Messages as a publisher's history holds them: a row is a run of neighbouring offsets (docs/protocol.md, 14.6).
 
 Pure. The logs of a publisher's journal: ``messages`` (key: the row's first offset; weight: how many), ``epochs`` (key:
 an epoch's first offset), ``cursors`` (key: a running number) and ``state`` (key 1: up to which offset all is gone).

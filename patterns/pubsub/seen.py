@@ -1,7 +1,7 @@
 """What a subscriber has seen of a stream: the newest offset of each topic, and how many messages in all.
 
 Pure. Both are bounded, whatever topics and offsets come. `Seen` says whether a message is new and whether one before it
-is missing; `Tally` what to ask the publisher to compare (CHECK: docs/protocol.md, 9.6).
+is missing; `Tally` what to ask the publisher to compare (CHECK: docs/protocol.md, 14.6).
 """
 
 from __future__ import annotations

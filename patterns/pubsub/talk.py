@@ -1,4 +1,4 @@
-"""Messages of the recovery channel, inside sessions of the roles "publish" and "subscribe" (docs/protocol.md, 9.4).
+"""Messages of the recovery channel, inside sessions of the roles "publish" and "subscribe" (docs/protocol.md, 14.4).
 
 Pure. What a stranger sends is returned checked, or raises `DecodeError`. Only BLOCK counts against the credit.
 """

@@ -1,6 +1,6 @@
 """Topics and patterns: what may be one, how each stands on the wire, and which pattern lets which topic in.
 
-Pure (docs/protocol.md, section 9.1). A topic is words with dots between them. A pattern is a topic in which ``*``
+Pure (docs/protocol.md, section 14.1). A topic is words with dots between them. A pattern is a topic in which ``*``
 stands for exactly one word and ``#``, as the last word, for any number of words, none included.
 """
 

@@ -1,4 +1,4 @@
-"""Frames of the data plane: what XPUB sends and XSUB reads (docs/protocol.md, section 9.2).
+"""Frames of the data plane: what XPUB sends and XSUB reads (docs/protocol.md, section 14.2).
 
 Pure. What a stranger sends is returned checked, or raises `DecodeError`. What goes over the recovery channel is in
 ``talk.py``.
@@ -36,7 +36,7 @@ Headers = Mapping[int, Mapping[str, str]]
 
 
 class Data(NamedTuple):
-    """Messages of one topic (9.2).
+    """Messages of one topic (14.2).
 
     Attributes:
         topic: of all of them.
@@ -68,7 +68,7 @@ class Data(NamedTuple):
 
 
 class Mixed(NamedTuple):
-    """Messages of several topics (9.2), where nobody subscribes only some of what begins so.
+    """Messages of several topics (14.2), where nobody subscribes only some of what begins so.
 
     Attributes:
         prefix: how all the topics begin: words, each with its dot; "" if they have none in common.
@@ -135,7 +135,7 @@ class Mixed(NamedTuple):
 
 
 class Beat(NamedTuple):
-    """All up to this offset was sent (9.2). Answered by SEEN with its number."""
+    """All up to this offset was sent (14.2). Answered by SEEN with its number."""
 
     stream: bytes
     offset: int
@@ -147,7 +147,7 @@ class Beat(NamedTuple):
 
 
 class Fence(NamedTuple):
-    """To one subscriber: what comes after this, of this stream and over this connection, is whole (9.3).
+    """To one subscriber: what comes after this, of this stream and over this connection, is whole (14.3).
 
     Attributes:
         private: the name that the subscriber made, see `private_name`.
