@@ -94,11 +94,18 @@ def encode(body: object, codec: str = "msgpack", *, limits: Limits) -> bytes:
         check(codec)
         return _encode_one(body, codec, limits)
     try:
-        data: bytes = msgpack.Packer(datetime=True, buf_size=_PACKER_BYTES).pack(body)  # see `_packer`
+        packer = _idle.pop()
+    except IndexError:
+        packer = _packer()
+    try:
+        data: bytes = packer.pack(body)
     except Exception as error:
         raise _refused(body, error, limits) from error
-    if len(data) < _FULL_CHECK_FROM_BYTES and len(data.translate(None, _OTHER_BYTES)) <= limits.nesting:
-        return data  # small and shallow, as nearly all are
+    if len(data) < _FULL_CHECK_FROM_BYTES:
+        if not _idle:
+            _idle.append(packer)
+        if len(data.translate(None, _OTHER_BYTES)) <= limits.nesting:
+            return data  # small and shallow, as nearly all are
     if _msgpack_fault(data, 1, limits, body) is not None:
         raise EncodeError(_depth_message(limits))
     _check_size(len(data), limits)
@@ -289,8 +296,12 @@ def _depth_message(limits: Limits, place: str = "body") -> str:
 # ---- msgpack ---------------------------------------------------------------------
 
 
+_idle: list[msgpack.Packer] = []
+"""A packer that nobody uses; whoever takes it out has it alone. One that failed, or grew large, does not come back."""
+
+
 def _packer() -> msgpack.Packer:
-    # A fresh one each time: packing may run a dict subclass's code, and with it another thread.
+    # Never one that is in use: packing may run a dict subclass's code, and with it another thread.
     return msgpack.Packer(datetime=True, buf_size=_PACKER_BYTES)
 
 
@@ -337,7 +348,7 @@ def _msgpack_fault(data: bytes, count: int, limits: Limits, packed: object = Non
     """
     if len(data) < _FULL_CHECK_FROM_BYTES and len(data.translate(None, _OTHER_BYTES)) <= limits.nesting:
         return None
-    if _is_few(data, count, limits.nesting):
+    if len(data) >= count * _FULL_CHECK_FROM_BYTES and _is_few(data, count, limits.nesting):
         return None
     too_deep = DecodeError(f"the body nests deeper than {limits.nesting}")
     if not _STACK:  # pure Python: what is received is looked at when it is unpacked
