@@ -151,6 +151,8 @@ class Builder:
         """Take messages of a row, by index. Returns how many had room; at least one, if none was here."""
         if self._row is None:
             self._row = row
+        if row.count == 1 and not row.headers and len(self._offsets) < self._most and len(chosen):
+            return self._add_one(row, self._row)
         lengths, size, count = row.lengths, self._bytes, 0
         room = self._most - len(self._offsets)
         for index in chosen:
@@ -163,11 +165,7 @@ class Builder:
         taken = chosen[:count]
         at = len(self._offsets)
         first, last = taken[0], taken[-1]
-        if row.count == 1:
-            self._offsets.append(row.key)
-            self._lengths.append(lengths[0])
-            self._pieces.append(row.blob)
-        elif last - first + 1 == count:
+        if last - first + 1 == count:
             ends = row.ends()
             self._offsets += range(row.key + first, row.key + last + 1)
             self._lengths += lengths[first : last + 1]
@@ -191,6 +189,21 @@ class Builder:
             self._headers.update((at + n, row.headers[index]) for n, index in enumerate(taken) if index in row.headers)
         self._bytes = size
         return count
+
+    def _add_one(self, row: Row, first: Row) -> int:
+        """`add` for a message that has a row to itself."""
+        size = self._bytes + row.lengths[0]
+        if self._bytes and size > BLOCK_BYTES:
+            return 0
+        self._bytes = size
+        if (later := row.sent_at - first.sent_at) or self._later:
+            self._later += [0] * (len(self._offsets) - len(self._later))
+            self._later.append(later)
+        self._offsets.append(row.key)
+        self._lengths.append(row.lengths[0])
+        self._pieces.append(row.blob)
+        self._indexes.append(self._table.setdefault(row.topics[0], len(self._table)))
+        return 1
 
     def block(self, feed: int, epoch: str) -> Block:
         """What came together."""

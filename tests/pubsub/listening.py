@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tests.protocol.cores import CorePair, Host
+from tests.protocol.pair import LINK
 from zmqkit.patterns.pubsub import talk, wire
 from zmqkit.patterns.pubsub.publisher import PublisherCore, PublisherSettings
 from zmqkit.patterns.pubsub.rows import Found, Pack
@@ -21,6 +22,8 @@ PUBLISHER = "a1" * 16
 EPOCH = "e1" * 16
 STREAM = b"stream-1"
 TOKEN = b"token-1"
+SECOND = ("b", "x", 99)
+"""The link of another listener."""
 
 
 class Listener(PatternCore):
@@ -75,6 +78,7 @@ class Scene(CorePair):
         self.frames: list[bytes] = []
         self.dials: list[tuple[str, bool]] = []
         self.disconnects: list[Any] = []
+        self.to_second: list[Frames] = []
         made = PublisherSettings(publisher=PUBLISHER, epoch=epoch, stream=STREAM, **settings)
 
         def publisher(local: Local, rng: random.Random) -> PublisherCore:
@@ -95,12 +99,35 @@ class Scene(CorePair):
     def _drain(self, host: Host) -> bool:
         out = host.core.out
         if host is self.b:
+            for link, frames in out.sends:
+                if link == SECOND:
+                    self.to_second.append(frames)
             self.frames += [frames[0] for link, frames in out.sends if link == DATA]
             out.sends = [each for each in out.sends if each[0] != DATA]
             self.dials += out.dials
             self.disconnects += out.disconnects
             out.dials, out.disconnects = [], []
         return super()._drain(host)
+
+    def second(self, about: Mapping[str, Any]) -> Host:
+        """Another listener, whose frames `flow_second` hands on."""
+        host = Host("second", Listener, role="subscribe", accepts=frozenset({"publish"}), about=dict(about))
+        host.core.link_up(LINK, self.now)
+        self.flow_second(host)
+        return host
+
+    def flow_second(self, host: Host) -> None:
+        """Hand on what is on its way to and from the other listener."""
+        core = host.core
+        for _ in range(20):
+            core.end_turn(self.now)
+            sends, core.out.sends = core.out.sends, []
+            for _, frames in sends:
+                self.b.core.receive_message(SECOND, frames, self.now)
+            self.flow()
+            frames_back, self.to_second = self.to_second, []
+            for frames in frames_back:
+                core.receive_message(LINK, frames, self.now)
 
     # ---- the user of the publisher -------------------------------------------------
 

@@ -295,6 +295,37 @@ def test_who_holds_no_cursor_commits_nothing():
     assert [each.code for each in scene.said(Refused)] == ["no cursor"]
 
 
+def test_a_cursor_that_a_living_subscriber_holds_is_refused_to_another():
+    scene = Scene(about={"cursor": "audit"})
+    scene.publish(("a", b"1"))
+    second = scene.second({"cursor": "audit"})
+    second.core.say(talk.Feed(1, "", "", 0, None, "resume"), scene.now)
+    scene.flow_second(second)
+    assert second.core.got == [], "the one who holds it may be dead: he has his time to show up"
+    for _ in range(5):
+        scene.advance(1.0)
+        scene.flow_second(second)
+    assert [(each.code, each.feed) for each in second.core.got] == [("cursor in use", 0), ("cursor in use", 1)]
+    scene.say(talk.Commit(EPOCH, 1, 5))
+    assert scene.said(Committed) == [Committed(5)]
+
+
+def test_a_cursor_goes_to_who_waits_for_it_when_its_holder_is_dead():
+    scene = Scene(about={"cursor": "audit"})
+    scene.publish(("a", b"1"), ("a", b"2"))
+    scene.say(talk.Commit(EPOCH, 1, 5))
+    second = scene.second({"cursor": "audit"})
+    second.core.grant(10)
+    second.core.say(talk.Topics(True, ["a"], [], True), scene.now)
+    second.core.say(talk.Feed(1, "", "", 0, None, "resume"), scene.now)
+    scene.flow_second(second)
+    scene.b.core.sessions.goodbye(next(iter(scene.b.core.sessions)), "dead", scene.now)
+    scene.b.core.end_turn(scene.now)
+    scene.flow_second(second)
+    assert [type(each) for each in second.core.got] == [Begun, talk.Block, Done]
+    assert list(second.core.got[1].offsets) == [2]
+
+
 # ---- who listens -----------------------------------------------------------------
 
 
