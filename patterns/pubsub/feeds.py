@@ -221,6 +221,7 @@ class Feeder:
 
     Attributes:
         broken: the journal can be read no more.
+        holes: how many were told.
     """
 
     def __init__(self, history: History, out: core.Outputs, values: LastValues | None) -> None:
@@ -229,6 +230,7 @@ class Feeder:
         self._values = values
         self._reads: dict[core.Read, list[Feed]] = {}
         self.broken = False
+        self.holes = 0
 
     # ---- beginning -----------------------------------------------------------------
 
@@ -324,6 +326,7 @@ class Feeder:
         if feed.position < history.gone and not (feed.rows and feed.rows[0].key <= feed.position + 1):
             hit = history.hole(filter, feed.position)
             if hit is not None:
+                self.holes += 1
                 lane.send(talk.Hole(feed.number, feed.epoch, feed.position + 1, history.gone, hit), 0, now)
             feed.position = feed.seen = history.gone
             while feed.rows and feed.rows[0].last <= feed.position:

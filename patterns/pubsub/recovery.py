@@ -277,7 +277,7 @@ class Recovery(PatternCore):
 
     def opened(self, session: Session, now: float) -> None:
         """A subscriber came."""
-        member = Member(session, Lane(session, self.sessions.send), self.audience.now())
+        member = Member(session, Lane(session, self._send_fed), self.audience.now())
         self.audience.open(member)
         self._changed = True
         name = session.peer.about.get("cursor")
@@ -336,6 +336,10 @@ class Recovery(PatternCore):
             self._ask(member, message, now)
         else:
             self._ask_values(member, message, now)
+
+    def _send_fed(self, session: Session, frames: Frames, messages: int, now: float) -> int:
+        self.counters["fed"] += messages
+        return self.sessions.send(session, frames, messages, now)
 
     def _tell(self, member: Member, message: Any, now: float) -> None:
         self.sessions.send(member.session, message.pack(), 0, now)
@@ -417,7 +421,9 @@ class Recovery(PatternCore):
     def _pump(self, feed: Feed, member: Member, now: float) -> None:
         if feed.held:
             return
-        if self.feeder.pump(feed, member.filter, member.lane, now):
+        ended = self.feeder.pump(feed, member.filter, member.lane, now)
+        self.counters["holes_told"] = self.feeder.holes
+        if ended:
             self._end(feed, member)
         elif feed.topics and member.lane.room > 0:
             self._timers.sooner("values", now + VALUES_PAUSE)

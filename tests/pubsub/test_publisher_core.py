@@ -169,6 +169,8 @@ def test_a_hole_is_told_only_where_a_message_of_the_topics_is_gone():
     scene.topics("c", "b")
     scene.feed(3, after=0, until=10)
     assert scene.said(Hole)[1:] == [Hole(3, EPOCH, 1, 7, ["b"])]
+    counters = scene.b.core.counters
+    assert (counters["holes_told"], counters["fed"], counters["published"]) == (2, 3, 10)
 
 
 def test_a_position_of_another_publisher_is_refused():
