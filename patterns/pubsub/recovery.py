@@ -1,4 +1,4 @@
-"""The publisher's side of the recovery channel: fences, topics, feeds, cursors, checks (docs/protocol.md, 14.3 to 14.7).
+"""The publisher's side of the recovery channel: fences, feeds, cursors, checks (docs/protocol.md, 14.3 to 14.7).
 
 Pure. It reads the history that ``publisher.py`` fills; what it sends to a subscriber goes through his session, but for
 fences, which go over the data plane. What a stranger can grow is bounded in ``audience.py``.
