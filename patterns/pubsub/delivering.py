@@ -189,6 +189,7 @@ class Delivering(PatternCore):
     def gap_found(self, stream: Stream, topic: str, first: int, last: int) -> None:
         """Messages are missing, and may still be had."""
         self.counters["gaps_found"] += 1
+        stream.lossy = True
         self.out.events.append(GapFound(self.local.name, stream.publisher, topic, first, last))
 
     def tell_lost(self, stream: Stream, epoch: str, topics: tuple[str, ...], first: int, last: int, why: str) -> None:

@@ -1,4 +1,4 @@
-"""The subscriber's core, second part: what is fetched over the recovery channel (docs/protocol.md, 9.4 to 9.6).
+"""The subscriber's core, second part: what is fetched over the recovery channel (docs/protocol.md, 14.4 to 14.6).
 
 Pure. Does a stream's `Task`: asks, takes what comes, begins anew over the next session, or gives up. What follows when
 a task is done is decided by the parts above.
@@ -192,6 +192,9 @@ class Fetching(Delivering):
         if task.why == "values" and session.peer.about.get("last_value") is not True:
             self._finish(stream, task.until or 0, stream.epoch, now)
             return
+        if task.kind == "earliest" and stream.anew and session.peer.about.get("last") == 0:
+            # It began while we listened: what its history has let go since is missing, too.
+            task.kind, task.epoch, task.after = "after", stream.epoch, 0
         task.ask = stream.number_next()
         if task.why == "values":
             assert task.until is not None
@@ -305,6 +308,12 @@ class Fetching(Delivering):
         elif task.why == "values":
             task.after = max(task.after, last)
         else:
+            if last < (stream.position or 0):
+                found = offsets if chosen is None else [offsets[at] for at in chosen]
+                if found:
+                    stream.tally.late(found)
+            else:
+                stream.tally.restart(last)
             stream.arrive(last, block.epoch)
 
     def _begun(self, stream: Stream, task: Task, message: talk.Begun, now: float) -> None:
@@ -334,6 +343,8 @@ class Fetching(Delivering):
         task.after = last
         task.holes = True
         if task.why in ("catch up", "follow"):
+            if last >= (stream.position or 0):
+                stream.tally.restart(last)
             stream.arrive(last, hole.epoch)
 
     def _epoch(self, stream: Stream, task: Task, message: talk.Epoch, now: float) -> None:
@@ -358,6 +369,7 @@ class Fetching(Delivering):
         task.after = max(task.after, message.offset)
         task.epoch = message.epoch
         stream.arrive(message.offset, message.epoch)
+        stream.tally.restart(stream.position or 0)
         if not task.caught_up:
             task.caught_up = True
             self.caught_up(stream, now)
@@ -375,10 +387,13 @@ class Fetching(Delivering):
             stream.arrive_at(until)
         elif task.why == "repair":
             self._account(stream, task)
-            stream.arrive(until, stream.epoch)
+            stream.arrive(until, stream.position_epoch)
             stream.tally.restart(until)
         else:
-            offset = until if task.why in ("values", "compare") else offset
+            if task.why == "values":
+                offset = until
+            elif task.why == "compare":
+                offset, epoch = until, stream.position_epoch
             stream.arrive(offset, epoch)
             stream.tally.restart(stream.position or 0)
         self._end(stream, task, now)
@@ -423,15 +438,17 @@ class Fetching(Delivering):
             task.ask = 0
             self._timers.set(("again", stream.publisher), now + COMPARE_PAUSE)
             return
+        if verdict not in (WRONG, RIGHT) and stream.lossy and not task.topic and self.settings.on_gap == "recover":
+            verdict = WRONG  # it cannot be told: fetch it all
         if verdict != WRONG:
-            if verdict != RIGHT:
+            if verdict != RIGHT and task.topic:
                 self.counters["gaps_doubtful"] += 1
             self._finish(stream, task.until, stream.epoch, now)
             return
         self.counters["comparisons_wrong"] += 1
         self.gap_found(stream, task.topic, task.span.after + 1, task.until)
         if self.settings.on_gap == "recover":
-            repair = Task("repair", "after", stream.epoch, task.span.after, task.until, span=task.span)
+            repair = Task("repair", "after", task.epoch, task.span.after, task.until, span=task.span)
             self.begin(stream, repair, now)
             return
         if self.settings.on_gap == "raise":

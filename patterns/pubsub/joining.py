@@ -1,4 +1,4 @@
-"""The subscriber's core, fourth part: data links, fences, and which streams live on the data plane (9.3 and 9.7).
+"""The subscriber's core, fourth part: data links, fences, and which streams live on the data plane (14.3 and 14.7).
 
 Pure. A fence says who publishes here, and from which offset on what comes is whole. A link whose user is slow is left,
 its streams are followed by feeds, and it is joined again when they have caught up.
@@ -15,6 +15,7 @@ from zmqkit.errors import AddressError, MessagesLost
 from zmqkit.events import EpochChanged, FellBehind, RecoveryUnreachable
 from zmqkit.options import Backoff
 from zmqkit.patterns.pubsub import talk
+from zmqkit.patterns.pubsub.fetching import COMPARED
 from zmqkit.patterns.pubsub.links import DataLink
 from zmqkit.patterns.pubsub.living import Living
 from zmqkit.patterns.pubsub.settings import SubscriberSettings
@@ -61,6 +62,10 @@ class Joining(Living):
                 link.bound, link.hint = True, hint
                 if link.up:
                     self._subscribe(link, now)
+
+    def connected(self) -> set[str]:
+        """Addresses of data endpoints that are up."""
+        return {address for address, link in self._links.items() if link.up}
 
     def data_up(self, address: str, now: float) -> None:
         """A data link has a connection: a new one, which knows nothing."""
@@ -163,7 +168,7 @@ class Joining(Living):
         elif stream.link is not None and stream.link is not link and stream.name == fence.stream:
             link.spare[fence.stream] = stream
             return
-        elif stream.name != fence.stream:
+        elif stream.name != fence.stream or stream.epoch != fence.epoch:
             self._opened_anew(stream, fence, now)
         if link.before is not None and link.before is stream:
             link.before = None
@@ -188,6 +193,7 @@ class Joining(Living):
             self.counters["publishers_refused"] += 1
             return None
         stream = Stream(fence.publisher, fence.stream, fence.epoch, self.filter, now)
+        stream.durable = fence.publisher != fence.instance
         self.streams[fence.publisher] = stream
         self._by_name[fence.stream] = stream
         self.share_memory()
@@ -201,7 +207,8 @@ class Joining(Living):
             stream.anew = True
             last = before.position or 0
             self.out.events.append(EpochChanged(self.local.name, fence.publisher, fence.epoch, last, tail_unknown=True))
-            self._forget(before, "another publisher came in its place", now)
+            if not before.durable:
+                self._forget(before, "another publisher came in its place", now)
         return stream
 
     def _make_room(self, now: float) -> bool:
@@ -359,7 +366,14 @@ class Joining(Living):
         """What must be fetched before the fence; None: nothing."""
         start = self.settings.start
         safe = stream.safe
+        if safe is not None and safe == stream.position and stream.tally.after < safe:
+            # What came over the last connection may have had holes, if something between loses frames.
+            span = stream.tally.span(safe, COMPARED)
+            if span.after < safe:
+                return Task("compare", "after", stream.position_epoch, span.after, safe, span=span)
         if safe is not None:
+            if stream.lossy and safe != stream.position:
+                safe = min(safe, stream.tally.after)
             if safe >= fence and stream.position_epoch == stream.epoch:
                 return None
             return Task("catch up", "after", stream.position_epoch, safe, fence)
@@ -380,6 +394,8 @@ class Joining(Living):
             return
         start, safe = self.settings.start, stream.safe
         if safe is not None:
+            if stream.lossy:
+                safe = min(safe, stream.tally.after)
             task = Task("follow", "after", stream.position_epoch, safe, None)
         elif self.settings.cursor:
             task = Task("follow", "resume", stream.epoch, 0, None)

@@ -1,4 +1,4 @@
-"""The subscriber's core, third part: what comes over the data plane (docs/protocol.md, 9.2 and 9.6).
+"""The subscriber's core, third part: what comes over the data plane (docs/protocol.md, 14.2 and 14.6).
 
 Pure. A frame is handed on if its stream is live and nothing is missing before it; else it is held, or the hole is told.
 A stream compares with its publisher, now and then, whether that was all.
@@ -263,14 +263,15 @@ class Living(Fetching):
         if stream.state is not FEEDING:
             return
         assert stream.position is not None
-        if task.why == "values" and stream.position < stream.fence:
-            # The connection broke meanwhile, and there is a newer fence.
+        if stream.position < stream.fence and task.why in ("values", "compare", "repair"):
+            # That was about what came before the connection broke; now for what was published since then.
             catch_up = Task("catch up", "after", stream.position_epoch, stream.position, stream.fence)
             self.begin(stream, catch_up, now)
             return
         if stream.adopting:
             self.adopt(stream, now)
         stream.state = LIVE
+        stream.position_epoch = stream.epoch
         self.goes_live(stream, now)
         self.let_go_held(stream, now)
 

@@ -129,11 +129,11 @@ class Stream:
     """
 
     __slots__ = (
-        "address", "adopting", "anew", "announced", "asked", "cursor_since", "cursor_told", "epoch", "fence", "filter",
-        "groups", "held", "held_bytes", "held_messages", "home", "link", "name", "number", "numbers", "pending",
-        "position", "position_epoch", "publisher", "quiet", "quiet_asked", "released_bytes", "released_messages",
-        "seen", "seen_at", "seen_beat", "session", "shorter", "since", "state", "tally", "task", "told", "told_seen",
-        "unreachable", "unseen_bytes",
+        "address", "adopting", "anew", "announced", "asked", "cursor_since", "cursor_told", "durable", "epoch",
+        "fence", "filter", "groups", "held", "held_bytes", "held_messages", "home", "link", "lossy", "name", "number",
+        "numbers", "pending", "position", "position_epoch", "publisher", "quiet", "quiet_asked", "released_bytes",
+        "released_messages", "seen", "seen_at", "seen_beat", "session", "shorter", "since", "state", "tally", "task",
+        "told", "told_seen", "unreachable", "unseen_bytes",
     )  # fmt: skip
 
     def __init__(self, publisher: str, name: bytes, epoch: str, filter: Filter, now: float) -> None:
@@ -153,6 +153,10 @@ class Stream:
         self.told: Filter | None = None
         self.position: int | None = None
         self.position_epoch = epoch
+        self.lossy = False
+        """Something between loses frames: what was not compared may not be whole."""
+        self.durable = False
+        """It has a journal: it may come back, at another address, too."""
         self.anew = False
         """It began after us: it is read from its beginning."""
         self.pending: tuple[Filter, int] | None = None

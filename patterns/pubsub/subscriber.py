@@ -1,4 +1,4 @@
-"""The subscriber's core: what is published comes in order, whole, or its holes are named (docs/protocol.md, section 14).
+"""The subscriber's core: what is published comes whole, or its holes are named (docs/protocol.md, section 14).
 
 Pure. Which states a publisher's stream goes through is in `zmqkit.patterns.pubsub.streams`; the parts below:
 `delivering` hands on, `fetching` asks over the recovery channel, `living` takes what comes over the data plane,
