@@ -282,6 +282,9 @@ class Fetching(Delivering):
         """The indexes of the messages that the user wants and has not got; None: all."""
         matches = self.filter.matches
         wanted = list(map(matches, block.topics))
+        if task.why == "gap" and not task.whole:
+            # Of other topics something older may be missing, too: they have gaps of their own.
+            wanted = [topic == task.topic for topic in block.topics]
         offsets = block.offsets
         past = task.after if task.why == "values" else (stream.position or 0)
         if False not in wanted and offsets[0] > past:
