@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.pubsub.listening import EPOCH
+from tests.pubsub.plane import Plane
 from tests.pubsub.test_history import EPOCH2, Durable, reopened
 from zmqkit.patterns.pubsub import talk
 
@@ -28,3 +29,31 @@ def test_last_values_are_told_in_the_epochs_that_they_are_of():
     scene.topics("#")
     scene.say(talk.Values(1, last))
     assert [(block.epoch, list(block.offsets)) for block in scene.blocks()] == [(EPOCH, [1]), (EPOCH2, [last])]
+
+
+def test_what_a_publisher_let_go_since_it_began_is_told_to_those_who_listened_to_the_one_before():
+    plane = Plane()
+    site = plane.add("pub", history=0)
+    plane.publish(site, "a")
+    plane.kill(site)
+    plane.start(site)
+    plane.publish(site, "a")
+    plane.connect(site)
+    plane.flow()
+    (lost,) = plane.lost
+    assert (lost.first, lost.last) == (1, 1)
+
+
+def test_publishers_with_journals_that_change_places_are_known_again():
+    plane = Plane()
+    one, two = plane.add("one", 7000, journal=True), plane.add("two", 7010, journal=True)
+    sent = [*plane.publish(one, "a"), *plane.publish(two, "a")]
+    for site in (one, two):
+        plane.kill(site)
+    one.data, two.data, one.recovery, two.recovery = two.data, one.data, two.recovery, one.recovery
+    one.wanted, two.wanted = two.wanted, one.wanted
+    for site in (one, two):
+        plane.start(site)
+        plane.connect(site)
+    plane.flow()
+    assert plane.offsets == sent, "nothing comes twice"

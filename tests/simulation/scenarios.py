@@ -22,6 +22,7 @@ SCENARIOS = {
     "pipeline": Entry("tests.simulation.pipeline:PipelineScenario", 1000, 100),
     "chain": Entry("tests.simulation.chain:ChainScenario", 200, 20),
     "reqrep": Entry("tests.simulation.reqrep:ReqrepScenario", 2000, 200),
+    "pubsub": Entry("tests.simulation.pubsub:PubsubScenario", 2000, 200),
 }
 
 

@@ -19,7 +19,7 @@ def pair(seed: int = 0, *, subscribers: int = 1, hop_timeout_s: float = 1.0) -> 
     subs = [
         world.peer(f"sub{n}", lambda peer: Recorder(), data="XSUB", data_connect=[ADDRESS]) for n in range(subscribers)
     ]
-    pub.data[ADDRESS]._tells_tokens = True
+    pub.data[ADDRESS].tells_tokens = True
     world.run(0.1)
     return world, pub, subs
 
@@ -176,7 +176,7 @@ def test_a_bound_subscriber_tells_each_new_connection_what_it_has_subscribed_in_
     say(world, sub, b"\x01p", b"\x01d", b"\x01d", b"\x01b")
     pub = world.peer("pub", lambda peer: Recorder(), data="XPUB", data_connect=[ADDRESS])
     world.run(0.1)
-    pub.data[ADDRESS]._tells_tokens = True
+    pub.data[ADDRESS].tells_tokens = True
     assert [body[:2] for body in core(pub).messages()] == [b"\x01b", b"\x01d", b"\x01p"]
     say(world, pub, b"d1", b"x2", b"p3")
     assert core(sub).messages() == [b"d1", b"p3"]

@@ -101,12 +101,13 @@ class Endpoint:
         tells_tokens: an XPUB knows which connection a subscription came over.
 
     Attributes:
+        side: of its connections: "b" where it is bound.
         connections: what it would send over now.
         subscribed: of an XSUB: how often each prefix.
     """
 
-    __slots__ = ("_coming", "_network", "_plane", "_tells_tokens", "address", "connections", "dial", "kind", "peer",
-                 "side", "subscribed")  # fmt: skip
+    __slots__ = ("_coming", "_network", "_plane", "address", "connections", "dial", "kind", "peer", "side",
+                 "subscribed", "tells_tokens")  # fmt: skip
 
     def __init__(
         self, peer: SimPeer, kind: DataKind, address: str, network: SimulatedNetwork, *, tells_tokens: bool
@@ -121,7 +122,7 @@ class Endpoint:
         self._coming: deque[DataConnection] = deque()
         self._network = network
         self._plane = network.data
-        self._tells_tokens = tells_tokens
+        self.tells_tokens = tells_tokens
 
     @property
     def link(self) -> Link:
@@ -252,7 +253,7 @@ class Endpoint:
         message = frames[0]
         if message[:1] == b"\x00" and any(message[1:] in each.prefixes for each in self.connections):
             return None  # somebody else still does
-        return [message, connection.token if self._tells_tokens else b""]
+        return [message, connection.token if self.tells_tokens else b""]
 
 
 class DataPlane:

@@ -1,0 +1,435 @@
+"""Publishers and subscribers, with everything that users may do to them, over networks, processes and disks that fail.
+
+What is held against them is in `tests.simulation.published` and `readers`, and here: what history holds is never called
+lost, credit, bounds, and that all ends. After the faults each publisher publishes once more to every topic; then every
+subscriber has all that it is owed, or was told by name what it cannot have.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from bisect import bisect_right
+from functools import partial
+from typing import Any, ClassVar
+
+from tests.simulation.published import Book, Line, Message, Opening
+from tests.simulation.readers import Reader
+from tests.simulation.users import Told, local_of
+from zmqkit import events
+from zmqkit.options import Limits, Retention
+from zmqkit.patterns.pubsub.publisher import PublisherCore, PublisherSettings
+from zmqkit.patterns.pubsub.rows import LOGS, MESSAGES, Found, Pack, Row, first_offset, look_into
+from zmqkit.patterns.pubsub.subscriber import SubscriberCore, SubscriberSettings
+from zmqkit.testing.data import Forwarder
+from zmqkit.testing.faults import (
+    CLOCK_FAULTS,
+    CRASH_FAULTS,
+    DISK_FAULTS,
+    IDENTITY_FAULTS,
+    JOURNAL_FAULTS,
+    NETWORK_FAULTS,
+    STALL_FAULTS,
+    TORN_FAULTS,
+    Faults,
+)
+from zmqkit.testing.network import other
+from zmqkit.testing.peers import SimPeer
+from zmqkit.testing.scenario import Scenario
+from zmqkit.testing.world import World
+
+BOUND_S = 1.0
+WALL_S = 1_700_000_000.0
+"""What the calendar says when a world begins."""
+
+TOPICS = ("a", "a.b", "a.b.c", "b", "b.x", "c.x", "c.x.y")
+PATTERNS = ("#", "a", "a.#", "a.*", "*.x", "b.#", "c.x", "c.*.y", "a.b.c", "b")
+SLACK_BYTES = 20_000
+SLACK_MESSAGES = 30
+"""What may come within one turn, or before a beat shows that it was not seen."""
+
+MOST = 160
+"""So many messages a world at most, before the faults end."""
+
+
+class PubsubScenario(Scenario):
+    """One to three publishers, two to four subscribers; either side binds."""
+
+    faults = Faults(
+        break_s=1.0, partition_s=2.0, freeze_s=2.5, stop_s=4.0, crash_s=1.5, disk_s=2.5, read_s=8.0, torn_s=8.0,
+        leap_s=6.0, suspend_s=4.0, restore_s=6.0, takeover_s=6.0,
+    )  # fmt: skip
+    faults_s = 3.0
+    settle_s = 60.0
+    step_s = 0.06
+    bound_s = BOUND_S
+    expects: ClassVar[tuple[str, ...]] = (
+        *NETWORK_FAULTS, *STALL_FAULTS, *CRASH_FAULTS, *JOURNAL_FAULTS, *DISK_FAULTS, *TORN_FAULTS, *CLOCK_FAULTS,
+        *IDENTITY_FAULTS,
+    )  # fmt: skip
+
+    # ---- who is there --------------------------------------------------------------
+
+    def build(self, world: World) -> None:
+        rng = self.random
+        self.world = world
+        self.book = Book(world.counts)
+        self.openings: dict[SimPeer, Opening] = {}
+        self.stamps: dict[SimPeer, int] = {}
+        self.histories: dict[SimPeer, tuple[int, int, Retention, bool]] = {}
+        self.readers: dict[SimPeer, Reader] = {}
+        self.by_instance: dict[bytes, Reader] = {}
+        self.shaken: set[SimPeer] = set()
+        """Whose power failed since their disk was looked at."""
+        self.serial = 0
+        self.finals: list[Message] | None = None
+        self.quiet = rng.random() < 0.4
+        self.subscribers_bind = rng.random() < 0.25
+        self.swift = rng.random() < 0.5
+        together = rng.random() < 0.4
+        pubs = [f"pub{n}" for n in range(rng.choice((1, 1, 2, 2, 3)))]
+        subs = [f"sub{n}" for n in range(rng.choice((2, 2, 3, 4)))]
+        bound = subs if self.subscribers_bind else pubs
+        addresses = [f"tcp://{name}:1" for name in bound]
+        if rng.random() < 0.35:
+            for address in addresses:
+                world.network.data.forwarders[address] = Forwarder(
+                    rng.choice((0.0, 0.02, 0.1)), rng.choice((0.0, 0.02)), rng.choice((3, 30))
+                )
+        lossy = bool(world.network.data.forwarders)
+        self.publishers: list[SimPeer] = []
+        self.subscribers: list[SimPeer] = []
+        for name in (*bound, *(each for each in (*pubs, *subs) if each not in bound)):
+            binds, publishes = name in bound, name in pubs
+            journal = rng.choice((False, False, "power", "power", "process")) if publishes else False
+            peer = world.peer(
+                name, self._make_publisher if publishes else self._make_subscriber, start=False,
+                host="shared" if together and name.endswith("0") else None, data="XPUB" if publishes else "XSUB",
+                bind=[f"tcp://{name}:2"] if binds else (), data_bind=[f"tcp://{name}:1"] if binds else (),
+                data_connect=() if binds else addresses, journal=journal, logs=LOGS,
+            )  # fmt: skip
+            peer.on_items, peer.on_event, peer.on_down = self._on_items, self._on_event, self._on_down
+            peer.on_turn = self._on_turn
+            if publishes:
+                self.publishers.append(peer)
+                few = rng.random() < 0.3
+                retention = rng.choice((Retention(), Retention(count=12), Retention(size_bytes=600)))
+                self.histories[peer] = (
+                    rng.choice((0, 3, 12)) if few else 1000,
+                    400 if few and rng.random() < 0.3 else 1 << 20,
+                    retention if few else Retention(),
+                    rng.random() < 0.3,
+                )
+            else:
+                self.subscribers.append(peer)
+                self.readers[peer] = self._make_reader(peer, lossy)
+        for peer in (*self.publishers, *self.subscribers):
+            if world.text is not None:
+                world.note(peer, f"is {self.readers[peer].about if peer in self.readers else self.histories[peer]}")
+            peer.start()
+
+    def _make_reader(self, peer: SimPeer, lossy: bool) -> Reader:
+        rng = self.random
+        which = rng.random()
+        start: Any = None
+        cursor, inbox = None, False
+        if which < 0.2:
+            cursor = f"cursor of {peer.name}"
+        elif which < 0.45:
+            inbox = True
+        else:
+            start = rng.choice(
+                (None, "latest", "latest", "earliest", "earliest", int((WALL_S + rng.uniform(0.0, 3.0)) * 1e6))
+            )
+        on_gap = rng.choice(("recover", "recover", "recover", "recover", "raise", "report"))
+        on_slow = rng.choice(("recover", "recover", "recover", "conflate", "disconnect"))
+        return Reader(
+            peer, self.book, self.world.counts, rng.sample(PATTERNS, rng.choice((1, 1, 2, 3))), start, cursor, inbox,
+            on_gap, on_slow, rng.random() < 0.7, lossy, self._holds, self._plenty, self._values,
+        )  # fmt: skip
+
+    def _make_publisher(self, peer: SimPeer) -> PublisherCore:
+        """As the face builds it; but the offsets of one that is restored from a snapshot go on."""
+        rng, journal = peer.random, peer.journal
+        count, size, retention, last_value = self.histories[peer]
+        local = local_of(peer, "publish", "subscribe", credit_messages=100, credit_bytes=1 << 20, busy_bound=5.0)
+        found = Found()
+        line, epoch, first = local.instance.hex(), rng.randbytes(16).hex(), 1
+        if journal is not None:
+            line, epoch, first, found = journal.uuid, journal.epoch, first_offset(journal), look_into(journal)
+        elif (before := self.book.by_epoch.get((line, epoch))) is not None:
+            first = before.next
+        settings = PublisherSettings(
+            publisher=line, epoch=epoch, stream=rng.randbytes(8), history=count, durable=journal is not None,
+            retention=retention, last_value=last_value, wall=WALL_S + self.world.clock.now - peer.now(),
+            limits=Limits(queued_bytes=size),
+        )  # fmt: skip
+        local = dataclasses.replace(local, about=settings.about(first))
+        core = PublisherCore(local, settings, rng, first, found)
+        opening = self.book.opened(peer.name, line, epoch, peer.incarnation, first, durable=journal is not None)
+        self.openings[peer] = opening
+        if peer.disk is not None:
+            self._look(peer)
+        told = dict.fromkeys(peer.data_binds, ":2")
+        core.recovery_at(told, peer.now())
+        return core
+
+    def _make_subscriber(self, peer: SimPeer) -> SubscriberCore:
+        """As the face builds it."""
+        rng, reader = peer.random, self.readers[peer]
+        known = reader.begin()
+        few = rng.random() < 0.4
+        settings = SubscriberSettings(
+            topics=tuple(reader.patterns), start=reader.start, durable=reader.durable, cursor=reader.cursor is not None,
+            positions={each.publisher: (each.epoch, each.offset) for each in known}, on_gap=reader.on_gap,
+            on_slow=reader.on_slow, limits=Limits(queued_messages=rng.choice((4, 12)) if few else 1000),
+            wall=WALL_S + self.world.clock.now - peer.now(), unreachable=rng.choice((None, None, 4.0)),
+        )  # fmt: skip
+        about: dict[str, Any] = {"durable": reader.durable, "cursor": reader.cursor or ""}
+        local = local_of(
+            peer, "subscribe", "publish", credit_messages=rng.choice((3, 20, 1000)), credit_bytes=1 << 20,
+            busy_bound=5.0, about=about,
+        )  # fmt: skip
+        core = SubscriberCore(local, rng, settings)
+        if peer.data_binds:
+            core.tell_recovery(dict.fromkeys(peer.data_binds, ":2"), peer.now())
+        reader.limits = settings.limits
+        return core
+
+    def _look(self, peer: SimPeer) -> None:
+        assert peer.disk is not None
+        line = self.openings[peer].line
+        undone = peer in self.shaken
+        self.shaken.discard(peer)
+        self.book.look(line, peer.disk, undone=undone)
+
+    # ---- what users do ---------------------------------------------------------------
+
+    def step(self, world: World) -> None:
+        rng = self.random
+        peer = rng.choice(self.publishers)
+        if peer.alive and not peer.closing and self.serial < MOST:
+            for _ in range(rng.choice((1, 1, 2))):
+                self._publish(peer, [rng.choice(TOPICS) for _ in range(rng.choice((1, 1, 2, 6)))])
+        peer = rng.choice(self.subscribers)
+        if peer.alive and not peer.closing:
+            self.readers[peer].take(rng.choice((1, 3, 20)))
+        if rng.random() < 0.04:
+            reader = self.readers[rng.choice(self.subscribers)]
+            if reader.peer.alive and not reader.peer.closing and not reader.durable:
+                world.counts["topics changed"] += 1
+                reader.change(rng.choice(PATTERNS))
+        if rng.random() < 0.01:
+            self._close(rng.choice((*self.publishers, *self.subscribers)))
+
+    def _publish(self, peer: SimPeer, topics: list[str]) -> list[Message]:
+        opening = self.openings[peer]
+        first = opening.next
+        if not peer.has_commands:  # what goes to the core together bears one time
+            self.stamps[peer] = int((WALL_S + self.world.clock.now) * 1e6)
+        sent_at = self.stamps[peer]
+        found = []
+        for topic in topics:
+            self.serial += 1
+            body = b"%s/%d" % (peer.name.encode(), self.serial) + b"." * self.random.choice((0, 0, 9, 90))
+            found.append(self.book.posted(opening, topic, body, sent_at))
+        table = list(dict.fromkeys(topics))
+        indexes = [table.index(topic) for topic in topics] if len(table) > 1 else None
+        blob = b"".join(each.body for each in found)
+        pack = Pack("raw", sent_at, table, indexes, [len(each.body) for each in found], blob)
+        ticket = Told(("publish", first), partial(self._published, found))
+        peer.post("publish", [pack], first, ticket)
+        return found
+
+    def _published(self, messages: list[Message], result: object) -> None:
+        self.book.told(messages, result)
+        if isinstance(result, Exception):
+            self.world.counts[f"{messages[0].state}: {type(result).__name__}"] += 1
+
+    def _close(self, peer: SimPeer) -> None:
+        if peer.alive and not peer.closing:
+            self.world.counts["closed"] += 1
+            peer.close()
+            self.world.after(self.random.uniform(0.1, 1.5), self._back, peer)
+
+    def _back(self, peer: SimPeer) -> None:
+        if peer.alive and peer.closing:
+            self.world.after(0.3, self._back, peer)
+        elif not peer.alive:
+            peer.start()
+
+    # ---- what was seen -----------------------------------------------------------------
+
+    def _on_items(self, peer: SimPeer, items: list[Any]) -> None:
+        reader = self.readers[peer]
+        # Events of a turn come after its items; who is told of holes by events looks at both.
+        if (reader.eager or self.world.healed) and reader.on_gap != "report":
+            reader.take(1000)
+
+    def _on_event(self, peer: SimPeer, event: object) -> None:
+        if isinstance(event, events.PeerLost):
+            self.world.counts[f"lost: {event.reason}"] += 1
+            assert "credit" not in event.reason, f"{peer.name} lost a session: {event.reason}"
+        elif isinstance(event, events.BadFrame):
+            raise AssertionError(f"{peer.name} got a bad frame: {event.reason}")
+        elif peer in self.readers:
+            self.readers[peer].on_event(event)
+
+    def _on_turn(self, peer: SimPeer) -> None:
+        core = peer.core
+        if isinstance(core, PublisherCore | SubscriberCore):
+            self._check_bounds(peer, core)
+        if isinstance(core, PublisherCore):
+            line = self.openings[peer].line
+            for member in core.audience.members.values():
+                reader = self.by_instance.get(member.instance)
+                if reader is not None and line.id not in reader.known and member.settled and member.joined:
+                    reader.joined(line)
+        elif isinstance(core, SubscriberCore):
+            reader = self.by_instance[core.local.instance] = self.readers[peer]
+            for stream in core.streams.values():
+                if stream.publisher not in reader.known and stream.position is not None:
+                    reader.begun(self.book.lines[stream.publisher], stream.position_epoch, stream.position)
+            if reader.eager and reader.on_gap == "report":
+                reader.take(1000)
+            if reader.ended:
+                self._close(peer)
+
+    def _on_down(self, peer: SimPeer, how: str) -> None:
+        if peer in self.readers:
+            self.by_instance = {key: each for key, each in self.by_instance.items() if each.peer is not peer}
+            return
+        opening = self.openings[peer]
+        self.book.went_down(opening, durable=peer.disk is not None)
+        if how == "power cut" and peer.disk is not None:
+            self.shaken.add(peer)
+            for reader in self.readers.values():
+                reader.shaken = True
+
+    # ---- what must hold ----------------------------------------------------------------
+
+    def _holds(self, message: Message) -> bool:
+        """Whether the history of a living publisher has it, by what it was told to keep."""
+        for peer, opening in self.openings.items():
+            if opening.line is message.opening.line and peer.alive:
+                if peer.disk is not None:
+                    table = peer.disk.table(MESSAGES)
+                    at = bisect_right(table.keys, message.offset) - 1
+                    if at < 0:
+                        return False
+                    row = Row.unpack(table.keys[at], table.rows[table.keys[at]].value)
+                    return row.key <= message.offset <= row.last
+                later = [
+                    each for each in opening.line.messages if each.opening is opening and each.offset > message.offset
+                ]
+                count, size, _, _ = self.histories[peer]
+                return (
+                    message.opening is opening
+                    and len(later) < count
+                    and sum(len(each.body) for each in later) + len(message.body) <= size
+                )
+        return False
+
+    def _plenty(self, line: Line) -> bool:
+        """Whether a living publisher holds all of it."""
+        return any(
+            opening.line is line and peer.alive and self.histories[peer][:3] == (1000, 1 << 20, Retention())
+            for peer, opening in self.openings.items()
+        )
+
+    def _values(self, line: Line) -> bool:
+        """Whether a living publisher keeps the last values of all its topics."""
+        return self._plenty(line) and any(
+            opening.line is line and peer.alive and self.histories[peer][3] for peer, opening in self.openings.items()
+        )
+
+    def _check_bounds(self, peer: SimPeer, core: PublisherCore | SubscriberCore) -> None:
+        """Nobody makes another one hold more than that one's limits say."""
+        for session in core.sessions:
+            used, most = session.used_messages, session.peer_messages
+            assert used <= most, f"{peer.name} used {used} of a credit of {most}"
+        now = self.world.clock.now
+        if isinstance(core, PublisherCore):
+            most = core.settings.limits.queued_bytes + SLACK_BYTES
+            for endpoint in peer.data.values():
+                for connection in endpoint.connections if endpoint.tells_tokens else ():
+                    way = connection.into(other(endpoint.side))
+                    if way.queue and way.queue[0][0] < now - 1.0:
+                        waiting = sum(len(frames[0]) for at, frames in way.queue if at < now - 1.0)
+                        assert waiting <= most, f"{waiting} bytes wait for {way.receiver.name} of {peer.name}"
+            return
+        limit = self.readers[peer].limits.queued_messages
+        ahead = core.local.credit_messages * len(self.publishers)
+        waiting = core.room.messages
+        assert waiting <= limit + SLACK_MESSAGES + ahead, f"{waiting} messages wait for the user of {peer.name}"
+        held = core.held_messages
+        assert held <= limit + SLACK_MESSAGES, f"{peer.name} holds {held} messages back"
+
+    # ---- after the faults ----------------------------------------------------------------
+
+    def healed(self, world: World) -> None:
+        world.network.data.forwarders.clear()
+        changed = any(reader.changed for reader in self.readers.values())
+        self.settled_at = world.clock.now + (8.0 if changed else 0.0)
+        for peer in (*self.publishers, *self.subscribers):
+            if not peer.alive:
+                peer.start()
+            elif isinstance(peer.core, PublisherCore) and peer.core._broken is not None:
+                self._close(peer)
+
+    def converged(self, world: World) -> bool:
+        everybody = (*self.publishers, *self.subscribers)
+        if any(not peer.alive or peer.closing for peer in everybody):
+            return False
+        for reader in self.readers.values():
+            reader.take(1000)
+        if self.finals is None:
+            if world.clock.now < self.settled_at:
+                return False
+            if not all(self._heard(peer) for peer in self.publishers):
+                return False
+            self.finals = []
+            if not self.quiet:
+                for peer in self.publishers:
+                    self.finals += self._publish(peer, list(TOPICS))
+            return False
+        if any(each.state == "posted" for line in self.book.lines.values() for each in line.messages):
+            return False
+        if any(each.state == "refused" for each in self.finals):
+            self.finals = None  # a journal that was full looks only now and then whether it has room again
+            return False
+        if not all(reader.owed() is None for reader in self.readers.values()):
+            return False
+        return not any(reader.lacks(message) for reader in self.readers.values() for message in self.finals)
+
+    def _heard(self, peer: SimPeer) -> bool:
+        """All subscribers get what this publisher publishes from now on."""
+        core = peer.core
+        assert isinstance(core, PublisherCore)
+        there = {
+            member.instance
+            for member in core.audience.members.values()
+            if member.settled and (member.joined or member.follows)
+        }
+        return all(sub.core is not None and sub.core.local.instance in there for sub in self.subscribers)  # type: ignore[attr-defined]
+
+    def finish(self, world: World) -> None:
+        for peer in self.publishers:
+            if peer.disk is not None:
+                self._look(peer)
+        for message in self.finals or ():
+            assert message.state == "stored", f"{message} was published after the faults"
+
+    def explain(self, world: World) -> str:
+        lines = []
+        for peer in world.peers.values():
+            state = "closing" if peer.closing else "alive" if peer.alive else "down"
+            lines.append(f"{peer.name}: {state}")
+            if isinstance(peer.core, PublisherCore):
+                members = peer.core.audience.members.values()
+                shown = [each.view(peer.core.history.last) for each in members]
+                lines.append(f"  {self.openings[peer]}, heard {self._heard(peer)}, {shown}")
+            elif isinstance(peer.core, SubscriberCore):
+                reader = self.readers[peer]
+                lacks = next((each for each in self.finals or () if reader.lacks(each)), None)
+                lines.append(f"  {reader.patterns}, owed {reader.owed()}, lacks {lacks}, {len(peer.mailbox)} wait")
+        return "\n".join(lines)
