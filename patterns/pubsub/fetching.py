@@ -287,7 +287,8 @@ class Fetching(Delivering):
             wanted = [topic == task.topic for topic in block.topics]
         offsets = block.offsets
         past = task.after if task.why == "values" else (stream.position or 0)
-        if False not in wanted and offsets[0] > past:
+        # Where there was a gap, single topics may have been seen beyond the position.
+        if False not in wanted and offsets[0] > past and (task.why == "values" or not stream.lossy):
             return None
         indexes = block.indexes or [0] * len(offsets)
         if task.why == "values":
