@@ -234,10 +234,10 @@ def _read_data(frame: bytes) -> Data | Mixed:
     if not name or name[-1:] == b".":
         if len(head) < 9:
             raise DecodeError("a mixed data frame without its topics")
-        check_topics(head[7], head[8], len(lengths))
-        _check_previous(previous, head[7], offsets[0])
+        names = read_topics(head[7], head[8], len(lengths))
+        _check_previous(previous, names, offsets[0])
         return Mixed(_prefix(name), stream, offsets, previous, group_last, sent_at, codec, lengths, blob, headers,
-                     head[7], head[8])  # fmt: skip
+                     names, head[8])  # fmt: skip
     if not wire.number(previous, "previous") < offsets[0]:
         raise DecodeError("a data frame whose offsets are in no order")
     return Data(_topic(name), stream, offsets, previous, group_last, sent_at, codec, lengths, blob, headers)
@@ -259,16 +259,19 @@ def _prefix(name: bytes) -> str:
         raise DecodeError("a data frame whose topic is not UTF-8") from None
 
 
-def check_topics(names: object, indexes: object, count: int) -> None:
+def read_topics(names: object, indexes: object, count: int) -> list[str]:
     """Topics, each of them of some message, and which of them each of so many messages has. Raises `DecodeError`."""
     if type(names) is not list or not names or not _TEXT.issuperset(map(type, names)):
         raise DecodeError("messages without topics")
-    if not _known.issuperset(names):
-        _learn(names)
+    # The same objects for the same topics: they know their hash, and are compared at a glance.
+    found = list(map(_known.get, names))
+    if None in found:
+        found = _learn(names)
     if type(indexes) is not list or len(indexes) != count or not _INT.issuperset(map(type, indexes)):
         raise DecodeError("messages of no topic")
-    if not len(set(names)) == len(set(indexes)) == len(names) or min(indexes) or max(indexes) >= len(names):
+    if len(set(indexes)) != len(names) or min(indexes) or max(indexes) >= len(names):
         raise DecodeError("topics without messages, or messages without topics")
+    return found  # type: ignore[return-value]  # there is no None in it
 
 
 def _check_previous(previous: object, names: list[str], first: int) -> None:
@@ -278,17 +281,18 @@ def _check_previous(previous: object, names: list[str], first: int) -> None:
         raise DecodeError("a data frame whose offsets are in no order")
 
 
-_known: Final[set[str]] = set()
+_known: Final[dict[str, str]] = {}
 """Topics that were checked before."""
 
 
-def _learn(names: list[str]) -> None:
+def _learn(names: list[str]) -> list[str | None]:
     for each in names:
         topics.read_topic(each)
     if len(_known) + len(names) > KNOWN_TOPICS:
         _known.clear()
     if len(names) <= KNOWN_TOPICS:
-        _known.update(names)
+        _known.update(zip(names, names, strict=True))
+    return list(names)
 
 
 def _read_beat(frame: bytes) -> Beat:

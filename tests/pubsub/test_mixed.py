@@ -56,7 +56,7 @@ def test_a_mixed_frame_falls_into_one_frame_a_topic():
         {"indexes": ["0", 1, 0]},
         {"indexes": None},
         {"topics": []},
-        {"topics": ["a.one", "a.one"]},
+        {"topics": ["a.one", "a.two", "a.three"]},
         {"topics": ["a.one", "a..two"]},
         {"topics": ["a.one", 2]},
         {"topics": "ab"},
