@@ -227,7 +227,7 @@ class ServerBase(PeerBase):
         if driver is not None:
             # Who handles takes the next call, or waits for one, and gives the core a turn: so answers share frames.
             # With a journal a thread of its own does that, and it is to be woken.
-            hand_over = driver.post if self._journal_path is None else driver.submit
+            hand_over = driver.post_taking if self._journal_path is None else driver.submit
             try:
                 hand_over(self._core.finish, execution, answer)
             except UsageError:

@@ -118,7 +118,7 @@ def read(frames: Frames, ops: frozenset[int]) -> tuple[bytes, int, list[Record]]
     head = wire.unpack(frames[0]) if frames else None
     if type(head) is not list or len(head) < 3 or type(head[2]) is not list:
         raise DecodeError("a message of request-reply without a head")
-    epoch, floor, records = head[0], head[1], head[2]
+    epoch, floor, records = head[:3]
     if type(epoch) is not bytes or len(epoch) > 16:
         raise DecodeError("a message of request-reply without an epoch")
     if type(floor) is not int or not 0 <= floor < MAX_NUMBER:
@@ -127,11 +127,12 @@ def read(frames: Frames, ops: frozenset[int]) -> tuple[bytes, int, list[Record]]
         raise DecodeError(f"a message of {len(records)} records")
     large = 1
     for record in records:
-        if type(record) is not list or len(record) < 3:
-            raise DecodeError("a record without its fields")
-        op, number, body = record[0], record[1], record[2]
-        if type(op) is not int or op not in ops or len(record) < FIELDS[op]:
-            raise DecodeError(f"a record of kind {wire.shown(op)} with {len(record)} fields")
+        try:
+            op, number, body, *more = record
+        except (TypeError, ValueError):
+            raise DecodeError("a record without its fields") from None
+        if type(record) is not list or type(op) is not int or op not in ops or len(more) + 3 < FIELDS[op]:
+            raise DecodeError(f"a record of kind {wire.shown(op)}, or without its fields")
         if type(number) is not int or not 0 <= number < MAX_NUMBER:
             raise DecodeError(f"{NAMES[op]} of a number {wire.shown(number)}")
         if type(body) is bytes:

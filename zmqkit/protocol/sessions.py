@@ -32,6 +32,7 @@ STATE_DELAY: Final = 0.02
 """Seconds after which the other side is told what we heard, if nothing else has told it."""
 
 _unpack = msgpack.unpackb
+_INT = {int}
 
 
 class Sessions(Handshake):
@@ -200,24 +201,29 @@ class Sessions(Handshake):
         if len(head) > wire.MAX_SESSION_HEADER_BYTES or len(frames) > 1:
             return None
         try:
-            kind, name, heard, credit_messages, credit_bytes, number, messages, body = _unpack(head, max_ext_len=0)
+            kind, name, heard, cm, cb, number, messages, body = _unpack(head, max_ext_len=0)
         except Exception:
             return None
         session = self._by_link.get(link)
-        if session is None or kind != DATA or name != session.id or type(body) is not bytes:
+        if (
+            session is None
+            or kind != DATA
+            or name != session.id
+            or type(body) is not bytes
+            or {kind.__class__, heard.__class__, cm.__class__, cb.__class__, number.__class__, messages.__class__}
+            != _INT
+            or not 0 <= heard <= session.sent
+            or not 0 <= cm | cb | messages < MAX_NUMBER  # so is each of them
+        ):
             return None
-        if not (int is type(heard) is type(credit_messages) is type(credit_bytes) is type(number) is type(messages)):
+        pattern = (body,)
+        if session.take(number, messages, pattern) != "next":
             return None
-        if not (0 <= heard <= session.sent and 0 <= credit_messages < MAX_NUMBER and 0 <= credit_bytes < MAX_NUMBER):
-            return None
-        if not 0 <= messages < MAX_NUMBER or session.take(number, messages, (body,)) != "next":
-            return None
-        news = credit_messages > session.peer_messages or credit_bytes > session.peer_bytes
-        if session.hear(heard, credit_messages, credit_bytes):
-            news = True
+        news = cm > session.peer_messages or cb > session.peer_bytes
+        news |= session.hear(heard, cm, cb) is True
         if not session.stating or session.unstated >= STATE_EVERY or session.unstated_bytes >= STATE_BYTES:
             self._state_soon(session, now)
-        return session, (body,), messages, news
+        return session, pattern, messages, news
 
     def _state_soon(self, session: Session, now: float) -> None:
         """Tell the other side what we heard: now if it is much, else in a moment, unless something else tells it."""

@@ -63,6 +63,9 @@ class Driver(Protocol):
         Raises `Closed`, `Forked`, or the `failure`.
         """
 
+    def post_taking(self, fn: Callable[..., object], *args: Any) -> None:
+        """`post` by a thread that takes an item next: it need wake nobody else for what comes in by this."""
+
     def submit(self, fn: Callable[..., object], *args: Any) -> None:
         """The same, at once: for calls that somebody waits for."""
 

@@ -24,6 +24,9 @@ TICK_SECONDS = 0.002
 QUIET_TICKS = 10
 """After so many looks at which nothing had happened it sleeps."""
 
+LOOK_ROUND_TICKS = 25
+"""After so many looks at which something had happened it sees which signals have handlers: that takes a while."""
+
 KEEPER = -1
 """Who leads, when it is the housekeeper."""
 
@@ -92,7 +95,7 @@ class Housekeeper:
     def run(self) -> None:
         """Until the driver ends."""
         driver = self._driver
-        quiet = 0
+        quiet = ticks = 0
         seen_turns = seen_polls = -1
         while not driver.ending:
             loop = driver.loop
@@ -106,7 +109,9 @@ class Housekeeper:
                     self._look(polls != seen_polls)
                 seen_turns, seen_polls = turns, polls
                 if not quiet:
-                    interrupts.look_round()
+                    ticks += 1
+                    if not ticks % LOOK_ROUND_TICKS:
+                        interrupts.look_round()
             elif driver.leader > 0:
                 self._sleep()
                 quiet = 0
@@ -174,7 +179,9 @@ class Housekeeper:
         """Until the leader leaves without a follower, or something is posted."""
         driver = self._driver
         self.depth = ASLEEP
-        if driver.leader > 0 and not driver.ending and not driver._commands:
+        mailbox = driver.mailbox
+        left = mailbox.threads and len(mailbox)  # by who took a turn just before, and relied on us to see it
+        if driver.leader > 0 and not (driver.ending or driver._commands or left):
             self._tick.wait(None)
         self.depth = TICKING
 

@@ -69,6 +69,10 @@ class IoThread(BaseDriver):
         finally:
             del ticket  # see `Ticket.result`
 
+    def post_taking(self, fn: Callable[..., object], *args: Any) -> None:
+        """See `Driver.post_taking`: here it makes no difference."""
+        self.post(fn, *args)
+
     def ask(self, ticket: Ticket, timeout: float | None, fn: Callable[..., object], *args: Any) -> Any:
         """Submit, and wait for the result. See `Driver.ask`."""
         try:

@@ -30,13 +30,11 @@ class LoopPump(Protocol):
 
     Attributes:
         thread: in which the loop runs.
-        asyncio: the loop, if it is one of asyncio.
         scheduled: `soon` was called, and that round has not come yet.
         until: when it will look by itself, even if nothing comes.
     """
 
     thread: int
-    asyncio: asyncio.AbstractEventLoop | None
     scheduled: bool
     until: float
 
@@ -75,28 +73,33 @@ def _turn(driver: SharedPump, *, poll: bool) -> None:
 
 
 class AsyncioPump:
-    """The running asyncio loop."""
+    """The running asyncio loop.
+
+    Attributes:
+        asyncio: the loop.
+        port: by which waiters in it are woken.
+    """
 
     def __init__(self, driver: SharedPump) -> None:
         self.thread = get_ident()
         self.until = math.inf
         self._driver = driver
         self._readiness = driver.readiness  # kept: its descriptor must not be closed while the loop watches it
-        self._loop = self.asyncio = asyncio.get_running_loop()
-        self.port = asyncio_port(self._loop)
+        self.asyncio = asyncio.get_running_loop()
+        self.port = asyncio_port(self.asyncio)
         self.scheduled = False
         self._timer: asyncio.TimerHandle | None = None
-        self._loop.add_reader(self._readiness.fd, self._readable)
+        self.asyncio.add_reader(self._readiness.fd, self._readable)
 
     @property
     def alive(self) -> bool:
-        return not self._loop.is_closed()
+        return not self.asyncio.is_closed()
 
     def soon(self) -> None:
         if not self.scheduled:
             self.scheduled = True
             try:
-                self._loop.call_soon(self._run)
+                self.asyncio.call_soon(self._run)
             except RuntimeError:  # it is closed: the housekeeper goes on alone
                 self._run()
 
@@ -108,7 +111,7 @@ class AsyncioPump:
             if self._timer is not None:
                 self._timer.cancel()
             with contextlib.suppress(RuntimeError):
-                self._timer = self._loop.call_later(max(due - time.monotonic(), 0.0), self._due)
+                self._timer = self.asyncio.call_later(max(due - time.monotonic(), 0.0), self._due)
         else:
             self._driver.wake_leader()
 
@@ -117,25 +120,33 @@ class AsyncioPump:
             if get_ident() == self.thread:
                 self._remove()
             else:
-                self._loop.call_soon_threadsafe(self._remove)
+                self.asyncio.call_soon_threadsafe(self._remove)
 
     def _remove(self) -> None:
-        if not self._loop.is_closed():
-            self._loop.remove_reader(self._readiness.fd)
+        if not self.asyncio.is_closed():
+            self.asyncio.remove_reader(self._readiness.fd)
         if self._timer is not None:
             self._timer.cancel()
 
     def _readable(self) -> None:
-        _turn(self._driver, poll=True)
+        self._take_turn(poll=True)
 
     def _run(self) -> None:
         self.scheduled = False
-        _turn(self._driver, poll=False)
+        self._take_turn(poll=False)
+
+    def _take_turn(self, *, poll: bool) -> None:
+        port = self.port
+        port.thread = get_ident()
+        try:
+            _turn(self._driver, poll=poll)
+        finally:
+            port.thread = 0
 
     def _due(self) -> None:
         self.until = math.inf
         if self._driver.due <= time.monotonic():
-            _turn(self._driver, poll=False)
+            self._take_turn(poll=False)
         else:
             self.arm(self._driver.due)
 
@@ -148,7 +159,6 @@ class TrioPump:
 
         self.thread = get_ident()
         self.until = math.inf
-        self.asyncio = None
         self.alive = True
         self._driver = driver
         self.scheduled = False

@@ -214,3 +214,27 @@ class Mailbox(Generic[T]):
 
     def _wake_all(self) -> None:
         self._wake(len(self._waiters))
+
+
+class SharedMailbox(Mailbox[Any]):
+    """A mailbox that wakes no more threads than needed.
+
+    Attributes:
+        threads: how many threads wait, the leader not counted.
+        leader_takes: who is taking a turn will take from here, be it the leader or who posts: nobody need be woken.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads = 0
+        self.leader_takes = False
+
+    def put_many(self, items: list[Any]) -> None:
+        """Append items; wake one thread, or as many tasks as there are items."""
+        self._items.extend(items)
+        if self._waiters and not self.leader_takes:
+            self._wake(1 if self.threads else len(items))
+
+    def wake(self, count: int) -> None:
+        """Wake so many of those who wait."""
+        self._wake(count)

@@ -15,7 +15,6 @@ one is not enough.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import math
@@ -31,7 +30,7 @@ from zmqkit.transport.base import BaseDriver, Command
 from zmqkit.transport.housekeeper import TICKING, Housekeeper
 from zmqkit.transport.interrupts import CLOSED, OPEN, guard
 from zmqkit.transport.loops import AsyncioPump, LoopPump, join
-from zmqkit.transport.mailbox import Mailbox
+from zmqkit.transport.mailbox import Mailbox, SharedMailbox
 from zmqkit.transport.readiness import Readiness
 from zmqkit.transport.tickets import PENDING, Ticket
 from zmqkit.transport.waiters import AsyncioWaiter, ThreadWaiter
@@ -60,30 +59,6 @@ class _Leader:
         if self._driver.polling:
             self._driver.wake_leader()
         return True
-
-
-class SharedMailbox(Mailbox[Any]):
-    """A mailbox that wakes no more threads than needed.
-
-    Attributes:
-        threads: how many threads wait, the leader not counted.
-        leader_takes: the leader is taking a turn and will take from here: nobody need be woken.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.threads = 0
-        self.leader_takes = False
-
-    def put_many(self, items: list[Any]) -> None:
-        """Append items; wake one thread, or as many tasks as there are items."""
-        self._items.extend(items)
-        if self._waiters and not self.leader_takes:
-            self._wake(1 if self.threads else len(items))
-
-    def wake(self, count: int) -> None:
-        """Wake so many of those who wait."""
-        self._wake(count)
 
 
 class SharedPump(BaseDriver):
@@ -174,6 +149,18 @@ class SharedPump(BaseDriver):
         elif self.keeper.depth:
             self.keeper.attend()
 
+    def post_taking(self, fn: Callable[..., object], *args: Any) -> None:
+        """`post` by a thread that takes an item next. See `Driver.post_taking`."""
+        if self.loop is not None or get_ident() == guard.main:
+            self.post(fn, *args)
+            return
+        self._append((fn, args))
+        if self.keeper.depth or time.monotonic() - self._last_turn > FLUSH_AFTER_SECONDS:
+            self.combine(takes=self.keeper.depth == TICKING)
+            mailbox = self.mailbox
+            if self.keeper.depth != TICKING and mailbox.threads and len(mailbox) > 1:
+                mailbox.wake(1)  # the housekeeper, who sees when one thread is not enough, fell asleep meanwhile
+
     def wait(self, ticket: Ticket, timeout: float | None = None) -> Any:
         """Pump, or follow who does, until the ticket has its result. See `Driver.wait`."""
         try:
@@ -216,7 +203,8 @@ class SharedPump(BaseDriver):
         """Submit, and wait for the result. See `Driver.ask_async`."""
         loop = self.loop
         try:
-            if not isinstance(loop, AsyncioPump) or asyncio._get_running_loop() is not loop.asyncio:
+            # Not `get_running_loop`, which makes a system call.
+            if not isinstance(loop, AsyncioPump) or loop.thread != get_ident() or not loop.asyncio.is_running():
                 self.submit(fn, *args)
                 ticket.handed = True
                 return await self.wait_async(ticket)
@@ -476,15 +464,17 @@ class SharedPump(BaseDriver):
 
     # ---- turns --------------------------------------------------------------------------
 
-    def combine(self) -> None:
-        """Run what is submitted, unless somebody else is about to."""
+    def combine(self, *, takes: bool = False) -> None:
+        """Run what is submitted, unless somebody else is about to. It ``takes``: who does this takes an item next."""
         lock = self.turn_lock
         # Looked at again after the release: who appended meanwhile found the lock taken, and went away.
         while self._commands and not self.ending and lock.acquire(False):
+            self.mailbox.leader_takes = takes
             try:
                 # If others sleep on the sockets already, nobody else looks.
                 self.turn((), self.polling or self.keeper.depth != TICKING or self.loop is not None)
             finally:
+                self.mailbox.leader_takes = False
                 lock.release()
 
     def turn(self, events: Iterable[tuple[int, int]], settle: bool = True) -> None:
@@ -518,7 +508,7 @@ class SharedPump(BaseDriver):
             rounds = 0
             while True:
                 rounds += 1
-                for _ in range(len(commands)):
+                for _ in range(len(commands)) if commands else ():
                     fn, args = commands.popleft()
                     try:
                         fn(*args, now)

@@ -11,6 +11,7 @@ import contextlib
 import sys
 import threading
 import weakref
+from _thread import get_ident
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -88,18 +89,23 @@ def in_trio() -> bool:
 class AsyncioPort:
     """Collects the waiters of one loop that are to be woken; one call into the loop wakes all of them."""
 
-    __slots__ = ("__weakref__", "_ready", "_scheduled", "loop")
+    __slots__ = ("__weakref__", "_ready", "_scheduled", "loop", "thread")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.thread = 0
+        """Set by the loop's own callbacks to their thread, for as long as they run: what they wake needs no detour."""
         self.loop = weakref.ref(loop)  # the port is the value of a weak dictionary keyed by the loop
         self._ready: deque[AsyncioWaiter] = deque()
         self._scheduled = False
 
     def wake(self, waiter: AsyncioWaiter) -> bool:
-        """From outside of the loop; see `AsyncioWaiter.wake`."""
         loop = self.loop()
         if loop is None or loop.is_closed():
             return False
+        if asyncio._get_running_loop() is loop:
+            if not waiter.future.done():
+                waiter.future.set_result(None)
+            return True
         self._ready.append(waiter)
         if not self._scheduled:
             self._scheduled = True
@@ -165,8 +171,7 @@ class AsyncioWaiter:
         self._port = asyncio_port(loop) if port is None else port
 
     def wake(self) -> bool:
-        loop = asyncio._get_running_loop()
-        if loop is not None and loop is self._port.loop():
+        if self._port.thread == get_ident():
             if not self.future.done():
                 self.future.set_result(None)
             return True
