@@ -35,18 +35,25 @@ def test_every_event_is_listed_with_its_fields() -> None:
         assert [field.name for field in dataclasses.fields(event) if f"`{field.name}`" not in row] in ([], ["peer"])
 
 
-@pytest.mark.parametrize("kind", ["clients", "servers", "pushers", "pullers"])
+@pytest.mark.parametrize("kind", ["clients", "servers", "pushers", "pullers", "publishers"])
 def test_every_counter_is_listed(tmp_path: Path, kind: str) -> None:
     peer = {
         "clients": lambda: zmqkit.Client(NOWHERE, journal=tmp_path / "client.db"),
         "servers": lambda: zmqkit.Server(ANYWHERE, journal=tmp_path / "server.db", inbox=tmp_path / "state.db"),
         "pushers": lambda: zmqkit.Pusher(ANYWHERE, journal=tmp_path / "pusher.db"),
         "pullers": lambda: zmqkit.Puller(NOWHERE),
+        "publishers": lambda: zmqkit.Publisher(ANYWHERE, journal=tmp_path / "publisher.db"),
     }[kind]()
     assert peer.stats() == {}
     with peer:
         counters = set(peer.stats())
     assert first_column("Of all peers") | first_column(f"Of {kind}") == counters
+
+
+def test_every_counter_of_a_subscriber_is_listed() -> None:
+    with zmqkit.Subscriber(NOWHERE) as subscriber, zmqkit.Subscriber(NOWHERE, plain=True) as plain:
+        counters = set(subscriber.stats()) | set(plain.stats())
+    assert first_column("Of all peers") | first_column("Of subscribers") == counters
 
 
 def test_the_counters_of_a_worker_are_those_of_its_two_sides(tmp_path: Path) -> None:
