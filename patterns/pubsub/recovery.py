@@ -387,11 +387,14 @@ class Recovery(PatternCore):
         self._pump(feed, member, now)
 
     def _place(self, feed: Feed, epoch: str, offset: int) -> None:
-        """Put a feed behind an offset of an epoch. What is not known here any more begins with the earliest."""
+        """Put a feed behind an offset of an epoch; without one it begins with the earliest."""
         history = self.history
         known = history.epochs.clamp(epoch, offset) if epoch else None
-        feed.epoch = epoch if known is not None else ""
-        feed.position = history.gone if known is None else min(known, history.last)
+        if known is not None:
+            feed.epoch, feed.position = epoch, min(known, history.last)
+        else:
+            # An epoch is forgotten when all of it is gone: what has gone since is a hole.
+            feed.epoch, feed.position = "", min(offset, history.gone) if epoch else history.gone
 
     def _ask_values(self, member: Member, ask: talk.Values, now: float) -> None:
         if not self._has_room(member, ask.feed, now):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from tests.pubsub.listening import EPOCH
 from tests.pubsub.plane import Plane
 from tests.pubsub.test_history import EPOCH2, Durable, reopened
+from zmqkit.options import Retention
 from zmqkit.patterns.pubsub import talk
 
 
@@ -57,3 +62,21 @@ def test_publishers_with_journals_that_change_places_are_known_again():
         plane.connect(site)
     plane.flow()
     assert plane.offsets == sent, "nothing comes twice"
+
+
+@pytest.mark.parametrize("kind", ["after", "resume"])
+def test_what_went_since_a_position_of_an_epoch_that_is_forgotten_is_a_hole(kind):
+    keeps_one: dict[str, Any] = {"retention": Retention(count=1), "about": {"cursor": "mine"}}
+    scene = Durable(**keeps_one)
+    scene.publish(("a", b"1"))
+    scene.say(talk.Commit(EPOCH, 1, 0))
+    scene.publish(("a", b"2"))
+    scene = reopened(scene, **keeps_one)
+    first = scene.publish(("a", b"3"))
+    scene.publish(("a", b"4"))
+    scene.advance(1.0)
+    assert scene.b.core.history.epochs.clamp(EPOCH, 1) is None
+    scene.topics("a")
+    scene.feed(after=1 if kind == "after" else 0, kind=kind)
+    assert scene.said(talk.Hole) == [talk.Hole(1, EPOCH2, 2, first, ["a"])]
+    assert scene.fed() == [(first + 1, "a", b"4")]
