@@ -410,7 +410,15 @@ class PubsubScenario(Scenario):
             for member in core.audience.members.values()
             if member.settled and (member.joined or member.follows)
         }
-        return all(sub.core is not None and sub.core.local.instance in there for sub in self.subscribers)  # type: ignore[attr-defined]
+        for sub in self.subscribers:
+            assert isinstance(sub.core, SubscriberCore)
+            stream = sub.core.streams.get(self.openings[peer].line.id)
+            # A session of an earlier life may still be there, of one that was restored under the same name.
+            if sub.core.local.instance not in there or stream is None:
+                return False
+            if stream.position is None or stream.session is None:
+                return False
+        return True
 
     def finish(self, world: World) -> None:
         for peer in self.publishers:
