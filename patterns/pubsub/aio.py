@@ -67,9 +67,8 @@ class Publisher(PublisherBase, Peer):
         """
         if self._driver is None or self._closed or self._forked:
             await self._start_async()
-        message = self._prepare(topic, body, headers)
         if self._journal_path is not None:
-            ticket, offset = self._publish_stored(message)
+            ticket, offset = self._publish_stored(topic, body, headers)
             await self._wait(ticket, None)
             return offset
         self._until_yield -= 1
@@ -78,7 +77,7 @@ class Publisher(PublisherBase, Peer):
             if time.monotonic() - self._yielded > YIELD_SECONDS:
                 await checkpoint()
                 self._yielded = time.monotonic()
-        return self._publish_soon(message)
+        return self._publish_soon(topic, body, headers)
 
     async def publish_many(self, messages: Iterable[tuple[str, object]], /) -> int:
         """Publish pairs of a topic and a body, stored in groups. See `zmqkit.Publisher.publish_many`.
@@ -201,8 +200,7 @@ class Subscriber(SubscriberBase, Peer, Generic[T]):
         """
         if self._driver is None:
             await self._start_async()
-        if self._progress is not None:
-            self._finish_last()
+        self._finish_last()
         message: Message[T] | None = None if self._stopped else self._take()
         if message is None:
             deadline = deadline_of(timeout)
@@ -212,8 +210,7 @@ class Subscriber(SubscriberBase, Peer, Generic[T]):
                 message = self._take()
                 if message is not None or left_of(deadline) == 0:
                     break
-        if self._progress is not None:
-            self._note_last(message)
+        self._note_last(message)
         return message
 
     async def _wait_for_message(self, deadline: float | None) -> bool:
@@ -239,7 +236,8 @@ class Subscriber(SubscriberBase, Peer, Generic[T]):
     def __aiter__(self) -> AsyncIterator[Message[T]]:
         """Messages as they come, until `stop` or `close`. It goes on after `MessagesLost`.
 
-        With a cursor or an inbox, a message counts as dealt with when the next one is asked for.
+        With a cursor or an inbox, a message counts as dealt with when any task asks for the next, unless it is in an
+        ``async with`` block.
         """
         self._check_open()
         return _Messages(self)
@@ -307,25 +305,23 @@ class Subscriber(SubscriberBase, Peer, Generic[T]):
 class _Messages(AsyncIterator[Message[T]]):
     """The iterator of ``async for message in subscriber``. It outlives the errors that it raises."""
 
-    __slots__ = ("_item", "_last", "_left", "_since", "_subscriber")
+    __slots__ = ("_left", "_parcel", "_since", "_subscriber")
 
     def __init__(self, subscriber: Subscriber[T]) -> None:
         self._subscriber = subscriber
-        self._item: Any = None
-        self._last: Message[T] | None = None
+        self._parcel: Any = None
         self._left = LOOK_EVERY
         self._since = 0.0
 
     async def __anext__(self) -> Message[T]:
         subscriber = self._subscriber
         self._left -= 1
-        item = self._item
-        if item is not None and self._left and not subscriber._stopped:
+        parcel = self._parcel
+        if parcel is not None and self._left and not subscriber._stopped:
             # The usual way, short: this is once for every message.
-            parcel = item.parcel
             claimed = -1
             try:
-                for index in item.claims:
+                for index in parcel.claims:
                     claimed = index
                     return Message(subscriber, parcel, index, parcel.bodies[index])
             except BaseException:
@@ -338,9 +334,7 @@ class _Messages(AsyncIterator[Message[T]]):
         subscriber = self._subscriber
         if subscriber._driver is None:
             await subscriber._start_async()
-        if self._last is not None:
-            last, self._last = self._last, None
-            last._is_passed()
+        subscriber._finish_last()
         if self._left <= 0:
             self._left = LOOK_EVERY
             if time.monotonic() - self._since > YIELD_SECONDS:
@@ -349,10 +343,9 @@ class _Messages(AsyncIterator[Message[T]]):
         while not subscriber._stopped:
             message: Message[T] | None = subscriber._take()
             if message is not None:
+                subscriber._note_last(message)
                 parcel = message._parcel
-                if subscriber._progress is not None:
-                    self._last = message
-                self._item = None if parcel.spoiled else parcel
+                self._parcel = None if parcel.spoiled else parcel
                 return message
             if subscriber._closed or not await subscriber._wait_for_message(None):
                 break

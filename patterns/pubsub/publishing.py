@@ -156,7 +156,7 @@ class PublisherBase(DataPeer):
 
     # ---- publishing ----------------------------------------------------------------
 
-    def _prepare(self, topic: str, body: object, headers: Headers | None) -> tuple[str, bytes, dict[str, str] | None]:
+    def _encoded(self, topic: str, body: object, headers: Headers | None) -> tuple[str, bytes, dict[str, str] | None]:
         """Check and encode, in the caller's thread."""
         if topic not in self._known:
             self._learn(topic)
@@ -169,43 +169,50 @@ class PublisherBase(DataPeer):
             self._known = {}
         self._known[topic] = None
 
-    def _gather(self, message: tuple[str, bytes, dict[str, str] | None], driver: Driver) -> tuple[Gathering, int]:
-        """Number a message, and let it wait for the core. Returns what it waits in, and its offset."""
-        with self._state_lock:
-            gathered = self._gathered
-            if gathered is None:
-                ticket = driver.ticket() if self._journal_path is not None else None
-                gathered = self._gathered = Gathering(self._next, ticket)
-            messages = gathered.messages
-            offset = gathered.first + len(messages)
-            messages.append(message)
-        return gathered, offset
-
-    def _publish_soon(self, message: tuple[str, bytes, dict[str, str] | None]) -> int:
-        """Publish where nothing is stored: no wait."""
+    def _publish_soon(self, topic: str, body: object, headers: Headers | None) -> int:
+        """Publish where nothing is stored: no wait. Written out, as this is once for every message."""
         driver = self._driver
         if driver is None or self._closed:
             driver = self._open_driver
-        gathered, offset = self._gather(message, driver)
-        if not gathered.posted:
+        if topic not in self._known:
+            self._learn(topic)
+        kept = None if headers is None else codecs.check_headers(headers) or None
+        data = codecs.encode(body, self._codec, limits=self._limits)
+        with self._state_lock:
+            gathered = self._gathered
+            if gathered is None:
+                gathered = self._gathered = Gathering(self._next, None)
+            messages = gathered.messages
+            offset = gathered.first + len(messages)
+            messages.append((topic, data, kept))
+        if gathered.posted:
+            # The clock is looked at now and then.
+            if offset & 7 or gathered.pressed:
+                return offset
+            if len(messages) < GATHER_MESSAGES and time.monotonic() - gathered.began < GATHER_SECONDS:
+                return offset
+            gathered.pressed = True
+            driver.submit(self._hand_over)
+            self._turned = time.monotonic()
+        else:
             if gathered.began - self._turned > ALONE_SECONDS:
                 driver.submit(self._hand_over)
                 self._turned = time.monotonic()
             else:
                 driver.defer(self._hand_over)
             gathered.posted = True
-        elif not gathered.pressed and (
-            len(gathered.messages) >= GATHER_MESSAGES or time.monotonic() - gathered.began > GATHER_SECONDS
-        ):
-            gathered.pressed = True
-            driver.submit(self._hand_over)
-            self._turned = time.monotonic()
         return offset
 
-    def _publish_stored(self, message: tuple[str, bytes, dict[str, str] | None]) -> tuple[Ticket, int]:
-        """Publish where it is stored first. Returns what to wait for."""
+    def _publish_stored(self, topic: str, body: object, headers: Headers | None) -> tuple[Ticket, int]:
+        """Publish where it is stored first. Returns what to wait for, and the message's offset."""
         driver = self._open_driver
-        gathered, offset = self._gather(message, driver)
+        message = self._encoded(topic, body, headers)
+        with self._state_lock:
+            gathered = self._gathered
+            if gathered is None:
+                gathered = self._gathered = Gathering(self._next, driver.ticket())
+            offset = gathered.first + len(gathered.messages)
+            gathered.messages.append(message)
         if not gathered.posted:
             driver.submit(self._hand_over)
             gathered.posted = True

@@ -48,7 +48,7 @@ MAX_FAILING: Final = 10_000
 
 
 class Last:
-    """What was taken last by `receive`."""
+    """What was taken last."""
 
     message: MessageBase[Any] | None = None
 
@@ -122,6 +122,7 @@ class SubscriberBase(DataPeer):
         self._inbox: Inbox | None = None
         self._positions: Positions | None = None
         self._progress: Progress | None = None
+        self._one_by_one = False
         self._failures: dict[str, int] = {}
         self._backoff = Backoff()
         self._over: Exception | None = None
@@ -134,6 +135,7 @@ class SubscriberBase(DataPeer):
         self._commits: dict[str, Position] = {}
         self._unsaved: dict[str, Position] = {}
         self._last: Any = Last()
+        """Where it is noted what was taken last: by threads each its own, by tasks together."""
         self._saved_at = 0.0
 
     # ---- opening -------------------------------------------------------------------
@@ -150,7 +152,11 @@ class SubscriberBase(DataPeer):
                 raise
         durable = self._inbox is not None or self._cursor is not None
         self._progress = Progress(known) if durable else None
-        return self._make_core(known), None
+        self._one_by_one = durable or self._on_error == "retry"
+        core = self._make_core(known)
+        for name in ("messages_skipped", "messages_undecodable", "duplicates_dropped"):
+            core.counters.setdefault(name, 0)
+        return core, None
 
     def _make_core(self, known: list[Position]) -> SubscriberCore | PlainCore:
         start = self._from
@@ -305,8 +311,8 @@ class SubscriberBase(DataPeer):
             bodies = [error] * len(parcel)
         except UsageError as error:
             bodies = [DecodeError(str(error))] * len(parcel)
-        # A message that needs to be looked at goes the longer way.
-        parcel.spoiled = self._progress is not None or DecodeError in set(map(type, bodies))
+        # Where a message may come again before the next one, or needs to be looked at, each goes the longer way.
+        parcel.spoiled = self._one_by_one or DecodeError in set(map(type, bodies))
         parcel.bodies = bodies
 
     def _put_aside(self, parcel: Parcel | Gone, index: int, due: float = 0.0) -> None:
@@ -337,14 +343,14 @@ class SubscriberBase(DataPeer):
 
     def _note_undecodable(self, reason: str, now: float) -> None:
         core = self._core
-        core.counters["messages_undecodable"] = core.counters.get("messages_undecodable", 0) + 1
+        core.counters["messages_undecodable"] += 1
         core.out.events.append(BadFrame(self.name, reason))
 
     def _count(self, name: str) -> None:
         self._tell_soon(self._count_now, name)
 
     def _count_now(self, name: str, now: float) -> None:
-        self._core.counters[name] = self._core.counters.get(name, 0) + 1
+        self._core.counters[name] += 1
 
     # ---- waiting -------------------------------------------------------------------
 
@@ -376,20 +382,18 @@ class SubscriberBase(DataPeer):
 
     # ---- positions -----------------------------------------------------------------
 
-    def _last_of(self) -> Any:
-        """Where it is noted what `receive` took last: by threads each its own, by tasks together."""
-        return self._last
-
     def _finish_last(self) -> None:
         """The next message is asked for: the one before it is dealt with."""
-        noted = self._last_of()
-        last = getattr(noted, "message", None)
-        if last is not None:
-            noted.message = None
-            last._is_passed()
+        if self._progress is not None:
+            noted = self._last
+            last = getattr(noted, "message", None)
+            if last is not None:
+                noted.message = None
+                last._is_passed()
 
     def _note_last(self, message: Any) -> None:
-        self._last_of().message = message
+        if self._progress is not None:
+            self._last.message = message
 
     def _keep(self, message: MessageBase[Any], *, wait: bool = False, lazily: bool = False) -> Any | None:
         """A message is dealt with: keep that. Returns a ticket if there is something to wait for.

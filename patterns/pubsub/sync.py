@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -85,9 +86,9 @@ class Publisher(PublisherBase, Peer):
             CommitIndeterminate: the journal failed, and whether it was stored cannot be known.
         """
         if self._journal_path is None:
-            return self._publish_soon(self._prepare(topic, body, headers))
+            return self._publish_soon(topic, body, headers)
         self._check_wait()
-        ticket, offset = self._publish_stored(self._prepare(topic, body, headers))
+        ticket, offset = self._publish_stored(topic, body, headers)
         self._wait(ticket, None)
         return offset
 
@@ -266,8 +267,7 @@ class Subscriber(SubscriberBase, Peer, Generic[T]):
             MessagesLost: messages are gone; the next call goes on after them.
             Closed: the subscriber was closed, or stopped.
         """
-        if self._progress is not None:
-            self._finish_last()
+        self._finish_last()
         message: Message[T] | None = None if self._stopped else self._take()
         if message is None:
             deadline = deadline_of(timeout)
@@ -277,8 +277,7 @@ class Subscriber(SubscriberBase, Peer, Generic[T]):
                 message = self._take()
                 if message is not None or left_of(deadline) == 0:
                     break
-        if self._progress is not None:
-            self._note_last(message)
+        self._note_last(message)
         return message
 
     def _wait_for_message(self, deadline: float | None) -> bool:
@@ -302,12 +301,46 @@ class Subscriber(SubscriberBase, Peer, Generic[T]):
             self._sleepers.pop(waiter, None)
 
     def __iter__(self) -> Iterator[Message[T]]:
-        """Messages as they come, until `stop` or `close`. It goes on after `MessagesLost`, with the next ``for``.
+        """Messages as they come, until `stop` or `close`. The iterator goes on after `MessagesLost`.
 
-        With a cursor or an inbox, a message counts as dealt with when the next one is asked for.
+        With a cursor or an inbox, a message counts as dealt with when its thread asks for the next one.
         """
         self._check_open()
-        return _Messages(self)
+        return itertools.chain.from_iterable(_Loops(self))
+
+    def _loop(self) -> Iterator[Message[T]]:
+        make = self._message
+        while (message := self._next()) is not None:
+            yield message
+            parcel = message._parcel
+            if parcel.spoiled or self._stopped or self._closed:
+                continue
+            bodies: list[Any] = parcel.bodies or []
+            claimed = -1
+            try:
+                # See `zmqkit.patterns.pipeline.taking` for why no interrupt can lose a claimed index.
+                for index in parcel.claims:
+                    claimed = index
+                    message = make(self, parcel, index, bodies[index])
+                    claimed = -1
+                    yield message
+                    if self._stopped or self._closed:
+                        return
+            finally:
+                if claimed >= 0:
+                    self._put_aside(parcel, claimed)
+
+    def _next(self) -> Message[T] | None:
+        """The next message, whenever it comes; None: closed or stopped."""
+        self._finish_last()
+        while not self._stopped:
+            message: Message[T] | None = self._take()
+            if message is not None:
+                self._note_last(message)
+                return message
+            if self._closed or not self._wait_for_message(None):
+                break
+        return None
 
     def run(self, handler: Callable[..., object], /, *, threads: int = 1) -> None:
         """Handle messages until `stop`, SIGINT or SIGTERM; what is being handled is finished first.
@@ -332,10 +365,9 @@ class Subscriber(SubscriberBase, Peer, Generic[T]):
                     wanted(message)
 
         def loop() -> None:
-            messages = iter(self)
             while True:
                 try:
-                    for message in messages:
+                    for message in self._loop():
                         handle(message)
                     return
                 except MessagesLost as error:
@@ -357,49 +389,13 @@ class Subscriber(SubscriberBase, Peer, Generic[T]):
             self._driver.close(1.0)
 
 
-class _Messages(Iterator[Message[T]]):
-    """The iterator of ``for message in subscriber``. It outlives the errors that it raises."""
-
-    __slots__ = ("_item", "_last", "_subscriber")
+class _Loops(Iterator[Iterator[Message[T]]]):
+    """Loops over a subscriber's messages, one after the other: an error ends one, and the next goes on after it."""
 
     def __init__(self, subscriber: Subscriber[T]) -> None:
         self._subscriber = subscriber
-        self._item: Any = None
-        self._last: Message[T] | None = None
 
-    def __next__(self) -> Message[T]:
-        subscriber = self._subscriber
-        item = self._item
-        if item is not None and not subscriber._stopped:
-            # The usual way, short: this is once for every message. No interrupt can come between the claim and the
-            # next statement, see `zmqkit.patterns.pipeline.taking`.
-            parcel = item.parcel
-            claimed = -1
-            try:
-                for index in item.claims:
-                    claimed = index
-                    return Message(subscriber, parcel, index, parcel.bodies[index])
-            except BaseException:
-                if claimed >= 0:
-                    subscriber._put_aside(parcel, claimed)
-                raise
-        return self._next()
-
-    def _next(self) -> Message[T]:
-        subscriber = self._subscriber
-        if self._last is not None:
-            last, self._last = self._last, None
-            last._is_passed()
-        self._item = None
-        while not subscriber._stopped:
-            message: Message[T] | None = subscriber._take()
-            if message is not None:
-                parcel = message._parcel
-                if subscriber._progress is not None:
-                    self._last = message
-                elif not parcel.spoiled:
-                    self._item = parcel
-                return message
-            if subscriber._closed or not subscriber._wait_for_message(None):
-                break
-        raise StopIteration
+    def __next__(self) -> Iterator[Message[T]]:
+        if self._subscriber._stopped or self._subscriber._closed:
+            raise StopIteration
+        return self._subscriber._loop()
