@@ -1,0 +1,192 @@
+"""One run: publishers and subscribers begin, harm is done by the plan, all comes to rest, and the reader judges."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from tests.chaos.fleet import Fleet
+from tests.chaos.history import History
+from tests.chaos.plan import Step
+from tests.chaos.pubsub.links import HOST, Links, host_of
+from tests.chaos.pubsub.plan import CREW, PUBLISHERS, REST, SUBSCRIBERS, LinkStep, members, plan, short_plan
+from tests.chaos.pubsub.reader import Verdict, judge
+
+BEGIN_S = 40.0
+"""How long all processes may take to start; it takes a few seconds."""
+END_S = 60.0
+"""How long what is on its way may take once nothing is published any more, and processes to end."""
+QUIET_S = 3.0
+"""Longer than any period after which a subscriber compares."""
+AGAIN_S = 2.0
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What a run came to.
+
+    Attributes:
+        verdict: the reader's.
+        complaints: what else was not as it should be: errors in logs and counters.
+        kills, stops: by role.
+        links: what was done to links, by kind.
+        seconds: the whole run.
+        resting_seconds: from when publishing ended until nothing more came.
+    """
+
+    verdict: Verdict
+    complaints: list[str]
+    kills: Counter[str]
+    stops: Counter[str]
+    links: Counter[str]
+    seconds: float
+    resting_seconds: float
+
+    @property
+    def failures(self) -> list[str]:
+        """All that is wrong; empty when all is well."""
+        return self.verdict.violations + self.complaints
+
+    def count(self, name: str) -> int:
+        """A counter of all subscribers together."""
+        return sum(self.verdict.stats[f"{role}.{name}"] for role in SUBSCRIBERS)
+
+    def table(self) -> str:
+        """For people."""
+        verdict = self.verdict
+        rows: list[tuple[str, int | float]] = [(f"kills of {role}", self.kills[role]) for role in CREW]
+        rows += [("stops", self.stops.total())]
+        rows += [(f"links: {kind}", count) for kind, count in sorted(self.links.items())]
+        rows += [
+            ("messages published", verdict.published),
+            ("being published at a kill", verdict.unconfirmed),
+            *[(f"came to {role}", verdict.received[role]) for role in SUBSCRIBERS],
+            ("applied in inboxes", verdict.applied),
+            ("came from a history", verdict.replayed),
+            ("came to a cursor again", verdict.twice),
+            ("judged: there, or told of", verdict.owed),
+            ("losses told", verdict.losses),
+            ("messages in them", verdict.lost),
+            ("tails told to be unknown", verdict.tails),
+            ("gaps found", self.count("gaps_found")),
+            ("messages recovered", self.count("messages_recovered")),
+            ("comparisons", self.count("comparisons")),
+            ("of them wrong", self.count("comparisons_wrong")),
+            ("gaps doubtful", self.count("gaps_doubtful")),
+            ("fences", self.count("fences")),
+            ("fell behind", self.count("times_behind")),
+            ("sessions lost", self.count("sessions_lost")),
+            ("sessions resumed", self.count("sessions_resumed")),
+            ("seconds", round(self.seconds, 1)),
+            ("of them coming to rest", round(self.resting_seconds, 1)),
+        ]
+        return "\n".join(f"{name:<28}{value:>10,}" for name, value in rows)
+
+
+def run(
+    seed: int,
+    folder: Path,
+    *,
+    seconds: float | None = None,
+    pause_s: tuple[float, float] = (0.05, 0.6),
+    plant: str = "",
+    say: Callable[[str], object] = str,
+) -> Outcome:
+    """Do harm for a while, and judge.
+
+    Args:
+        seed: decides what is done to whom, and what is published; when exactly that meets what, the machine does.
+        folder: an empty one, for what the processes write.
+        seconds: how long harm is done. None: a short plan, a little of everything.
+        pause_s: between two steps, the least and the most.
+        plant: a bug to plant, that the reader must find.
+        say: told what is done.
+
+    Raises:
+        Stuck, Died: it did not come to its end.
+    """
+    began = time.monotonic()
+    note = History(folder / "controller.history").mention
+    harmed: Counter[str] = Counter()
+    publishers, subscribers = members(PUBLISHERS), members(SUBSCRIBERS)
+    links = Links()
+    for name in publishers:
+        links.add(name, subscribers)
+    name = f"chaos-{secrets.token_hex(4)}"
+    with links, Fleet(folder, name, seed, plant, crew=CREW, program="tests.chaos.pubsub.roles", first=()) as fleet:
+        for member in fleet.members:
+            if member.name in publishers:
+                member.address = _addresses(links, member.name)
+            else:
+                at = host_of(subscribers.index(member.name))
+                member.address = ",".join(f"tcp://{at}:{links.ports[each, 'data']}" for each in publishers)
+            fleet.start(member, member.address)
+        fleet.wait(lambda: all(each.told("busy") for each in fleet.members), BEGIN_S, "all processes to be at work")
+        steps: Iterable[Step | LinkStep] = short_plan(seed, pause_s) if seconds is None else plan(seed, pause_s)
+        harm_began = time.monotonic()
+        for step in steps:
+            if seconds is not None and time.monotonic() - harm_began >= seconds:
+                break
+            say(f"{time.monotonic() - began:7.2f}  {step}")
+            if isinstance(step, LinkStep):
+                fleet.pause(step.pause_s)
+                harmed[step.kind] += 1
+                note(f"{step.kind} {step.plane} {step.publisher} {step.subscriber} {step.away_s} {time.monotonic()}")
+                links.harm(step.publisher, step.subscriber, step.plane, step.kind, step.away_s)
+            else:
+                fleet.do(step)
+        fleet.settle_down(BEGIN_S)
+        links.heal()
+        fleet.wait(lambda: all(each.told("busy") for each in fleet.members), BEGIN_S, "all to be at work again")
+        (folder / REST).touch()
+        ours = [each for each in fleet.members if each.name in publishers]
+        fleet.wait(lambda: all(each.told("rests") for each in ours), BEGIN_S, "all publishers to rest")
+        resting = time.monotonic()
+        _rest(fleet, folder, resting + END_S, say)
+        rested = time.monotonic()
+        for role in (*SUBSCRIBERS, *PUBLISHERS):
+            fleet.finish(role, END_S)
+        complaints = fleet.complaints()
+    verdict = judge(folder)
+    complaints += [f"{count} x {name}" for name, count in verdict.stats.items() if name.endswith("io_core_errors")]
+    return Outcome(verdict, complaints, fleet.kills, fleet.stops, harmed, time.monotonic() - began, rested - resting)
+
+
+def _addresses(links: Links, publisher: str) -> str:
+    return ",".join(f"tcp://{HOST}:{links.ports[publisher, plane]}" for plane in ("data", "recovery"))
+
+
+def _rest(fleet: Fleet, folder: Path, deadline: float, say: Callable[[str], object]) -> None:
+    """Wait until nothing comes any more; longer, in bounds, if something is still missing then."""
+    while True:
+        size = 0
+        while (now := _size(folder)) != size and time.monotonic() < deadline:
+            size = now
+            fleet.pause(QUIET_S)
+        missing = _judge_now(folder)
+        if time.monotonic() >= deadline or not missing:
+            return
+        say(f"at rest, but: {missing}")
+        fleet.pause(AGAIN_S)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.received"))
+
+
+def _judge_now(folder: Path) -> list[str]:
+    """What is wrong just now. Journals are locked while they are open, so they are copied; nobody writes to them."""
+    with tempfile.TemporaryDirectory(prefix="zmqkit-chaos-") as name:
+        copy = Path(name)
+        for path in folder.iterdir():
+            if ".journal" in path.name and not path.name.endswith("-shm"):
+                shutil.copy(path, copy)
+            elif path.suffix in (".history", ".received", ".sqlite"):
+                (copy / path.name).symlink_to(path)
+        return judge(copy).violations
