@@ -5,6 +5,7 @@ Pure. First come, first served, up to the capacity. What calls say, and sessions
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from collections.abc import Mapping
@@ -387,15 +388,6 @@ class Dispatch(PatternCore):
             caller.taken_bytes + self._credit_bytes - caller.open_bytes,
         )
 
-    def _tell_credit(self, caller: Caller) -> None:
-        """Credit rides on the answers. It is told alone only where the client may soon want it."""
-        messages, size = self._room(caller)
-        session = caller.session
-        if (messages - session.limit_messages) * 4 >= self._credit or (
-            size - session.limit_bytes
-        ) * 4 >= self._credit_bytes:
-            self.sessions.grant(session, messages, size)
-
     def end_turn(self, now: float) -> None:
         """Write and send what this turn gathered."""
         if self.window.sweep_at <= now:
@@ -411,8 +403,13 @@ class Dispatch(PatternCore):
                     continue
                 if caller.packer.records:
                     self._flush(caller, now)
-                else:
-                    self._tell_credit(caller)
+                elif (
+                    caller.taken_calls + self._credit - caller.open_calls - session.limit_messages
+                ) * 4 >= self._credit or (
+                    caller.taken_bytes + self._credit_bytes - caller.open_bytes - session.limit_bytes
+                ) * 4 >= self._credit_bytes:
+                    # Credit rides on the answers. It is told alone only where the client may soon want it.
+                    self.sessions.grant(session, *self._room(caller))
                 owed = bool(caller.open)
                 if owed != session.outstanding:
                     self.sessions.owe(session, owed, now)
@@ -423,9 +420,9 @@ class Dispatch(PatternCore):
         """See `Core`."""
         heap = self.sessions.timers.heap
         due = heap[0][0] if heap else None
-        when = self.window.next_sweep()
-        if when is not None and (due is None or when < due):
-            due = when
+        sweep = self.window.wake_at
+        if sweep != math.inf and (due is None or sweep < due):
+            due = sweep
         if self._ledger.durable:
             when = self._ledger.next_deadline()
             if when is not None and (due is None or when < due):

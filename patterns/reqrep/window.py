@@ -143,6 +143,7 @@ class ReplyWindow:
         count: entries that are done and kept.
         size: what they count, in bytes.
         sweep_at: from then on `sweep` has something to do.
+        wake_at: see `next_sweep`; infinite if there is nothing.
     """
 
     def __init__(self, bounds: Window, ledger: Ledger, counters: dict[str, int | float]) -> None:
@@ -163,7 +164,7 @@ class ReplyWindow:
         self._unstamped: list[Entry] = []
         self._gone = 0
         """Entries that were dropped since the last sweep."""
-        self.sweep_at = math.inf
+        self.sweep_at = self.wake_at = math.inf
         for name in ("replies_evicted", "replies_dropped", "clients_forgotten"):
             counters.setdefault(name, 0)
 
@@ -253,6 +254,7 @@ class ReplyWindow:
         self.size += size
         if not self._order:
             self.sweep_at = now + self.bounds.seconds
+            self.wake_at = now + self.bounds.seconds * 1.05
         self._order.append(entry)
         if size >= wire.LARGE:
             self._large.append(entry)
@@ -338,6 +340,7 @@ class ReplyWindow:
             order.popleft()
         self._gone = 0
         self.sweep_at = order[0].done_at + seconds if order else math.inf
+        self.wake_at = order[0].done_at + seconds * 1.05 if order else math.inf
         if len(order) > 2 * self.count + 1000:
             self._order = deque(entry for entry in order if entry.size)
         if len(self._large) > 1000 and len(self._large) > 2 * self.count:
@@ -345,4 +348,4 @@ class ReplyWindow:
 
     def next_sweep(self) -> float | None:
         """When to sweep though nothing else happens; None: there is nothing. Late, so that many go at once."""
-        return self._order[0].done_at + self.bounds.seconds * 1.05 if self._order else None
+        return None if self.wake_at == math.inf else self.wake_at

@@ -178,6 +178,14 @@ def call(record: Record) -> CallFields:
     if type(method) is not str or not 0 < len(method) <= MAX_METHOD:
         raise DecodeError(f"method must be text of 1 to {MAX_METHOD} characters, got {wire.shown(method)}")
     remaining, stamp, more = record[4], record[5], record[6]
+    if (
+        more is None
+        and type(stamp) is float
+        and -1e15 < stamp < 1e15
+        and (remaining is None or (type(remaining) is float and -1e9 < remaining < 1e9))
+    ):
+        # The same as below, for nearly all calls; and past the constructor, which is a Python function.
+        return tuple.__new__(CallFields, (method, remaining, stamp, "", 1, NO_HEADERS, "msgpack", None, ()))
     if remaining is not None:
         if type(remaining) not in (int, float) or not -1e9 < remaining < 1e9:
             raise DecodeError(f"a remaining time of {wire.shown(remaining)}")
@@ -185,8 +193,7 @@ def call(record: Record) -> CallFields:
     if type(stamp) not in (int, float) or not -1e15 < stamp < 1e15:
         raise DecodeError(f"a stamp of {wire.shown(stamp)}")
     if more is None:
-        # Past the constructor, which is a Python function: nearly all calls come here.
-        return tuple.__new__(CallFields, (method, remaining, stamp, "", 1, NO_HEADERS, "msgpack", None, ()))
+        return CallFields(method, remaining, float(stamp), "", 1, NO_HEADERS, "msgpack", None, ())
     if type(more) is not dict:
         raise DecodeError("CALL without its map")
     headers = more.get("headers", {})
