@@ -338,6 +338,8 @@ class Joining(Living):
                     if stream.state is LIVE:
                         self.change_topics(stream, now)
                     else:
+                        if [] in stream.held:
+                            stream.held.remove([])  # where topics would have begun that are wanted no more
                         self._hold(stream, [])
             self._say(stream, talk.Joined(stream.number, fence), now)
             return

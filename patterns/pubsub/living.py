@@ -164,7 +164,7 @@ class Living(Fetching):
             self._count_held(stream, before)
             if group:
                 self._take_group(stream, group, now)
-            else:
+            elif stream.pending is not None:
                 self.change_topics(stream, now)
 
     def _take_group(self, stream: Stream, group: list[Data], now: float) -> None:
@@ -336,7 +336,7 @@ class Living(Fetching):
     def attach(self, stream: Stream, session: Session, now: float) -> None:
         """See `Fetching`."""
         super().attach(stream, session, now)
-        stream.told_seen = 0
+        stream.told_seen = stream.seen_beat = 0  # its publisher may be another one, restored under the same name
 
 
 def rest_of(data: Data, start: int) -> Data:
