@@ -351,7 +351,8 @@ class Subscriber(SubscriberBase, Peer, Generic[T]):
             threads: how many handlers run at a time; with ``inbox=`` one, because effects go by the order.
 
         Raises:
-            MessagesLost: messages are gone, and ``on_error="raise"``; else that is logged.
+            MessagesLost: messages are gone, and ``on_error="raise"``; else that is logged. With
+                ``on_slow="disconnect"``: it was too slow.
         """
         wanted = Handler(handler, coroutines=False, has_inbox=self._inbox_source is not None)
         check_run(self._inbox_source is not None, threads=threads)
@@ -371,7 +372,7 @@ class Subscriber(SubscriberBase, Peer, Generic[T]):
                         handle(message)
                     return
                 except MessagesLost as error:
-                    if self._on_error == "raise":
+                    if self._on_error == "raise" or self._over is not None:  # after the end nothing comes
                         raise
                     log.error("%s: %s", self.name, error)
 
