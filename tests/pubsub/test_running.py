@@ -116,15 +116,14 @@ async def test_lost_messages_end_run_unless_errors_are_to_be_passed_over(face: F
 
 
 async def test_run_ends_with_a_subscriber_that_was_too_slow_whatever_is_done_about_errors(face: Face) -> None:
-    limits = zmqkit.Limits(queued_messages=10)
-    async with face.Publisher() as pub:
-        async with face.Subscriber(pub, on_slow="disconnect", on_error="skip", limits=limits) as sub:
-            await there(pub)
-            for n in range(100):
-                await pub.publish("a", n)
-            await face.until(lambda: sub.stats()["messages_received"] > 10)
-            with pytest.raises(MessagesLost):
-                await sub.run(as_coroutine(face, lambda body: None))
+    more: Any = {"on_slow": "disconnect", "on_error": "skip", "limits": zmqkit.Limits(queued_messages=10)}
+    async with face.Publisher() as pub, face.Subscriber(pub, **more) as sub:
+        await there(pub)
+        for n in range(100):
+            await pub.publish("a", n)
+        await face.until(lambda: sub.stats()["messages_received"] > 10)
+        with pytest.raises(MessagesLost):
+            await sub.run(as_coroutine(face, lambda body: None))
 
 
 async def test_threads_handle_at_once_and_a_cursor_passes_over_nothing(face: Face) -> None:
