@@ -309,7 +309,7 @@ class _Reader:
         for path in paths:
             self._judge_life(subscriber, path, role, path == paths[-1], came, committed, lost)
         if role == "inbox":
-            self._judge_inbox(subscriber, lost)
+            self._judge_inbox(subscriber, came, lost)
         elif role == "cursor":
             for line in self.lines.values():
                 if line.durable:
@@ -470,7 +470,9 @@ class _Reader:
         finally:
             connection.close()
 
-    def _judge_inbox(self, subscriber: str, lost: defaultdict[str, list[tuple[int, int]]]) -> None:
+    def _judge_inbox(
+        self, subscriber: str, came: defaultdict[str, set[int]], lost: defaultdict[str, list[tuple[int, int]]]
+    ) -> None:
         """Each message once, and in order, over all lives; of a line without a journal what was not called lost."""
         rows: defaultdict[str, list[int]] = defaultdict(list)
         for id, _, offset, topic, name in self._applied(subscriber):
@@ -489,6 +491,8 @@ class _Reader:
             for before, after in itertools.pairwise(offsets):
                 if after < before:
                     self._violated("order", f"{subscriber} applied {line.names[after]} after {line.names[before]}")
+            for gone in came[key] - set(offsets):
+                self._violated("lost", f"{subscriber} applied {line.names[gone]}, and its effect is not there")
             if line.durable:
                 self._complete(subscriber, line, offsets)
             elif offsets:
