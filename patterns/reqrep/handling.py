@@ -126,6 +126,7 @@ class Handling:
             return Ready(execution, method, request, [], {}, until, effects)
         try:
             given = codecs.decode(execution.body, execution.codec, limits=self.limits)
+            execution.body = b""  # it may be large
             if type(given) is list and len(given) == 2 and type(given[0]) is list and given[1] == {}:
                 args, kwargs = given  # the usual case of what `_arguments` takes
                 if execution.uploads:

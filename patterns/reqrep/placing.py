@@ -244,6 +244,7 @@ class Placing(PatternCore):
         if call.core is not None or self._waiting:
             self._withdraw(call)
         call.done = True
+        call.body = b""  # nobody will send it again; it may be large
         if call.deadline is not None:
             self._deadlines.remove(call.deadline, call)
         if self._trails:

@@ -154,6 +154,7 @@ class Endpoint:
                 if len(frames) > MAX_FRAMES or (self.inproc and self._too_large(frames)):
                     self.oversize += 1
                 else:
+                    del frame  # libzmq's copy of it: a large one is not kept beside ours
                     receive(link, frames, now)
                 # To ask is cheaper than the exception that ends a burst, but dearer than one more message. So it is
                 # asked once: a lone message needs no exception, a burst pays for one question.
