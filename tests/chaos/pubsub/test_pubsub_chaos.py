@@ -149,7 +149,7 @@ Ends = tuple[Links, socket.socket, socket.socket, socket.socket]
 
 @pytest.fixture
 def ends() -> Iterator[Ends]:
-    """A subscriber's and a publisher's end of a connection over a link; before them the links, and the listener behind."""
+    """Links, the two ends of a connection over one of them, and the listener at its far end."""
     links = Links()
     links.add("pub", ["sub"])
     with links, socket.create_server((HOST, links.ports["pub", "data"])) as server:
