@@ -37,8 +37,8 @@ Path = str | PathLike[str]
 
 log = logging.getLogger("zmqkit.pubsub")
 
-ALONE_SECONDS: Final = 50e-6
-"""A message that comes so soon after the last turn waits for others to go with it..."""
+ALONE_SECONDS: Final = 15e-6
+"""A message that comes sooner after the one before it has left waits for others to go with it..."""
 GATHER_MESSAGES: Final = 512
 """...until there are so many..."""
 GATHER_SECONDS: Final = 0.0005
@@ -115,8 +115,8 @@ class PublisherBase(DataPeer):
         self._ready: list[tuple[Gathering | list[Pack], int, Ticket | None]] = []
         """What goes to the core next, in the order of the offsets, each with its first one."""
         self._next = 1
-        self._turned = 0.0
-        """When the core had its last turn by us."""
+        self._latest = 0.0
+        """When a message was published last, or had left."""
         self._known: dict[str, None] = {}
 
     def _build(self) -> tuple[PublisherCore, Any]:
@@ -185,22 +185,18 @@ class PublisherBase(DataPeer):
             messages = gathered.messages
             offset = gathered.first + len(messages)
             messages.append((topic, data, kept))
-        if gathered.posted:
-            # The clock is looked at now and then.
-            if offset & 7 or gathered.pressed:
-                return offset
-            if len(messages) < GATHER_MESSAGES and time.monotonic() - gathered.began < GATHER_SECONDS:
-                return offset
-            gathered.pressed = True
-            driver.submit(self._hand_over)
-            self._turned = time.monotonic()
-        else:
-            if gathered.began - self._turned > ALONE_SECONDS:
-                driver.submit(self._hand_over)
-                self._turned = time.monotonic()
-            else:
+        now = time.monotonic()
+        pause, self._latest = now - self._latest, now
+        if pause < ALONE_SECONDS:
+            if not gathered.posted:
                 driver.defer(self._hand_over)
-            gathered.posted = True
+                gathered.posted = True
+                return offset
+            if gathered.pressed or (len(messages) < GATHER_MESSAGES and now - gathered.began < GATHER_SECONDS):
+                return offset
+        gathered.posted = gathered.pressed = True
+        driver.submit(self._hand_over)
+        self._latest = time.monotonic()
         return offset
 
     def _publish_stored(self, topic: str, body: object, headers: Headers | None) -> tuple[Ticket, int]:
