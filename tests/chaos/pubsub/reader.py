@@ -359,6 +359,11 @@ class _Reader:
             elif kind == "committed":
                 if line is not None:
                     committed[line.key] = max(committed.get(line.key, 0), int(rest[2]))
+            elif kind == "not-committed":
+                if line is not None and line.durable:
+                    self._violated(
+                        "cursor", f"{opening} could not commit {rest[2]} at {line.key}, which is still there"
+                    )
             else:
                 self._violated("history", f"{path.name} has a line of kind {kind!r}")
         if is_last and role != "inbox":

@@ -249,8 +249,12 @@ class Cursor(Subscribe):
         kind = self.rng.random()
         if kind < 0.02:
             self.got(message)
-            message.commit()
-            self.committed(message)
+            try:
+                message.commit()
+            except zmqkit.UsageError:
+                self.committed(message, "not-")
+            else:
+                self.committed(message)
         elif kind < 0.5:
             with message:
                 super().handle(message)
@@ -262,17 +266,21 @@ class Cursor(Subscribe):
         kind = self.rng.random()
         if kind < 0.02:
             self.got(message)
-            await message.commit()
-            self.committed(message)
+            try:
+                await message.commit()
+            except zmqkit.UsageError:
+                self.committed(message, "not-")
+            else:
+                self.committed(message)
         elif kind < 0.5:
             async with message:
                 await super().handle_async(message)
         else:
             await super().handle_async(message)
 
-    def committed(self, message: Any) -> None:
-        """This one, and all before it, need not come again."""
-        self.received.mention(f"committed {message.publisher} {message.epoch} {message.sequence}")
+    def committed(self, message: Any, prefix: str = "") -> None:
+        """This one, and all before it, need not come again; or nobody is left to keep that."""
+        self.received.mention(f"{prefix}committed {message.publisher} {message.epoch} {message.sequence}")
 
 
 class Applied(Subscribe):

@@ -206,6 +206,10 @@ def test_a_sound_run_passes_and_is_counted(tmp_path: Path) -> None:
         (in_inbox("UPDATE applied SET topic = 'b' WHERE topic = 'b.x'"), "invented: inbox-0 applied journalled-0.1.2"),
         (swap("cursor-0.1.received", stored(2)), "lost: cursor-0 never got journalled-0.1.2 at 2 of journalled-0"),
         (swap("cursor-0.2.received", stored(3), stored(2), stored(3)), "cursor: cursor-0.2 got journalled-0.1.2, and"),
+        (
+            swap("cursor-0.1.received", "committed J J1 2", "not-committed J J1 2"),
+            "cursor: cursor-0.1 could not commit 2 at journalled-0, which is there",
+        ),
         # Order, in each life.
         (swap("live-1.2.received", stored(4), stored(4), stored(4)), "order: live-1.2 got journalled-0.1.4 at 4 after"),
         (
