@@ -197,6 +197,25 @@ def test_nesting_is_bounded_at_both_ends_and_not_one_level_sooner(name: str) -> 
         codec.decode(codec.encode(nested(33), name, limits=wide), name, limits=LIMITS)
 
 
+@given(bodies, st.integers(1, 6), st.binary(max_size=2), st.integers(0, 40))
+def test_what_is_stepped_over_is_whole_and_no_deeper_than_it_may_be(
+    body: Any, nesting: int, other: bytes, at: int
+) -> None:
+    data = codec.encode(body, limits=LIMITS)
+    for changed in (data, data[:at] + other + data[at + len(other) :], data[:-1], data + other):
+        if codec._is_few(changed, 1, nesting):
+            try:
+                found = msgpack.unpackb(changed, raw=True, strict_map_key=False, timestamp=3)
+            except TypeError:  # keys that are lists
+                continue
+            assert not codec._too_deep(found, nesting)
+
+
+def test_large_texts_and_bytes_are_stepped_over() -> None:
+    assert codec._is_few(msgpack.packb([[b"x" * 100_000], {"text": "y" * 100_000}]), 1, 2)
+    assert not codec._is_few(msgpack.packb([[b"x" * 100_000], {"text": "y" * 100_000}]), 1, 1)
+
+
 def test_wide_bodies_are_not_deep_ones() -> None:
     body = {"rows": [[index, {"x": []}] for index in range(1000)], "noise": bytes(range(256)) * 10}
     lengths, blob = codec.encode_many([body] * 3, limits=LIMITS)

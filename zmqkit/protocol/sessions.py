@@ -260,11 +260,11 @@ class Sessions(Handshake):
             self._receive_stray(link, kind, header[1])
             return
         heard = wire.number(header[2], "heard")
-        before = session.room_messages
+        before = session.peer_messages, session.peer_bytes
         news = session.hear(heard, wire.number(header[3], "credit"), wire.number(header[4], "credit"))
         if news is None:
             raise DecodeError(f"{wire.NAMES[kind]} claims to have heard {heard}; only {session.sent} were sent")
-        if news or session.room_messages != before:
+        if news or (session.peer_messages, session.peer_bytes) != before:
             self.ups.append(Heard(session))
         if kind == DATA:
             self._receive_data(session, header, frames, now)
