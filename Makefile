@@ -11,7 +11,6 @@ SEEDS  ?= 2000
 KILLS  ?= 100
 CALLS_S ?= 300
 PUBSUB_S ?= 300
-PUBSUB_S ?= 300
 # Tests at a time. Many wait for processes, so one more than there are cores keeps these busy.
 JOBS   ?= 3
 
@@ -61,7 +60,6 @@ simulate: $(READY) ## more of the simulated network: make simulate SEEDS=20000
 chaos: $(READY) ## kill real processes at random, at length: make chaos KILLS=500 CALLS_S=600 PUBSUB_S=600 SEED=7
 	$(BIN)/python -m tests.chaos --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 	$(BIN)/python -m tests.chaos.calls --seconds $(CALLS_S) $(if $(SEED),--seed $(SEED))
-	$(BIN)/python -m tests.chaos.pubsub --seconds $(PUBSUB_S) $(if $(SEED),--seed $(SEED))
 	$(BIN)/python -m tests.chaos.pubsub --seconds $(PUBSUB_S) $(if $(SEED),--seed $(SEED))
 
 mutants: $(READY) ## plant known bugs and see that the simulator catches each
