@@ -196,7 +196,7 @@ class Delivering(PatternCore):
         """Messages are missing for good: that is told at this place, before whatever comes after them."""
         self.counters["losses_told"] += 1
         if self.settings.on_gap == "report":
-            topic = topics[0] if topics else ""
+            topic = topics[0] if len(topics) == 1 else ""
             self.out.events.append(GapFound(self.local.name, stream.publisher, topic, first, last))
             return
         shown = f" of {', '.join(topics[:3])}{'...' if len(topics) > 3 else ''}" if topics else ""

@@ -342,7 +342,10 @@ class Fetching(Delivering):
             topics = (task.topic,)
         else:
             hit = bool(topics) or not hole.topics
-        if hit:
+        if not stream.lossy and (task.doubtful or task.why in ("catch up", "follow")):
+            # What is fetched again had come, as far as anybody knows.
+            first = max(first, (stream.position or 0) + 1)
+        if hit and first <= last:
             self.tell_lost(stream, hole.epoch, topics, first, last, "the publisher's history has let them go")
         task.after = last
         task.holes = True
@@ -391,6 +394,9 @@ class Fetching(Delivering):
             stream.arrive_at(until)
         elif task.why == "repair":
             self._account(stream, task)
+            if task.doubtful and task.news:
+                assert task.span is not None
+                self.gap_found(stream, "", task.span.after + 1, until)
             stream.arrive(until, stream.position_epoch)
             stream.tally.restart(until)
         else:
@@ -442,8 +448,12 @@ class Fetching(Delivering):
             task.ask = 0
             self._timers.set(("again", stream.publisher), now + COMPARE_PAUSE)
             return
-        if verdict not in (WRONG, RIGHT) and stream.lossy and not task.topic and self.settings.on_gap == "recover":
-            verdict = WRONG  # it cannot be told: fetch it all
+        if verdict not in (WRONG, RIGHT) and not task.topic and self.settings.on_gap == "recover":
+            # It cannot be told: fetch it all. If nothing is new, nothing was missing.
+            repair = Task("repair", "after", task.epoch, task.span.after, task.until, span=task.span)
+            repair.doubtful = not stream.lossy
+            self.begin(stream, repair, now)
+            return
         if verdict != WRONG:
             if verdict != RIGHT and task.topic:
                 self.counters["gaps_doubtful"] += 1

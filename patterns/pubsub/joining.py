@@ -368,13 +368,11 @@ class Joining(Living):
         """What must be fetched before the fence; None: nothing."""
         start = self.settings.start
         safe = stream.safe
-        if safe is not None and safe == stream.position and stream.tally.after < safe:
-            # What came over the last connection may have had holes, if something between loses frames.
-            span = stream.tally.span(safe, COMPARED)
-            if span.after < safe:
-                return Task("compare", "after", stream.position_epoch, span.after, safe, span=span)
+        doubt = self._doubt(stream)
+        if doubt is not None:
+            return doubt
         if safe is not None:
-            if stream.lossy and safe != stream.position:
+            if stream.position_epoch != stream.epoch or (stream.lossy and safe != stream.position):
                 safe = min(safe, stream.tally.after)
             if safe >= fence and stream.position_epoch == stream.epoch:
                 return None
@@ -386,9 +384,31 @@ class Joining(Living):
         stream.turn_over(fence, stream.epoch)
         return Task("values", "after", stream.epoch, 0, fence)
 
+    def _doubt(self, stream: Stream) -> Task | None:
+        """What came over the last connection may have had holes, if something between loses frames: compare it.
+
+        Only the publisher that sent it can tell. From one that was opened anew all that is in doubt is fetched again.
+        """
+        safe = stream.safe
+        if safe is None or safe != stream.position or stream.tally.after >= safe:
+            return None
+        span = stream.tally.span(safe, COMPARED)
+        if span.after >= safe or stream.position_epoch != stream.epoch:
+            return None
+        return Task("compare", "after", stream.epoch, span.after, safe, span=span)
+
+    def follow_on(self, stream: Stream, now: float) -> None:
+        """See `Living`."""
+        self._follow(stream, stream.fence, now)
+
     def _follow(self, stream: Stream, fence: int, now: float) -> None:
         """The stream is not on the data plane: a feed brings what there is, and what will be."""
         stream.state = FEED
+        if stream.task is None or stream.task.why not in ("compare", "repair", "follow"):
+            doubt = self._doubt(stream)
+            if doubt is not None:
+                self.begin(stream, doubt, now)
+                return
         if stream.filter is not self.filter:
             stream.filter = self.filter
             self.tell_topics(stream, now)
@@ -396,7 +416,7 @@ class Joining(Living):
             return
         start, safe = self.settings.start, stream.safe
         if safe is not None:
-            if stream.lossy:
+            if stream.lossy or stream.position_epoch != stream.epoch:
                 safe = min(safe, stream.tally.after)
             task = Task("follow", "after", stream.position_epoch, safe, None)
         elif self.settings.cursor:

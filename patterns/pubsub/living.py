@@ -12,7 +12,7 @@ from zmqkit.patterns.pubsub import talk
 from zmqkit.patterns.pubsub.fetching import COMPARED, Fetching
 from zmqkit.patterns.pubsub.groups import ends_group
 from zmqkit.patterns.pubsub.seen import FLOOR_SPAN, GENERATION, Span
-from zmqkit.patterns.pubsub.streams import FEEDING, LIVE, Stream, Task
+from zmqkit.patterns.pubsub.streams import FEED, FEEDING, LIVE, Stream, Task
 from zmqkit.patterns.pubsub.wire import Beat, Data, Mixed
 from zmqkit.protocol.session import Session
 
@@ -260,6 +260,8 @@ class Living(Fetching):
 
     def done_with(self, stream: Stream, task: Task, now: float) -> None:
         """See `Fetching`."""
+        if stream.state is FEED and task.why in ("compare", "repair"):
+            self.follow_on(stream, now)
         if stream.state is not FEEDING:
             return
         assert stream.position is not None
@@ -274,6 +276,9 @@ class Living(Fetching):
         stream.position_epoch = stream.epoch
         self.goes_live(stream, now)
         self.let_go_held(stream, now)
+
+    def follow_on(self, stream: Stream, now: float) -> None:
+        """A hook: what was in doubt is settled, now all that comes is read from the history."""
 
     # ---- other topics ----------------------------------------------------------------
 

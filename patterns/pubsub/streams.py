@@ -67,12 +67,13 @@ class Task:
         span: of a comparison, or what it said of a repair.
         told: how many messages it brought in all, and in `news` how many of them had not come.
         begun: the publisher said where it begins.
+        doubtful: of a repair: it is not known whether anything is missing.
         caught_up: one that goes on for ever came to the newest message.
     """
 
     __slots__ = (
-        "after", "ask", "begun", "caught_up", "epoch", "holes", "kind", "news", "span", "told", "topic", "tries",
-        "until", "whole", "why",
+        "after", "ask", "begun", "caught_up", "doubtful", "epoch", "holes", "kind", "news", "span", "told", "topic",
+        "tries", "until", "whole", "why",
     )  # fmt: skip
 
     def __init__(
@@ -98,6 +99,7 @@ class Task:
         self.span = span
         self.told = self.news = 0
         self.holes = False
+        self.doubtful = False
         self.begun = False
         self.caught_up = False
         self.tries = 0

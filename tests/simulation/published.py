@@ -219,22 +219,27 @@ class Hearing:
         self.base = base
         self.newest = -1
         self.seen: set[int] = set()
-        self._lost: list[tuple[int, int]] = []
+        self._lost: list[tuple[int, int, str]] = []
         self._upto: dict[str, int] = {}
 
-    def lose(self, first: int, last: int) -> None:
-        """It was told that these offsets are lost, or some of them."""
-        self._lost.append((first, last))
+    def lose(self, first: int, last: int, topic: str = "") -> None:
+        """It was told that these offsets are lost, or some of them; of one topic, or of any ("")."""
+        self._lost.append((first, last, topic))
 
     def is_lost(self, message: Message) -> bool:
         """Whether it was told that this one is lost."""
-        return any(first <= message.offset <= last for first, last in self._lost)
+        return any(
+            first <= message.offset <= last and topic in ("", message.topic) for first, last, topic in self._lost
+        )
 
     def changed(self, epoch: str, last: int) -> None:
         """It was told of a new epoch of the line, and how far it had come before."""
         first = self.line.openings[0].epoch
-        if self.base is None and (last or epoch == first):
-            self.base = 0 if epoch == first else self.line.after(first, last)
+        if self.base is None and epoch == first:
+            self.base = 0
+        elif self.base is None and last:
+            before = [each for each in self.line.openings if each.epoch != epoch and each.first <= last]
+            self.base = self.line.after(before[-1].epoch if before else first, last)
 
     def begin(self, place: int) -> None:
         """From here on all is owed, if nothing earlier is already."""

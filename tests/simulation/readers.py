@@ -234,7 +234,9 @@ class Reader:
         assert any(lets_in(pattern, message.topic) for pattern in self.was), f"{name} never wanted {message}"
         hearing = self.hearing(message.opening.line)
         assert message.place not in hearing.seen, f"{name} got {message} twice"
-        assert not hearing.is_lost(message), f"{name} got {message} after it was told that it is lost"
+        assert self.on_gap == "report" or not hearing.is_lost(message), (
+            f"{name} got {message} after it was told that it is lost"
+        )
         if not self.lossy and self.whole and not self.changed:  # else topic by topic, as `came` finds
             assert message.place > hearing.newest, f"{name} got {message} after {hearing.line.messages[hearing.newest]}"
         if replayed:
@@ -299,7 +301,7 @@ class Reader:
         if isinstance(error, MessagesLost):
             self.is_lost(error.publisher, error.first, error.last, excused=gone.final or self.on_gap == "raise")
 
-    def is_lost(self, publisher: str, first: int, last: int, *, excused: bool) -> None:
+    def is_lost(self, publisher: str, first: int, last: int, topic: str = "", *, excused: bool) -> None:
         """It was told that these are lost. Nothing of it may be in the history, unless that is excused."""
         line = self.book.lines[publisher]
         hearing = self.hearing(line)
@@ -311,13 +313,13 @@ class Reader:
                 assert excused or self.unreachable or not self.holds(message), (
                     f"{self.peer.name} is told that {first} to {last} are lost, and the history holds {message}"
                 )
-        hearing.lose(first, last)
+        hearing.lose(first, last, topic)
 
     def on_event(self, event: object) -> None:
         """An event of its core."""
         if isinstance(event, events.GapFound) and self.on_gap == "report":
             if event.publisher in self.book.lines:
-                self.is_lost(event.publisher, event.first, event.last, excused=True)
+                self.is_lost(event.publisher, event.first, event.last, event.topic, excused=True)
         elif isinstance(event, events.GapFound) and self.on_gap == "recover":
             self.gaps.append((event.publisher, event.first, event.last))
         elif isinstance(event, events.RecoveryUnreachable):
