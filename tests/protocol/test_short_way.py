@@ -56,7 +56,7 @@ def test_whatever_comes_both_ways_do_the_same(seed: int) -> None:
     rng = random.Random(seed)
     short, long = Short(), Long()
     number = heard = sent = 0
-    wrong = [-1, 1.0, True, None, "1", b"", [], 2**63, 2**64 - 1, 7]
+    wrong: list[Any] = [-1, 1.0, True, None, "1", b"", [], 2**63, 2**64 - 1, 7]
     for at in range(60):
         now = at * 0.01
         if rng.random() < 0.3:

@@ -315,3 +315,36 @@ def test_one_loop_after_the_other_may_pump(dialled: SharedPump) -> None:
     ticket = dialled.ticket()
     dialled.submit(raw(dialled).answer, ticket, "a thread")
     assert dialled.wait(ticket, PATIENCE_S) == "a thread"
+
+
+@pytest.mark.parametrize("asleep", [False, True])
+def test_what_the_poster_does_not_take_is_taken_by_another(asleep: bool, bound: SharedPump) -> None:
+    taken: list[object] = []
+
+    def take_all() -> None:
+        while not bound.mailbox.closed:
+            item = bound.mailbox.take()
+            if item is None:
+                bound.wait_items(PATIENCE_S)
+            else:
+                taken.append(item)
+
+    def put(now: float) -> None:
+        bound.core.out.items.extend(["first", "second", "third"])
+
+    takers = [threading.Thread(target=take_all) for _ in range(3)]
+    for each in takers:
+        each.start()
+    until(lambda: bound.leader > NOBODY and bound.mailbox.threads == 2)
+    if asleep:
+        until(lambda: bound.keeper.depth != TICKING)
+    else:
+        bound.keeper.wake()
+    poster = threading.Thread(target=lambda: bound.post_taking(put))  # it is busy with the first for ever, say
+    poster.start()
+    poster.join(PATIENCE_S)
+    until(lambda: sorted(map(str, taken)) == ["first", "second", "third"])
+    bound.close(0)
+    for each in takers:
+        each.join(PATIENCE_S)
+        assert not each.is_alive()
