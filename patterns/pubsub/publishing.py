@@ -38,7 +38,9 @@ Path = str | PathLike[str]
 log = logging.getLogger("zmqkit.pubsub")
 
 ALONE_SECONDS: Final = 15e-6
-"""A message that comes sooner after the one before it has left waits for others to go with it..."""
+"""Messages that come sooner than this after the one before has left are many..."""
+BURST: Final = 4
+"""...when there were so many of them: each then waits for others to go with it..."""
 GATHER_MESSAGES: Final = 512
 """...until there are so many..."""
 GATHER_SECONDS: Final = 0.0005
@@ -49,6 +51,9 @@ CLOSING: Final = 1.0
 
 FOR_EVER: Final = 1e6
 """Seconds."""
+
+HISTORY: Final = 1_000
+"""Messages that are kept where nothing else is said."""
 
 KNOWN_TOPICS: Final = 20_000
 """So many topics need not be checked again."""
@@ -101,13 +106,15 @@ class PublisherBase(DataPeer):
         self._retention = Retention() if retention is None else retention
         check_types(retention=(self._retention, Retention), last_value=(last_value, bool), plain=(plain, bool))
         path = None if journal is None else checks.file_path("journal", journal)
-        if plain and (path is not None or last_value):
-            raise UsageError("plain=True sends to whoever listens and answers nobody: leave journal= and last_value= "
-                             "out")  # fmt: skip
+        if plain:
+            _check_plain(
+                ("journal", path is not None), ("last_value", last_value), ("retention", retention is not None),
+                ("history", history not in (0, HISTORY)),
+            )  # fmt: skip
         # Without a journal durability is memory, whatever was asked; "memory" needs no journal.
         self._journal_path = path if durability != "memory" else None
         self._durability = durability
-        self._history = history
+        self._history = 0 if plain else history
         self._last_value = last_value
         self._plain = plain
         self._set_recovery(recovery)
@@ -116,6 +123,7 @@ class PublisherBase(DataPeer):
         """What goes to the core next, in the order of the offsets, each with its first one."""
         self._next = 1
         self._latest = 0.0
+        self._burst = 0
         """When a message was published last, or had left."""
         self._known: dict[str, None] = {}
 
@@ -160,8 +168,14 @@ class PublisherBase(DataPeer):
         """Check and encode, in the caller's thread."""
         if topic not in self._known:
             self._learn(topic)
-        kept = None if headers is None else codecs.check_headers(headers) or None
+        kept = None if headers is None else self._checked(headers)
         return topic, codecs.encode(body, self._codec, limits=self._limits), kept
+
+    def _checked(self, headers: Headers) -> dict[str, str] | None:
+        kept = codecs.check_headers(headers)
+        if kept and self._plain:
+            raise UsageError("plain=True sends topic and body, and nothing else: leave headers= out")
+        return kept or None
 
     def _learn(self, topic: str) -> None:
         check_topic(topic)
@@ -176,7 +190,7 @@ class PublisherBase(DataPeer):
             driver = self._open_driver
         if topic not in self._known:
             self._learn(topic)
-        kept = None if headers is None else codecs.check_headers(headers) or None
+        kept = None if headers is None else self._checked(headers)
         data = codecs.encode(body, self._codec, limits=self._limits)
         with self._state_lock:
             gathered = self._gathered
@@ -187,7 +201,11 @@ class PublisherBase(DataPeer):
             messages.append((topic, data, kept))
         now = time.monotonic()
         pause, self._latest = now - self._latest, now
-        if pause < ALONE_SECONDS:
+        if pause >= ALONE_SECONDS:
+            self._burst = 0
+        elif self._burst < BURST:
+            self._burst += 1
+        else:
             if not gathered.posted:
                 driver.defer(self._hand_over)
                 gathered.posted = True
@@ -298,8 +316,6 @@ class PublisherBase(DataPeer):
         check_types(count=(count, int))
         if topic is not None:
             check_topic(topic)
-        if self._plain:
-            raise UsageError("plain subscribers do not say that they are there: nobody can wait for them")
 
     def _too_few_subscribers(self, count: int, topic: str | None, timeout: float | None) -> str:
         which = "" if topic is None else f" to {topic!r}"
@@ -331,6 +347,15 @@ class Bulk:
             ticket, count = self._stored.pop(0)
             yield ticket
             self.confirmed += count
+
+
+def _check_plain(*given: tuple[str, bool]) -> None:
+    """Raises for what was given, by name, and plain frames have no use for."""
+    names = [f"{name}=" for name, is_given in given if is_given]
+    if names:
+        raise UsageError(
+            f"plain=True sends to whoever listens, keeps nothing and answers nobody: leave {' and '.join(names)} out"
+        )
 
 
 def bulk_error(confirmed: int, cause: Exception) -> PartlySent:

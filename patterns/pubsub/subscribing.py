@@ -24,7 +24,7 @@ from zmqkit.inbox import Inbox, Position, Positions, Source, check_source
 from zmqkit.options import Backoff, OnFailure, OnGap, OnSlow, Start
 from zmqkit.patterns.pubsub.endpoints import DataPeer
 from zmqkit.patterns.pubsub.messages import MessageBase
-from zmqkit.patterns.pubsub.parcels import Gone, Parcel
+from zmqkit.patterns.pubsub.parcels import OVERHEAD_BYTES, Gone, Parcel
 from zmqkit.patterns.pubsub.plain import PlainCore
 from zmqkit.patterns.pubsub.positions import Progress
 from zmqkit.patterns.pubsub.subscriber import SubscriberCore, SubscriberSettings
@@ -38,7 +38,7 @@ from zmqkit.transport.waiters import Waiter
 log = logging.getLogger("zmqkit.pubsub")
 
 SPENT_AT_ONCE: Final = 64
-"""So many parcels that were taken whole are told to the core together, or what there is before a wait."""
+"""So many parcels that were taken whole are told to the core together, or what is worth it before a wait."""
 
 SAVE_SECONDS: Final = 0.5
 """How often the inbox is told of messages that were passed over without a transaction of theirs."""
@@ -113,11 +113,13 @@ class SubscriberBase(DataPeer):
             raise UsageError('start="resume" needs to know where it was: give cursor= or inbox=')
         check_types(plain=(plain, bool))
         self._plain = plain
-        if plain and (cursor is not None or inbox is not None or start not in (None, "latest") or max_age is not None):
-            raise UsageError(
-                "a plain PUB has no history, keeps no position and stamps nothing: plain=True goes without start=, "
-                "cursor=, inbox= and max_age="
-            )
+        if plain:
+            _check_plain(
+                ("start", start not in (None, "latest"), "has no history"),
+                ("cursor", cursor is not None, "keeps no position"),
+                ("inbox", inbox is not None, "numbers nothing"), ("max_age", max_age is not None, "stamps nothing"),
+                ("on_gap", on_gap != "recover", "numbers nothing, so that no gap is noticed"),
+            )  # fmt: skip
         self._set_recovery(recovery)
         self._inbox: Inbox | None = None
         self._positions: Positions | None = None
@@ -132,6 +134,11 @@ class SubscriberBase(DataPeer):
         self._sleepers: dict[Waiter, None] = {}
         """Who waits for that; a dictionary, because entering and leaving it are single calls."""
         self._spent: deque[Parcel] = deque()
+        self._untold = 0
+        # The core's own measure of room, see `slow.Room`; a little of it may be untold. A feed waits for its credit.
+        limits = self._limits
+        self._tell_from = min(limits.queued_bytes, limits.queued_messages * OVERHEAD_BYTES) // 16
+        """So many bytes are worth a turn of the core."""
         self._commits: dict[str, Position] = {}
         self._unsaved: dict[str, Position] = {}
         self._last: Any = Last()
@@ -237,8 +244,9 @@ class SubscriberBase(DataPeer):
                     break
                 if type(item) is Parcel:
                     spent.append(item)  # first, so that an interrupt here makes it twice and not never
+                    self._untold += item.size if item.session is None else self._tell_from
                 mailbox.pop()
-        if spent and (item is None or len(spent) >= SPENT_AT_ONCE):
+        if spent and ((item is None and self._untold >= self._tell_from) or len(spent) >= SPENT_AT_ONCE):
             self._tell_spent()
         if item is None:
             return None
@@ -326,6 +334,7 @@ class SubscriberBase(DataPeer):
         """Let the core know what of the mailbox was taken, so that there is room for more."""
         driver = self._driver
         if driver is not None and not self._closed:
+            self._untold = 0
             driver.post(self._collect_spent)
 
     def _collect_spent(self, now: float) -> None:
@@ -462,6 +471,13 @@ def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> str:
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} must be {', '.join(map(repr, allowed[:-1]))} or {allowed[-1]!r}, got {value!r}")
     return value
+
+
+def _check_plain(*given: tuple[str, bool, str]) -> None:
+    """Raises for the first that was given: its name, and why a plain PUB makes no sense of it."""
+    for name, is_given, why in given:
+        if is_given:
+            raise UsageError(f"a plain PUB {why}: plain=True goes without {name}=")
 
 
 def _checked_start(start: object) -> Start | datetime | None:
