@@ -270,7 +270,9 @@ class Living(Fetching):
             catch_up = Task("catch up", "after", stream.position_epoch, stream.position, stream.fence)
             self.begin(stream, catch_up, now)
             return
-        if stream.adopting:
+        if stream.adopting and [] in stream.held:
+            stream.adopting = False  # still others were wanted meanwhile: they begin there
+        elif stream.adopting:
             self.adopt(stream, now)
         stream.state = LIVE
         stream.position_epoch = stream.epoch

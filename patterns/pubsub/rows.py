@@ -119,8 +119,8 @@ class Row:
         if self.indexes is None:
             return {self.topics[0]: self.key + count - 1}
         offsets = range(self.key, self.key + count)
-        if count == len(self.topics):
-            return dict(zip(self.topics, offsets, strict=True))  # in their order, for topics come as they occur
+        if self.count == len(self.topics):
+            return dict(zip(self.topics, offsets, strict=False))  # in their order, for topics come as they occur
         found = dict(zip(self.indexes, offsets))  # noqa: B905 - shorter on purpose
         return {self.topics[index]: offset for index, offset in found.items()}
 

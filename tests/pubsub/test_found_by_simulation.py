@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.pubsub.listening import EPOCH
+from tests.pubsub.listening import EPOCH, Scene
 from tests.pubsub.plane import Plane
 from tests.pubsub.test_history import EPOCH2, Durable, reopened
 from zmqkit.options import Retention
@@ -80,3 +80,11 @@ def test_what_went_since_a_position_of_an_epoch_that_is_forgotten_is_a_hole(kind
     scene.feed(after=1 if kind == "after" else 0, kind=kind)
     assert scene.said(talk.Hole) == [talk.Hole(1, EPOCH2, 2, first, ["a"])]
     assert scene.fed() == [(first + 1, "a", b"4")]
+
+
+def test_a_row_of_which_only_a_part_is_gone_tells_what_of_each_topic_is():
+    scene = Scene(history=3)
+    scene.publish(("a", b"1"), ("a", b"2"), ("a", b"3"), ("a", b"4"), ("b", b"5"))
+    scene.topics("a")
+    scene.feed(after=1)
+    assert scene.said(talk.Hole) == [talk.Hole(1, EPOCH, 2, 2, ["a"])]

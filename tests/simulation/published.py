@@ -47,6 +47,11 @@ class Message:
     trimmed: bool = False
 
     @property
+    def reused(self) -> bool:
+        """Its offset was another message's before, which was torn off."""
+        return self.offset <= self.opening.used
+
+    @property
     def due(self) -> bool:
         """Whoever wants its topic must get it, or hear that it is missing."""
         return self.state == "stored" and not self.gone
@@ -65,6 +70,7 @@ class Opening:
         line: where its messages are.
         epoch: 32 hex digits.
         next: the next offset.
+        used: offsets up to this one were given out by earlier openings, whose tail was torn off.
         ended: it runs no longer.
     """
 
@@ -74,6 +80,7 @@ class Opening:
     number: int
     first: int
     next: int
+    used: int = 0
     ended: bool = False
     by_offset: dict[int, Message] = dataclasses.field(default_factory=dict)
 
@@ -123,6 +130,7 @@ class Book:
         opening = self.by_epoch.get((id, epoch))
         if opening is None:
             opening = self.by_epoch[id, epoch] = Opening(name, line, epoch, number, first, first)
+            opening.used = max((each.next - 1 for each in line.openings), default=0)
             line.openings.append(opening)
         for other in self.lines.values():
             if other.name == name and other is not line:
