@@ -25,16 +25,30 @@ def apply(address: str, inbox: str) -> None:
                 say(message.body)
 
 
+def telling(sub: Any) -> Any:
+    """The subscriber, which says when it is stopped."""
+    stop = sub.stop
+
+    def stop_and_say() -> None:
+        stop()
+        if not sub.closed:
+            say("stopping")
+
+    sub.stop = stop_and_say
+    return sub
+
+
 def run_subscriber(face: str, address: str) -> None:
     """`Subscriber.run` until a signal; then say so."""
     if face == "sync":
-        sub = zmqkit.Subscriber(address, start="earliest")  # run() opens it, with its signal handlers in place
+        # run() opens it, with its signal handlers in place
+        sub = telling(zmqkit.Subscriber(address, start="earliest"))
         sub.run(slow)
         sub.close()
     else:
 
         async def main() -> None:
-            sub = aio.Subscriber(address, start="earliest")
+            sub = telling(aio.Subscriber(address, start="earliest"))
             await sub.run(slow_async)
             await sub.close()
 

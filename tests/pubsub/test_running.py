@@ -160,6 +160,7 @@ def test_a_signal_ends_run_after_the_message_that_is_being_handled(kind: str, nu
         with program("run_subscriber", kind, pub.addresses[0], module=PROGRAMS) as running:
             assert running.heard() == ["begins", 0]
             running.signal(number)
+            assert running.heard() == "stopping"
             running.tell()
             assert running.heard() == ["ends", 0]
             assert running.heard() == "returned"
