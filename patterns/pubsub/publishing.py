@@ -41,10 +41,13 @@ ALONE_SECONDS: Final = 15e-6
 """Messages that come sooner than this after the one before has left are many..."""
 BURST: Final = 4
 """...when there were so many of them: each then waits for others to go with it..."""
-GATHER_MESSAGES: Final = 512
+GATHER_MESSAGES: Final = 4096
 """...until there are so many..."""
 GATHER_SECONDS: Final = 0.0005
+MOST_SECONDS: Final = 0.005
 """...or this is over."""
+BULK_RUNS: Final = 8
+"""So many runs of ``publish_many`` share a turn, where nothing is stored."""
 
 CLOSING: Final = 1.0
 """Seconds that a closing core has for its goodbyes."""
@@ -123,8 +126,11 @@ class PublisherBase(DataPeer):
         """What goes to the core next, in the order of the offsets, each with its first one."""
         self._next = 1
         self._latest = 0.0
-        self._burst = 0
         """When a message was published last, or had left."""
+        self._burst = 0
+        """How many came one soon after the other."""
+        self._gathers = GATHER_SECONDS
+        """How long messages wait for others: as long as it took to send the last ones, where that was long."""
         self._known: dict[str, None] = {}
 
     def _build(self) -> tuple[PublisherCore, Any]:
@@ -210,11 +216,12 @@ class PublisherBase(DataPeer):
                 driver.defer(self._hand_over)
                 gathered.posted = True
                 return offset
-            if gathered.pressed or (len(messages) < GATHER_MESSAGES and now - gathered.began < GATHER_SECONDS):
+            if gathered.pressed or (len(messages) < GATHER_MESSAGES and now - gathered.began < self._gathers):
                 return offset
         gathered.posted = gathered.pressed = True
         driver.submit(self._hand_over)
         self._latest = time.monotonic()
+        self._gathers = min(max(GATHER_SECONDS, self._latest - now), MOST_SECONDS)
         return offset
 
     def _publish_stored(self, topic: str, body: object, headers: Headers | None) -> tuple[Ticket, int]:
@@ -249,15 +256,18 @@ class PublisherBase(DataPeer):
             packs = packs_of(what, self._codec) if isinstance(what, Gathering) else what
             self._core.publish(packs, first, ticket, now)
 
-    def _publish_packs(self, packs: list[Pack]) -> Ticket | None:
-        """Publish many at once. Returns what to wait for, if anything."""
+    def _publish_packs(self, packs: list[Pack], *, soon: bool = False) -> Ticket | None:
+        """Publish many at once, or soon. Returns what to wait for, if anything."""
         driver = self._open_driver
         ticket = driver.ticket() if self._journal_path is not None else None
         with self._state_lock:
             self._close_gathering()
             self._ready.append((packs, self._next, ticket))
             self._next += sum(len(pack.lengths) for pack in packs)
-        driver.submit(self._hand_over)
+        if soon:
+            driver.defer(self._hand_over)
+        else:
+            driver.submit(self._hand_over)
         return ticket
 
     def _packs(self, messages: Iterable[tuple[str, object]]) -> Iterator[list[Pack]]:
@@ -329,11 +339,14 @@ class Bulk:
     def __init__(self, publisher: PublisherBase) -> None:
         self.confirmed = 0
         self._publisher = publisher
+        self._runs = 0
         self._stored: list[tuple[Ticket, int]] = []
 
     def add(self, packs: list[Pack]) -> Iterator[Ticket]:
         """Hand over, and yield what to wait for; what comes back from it counts as confirmed."""
-        ticket = self._publisher._publish_packs(packs)
+        self._runs += 1
+        soon = self._publisher._journal_path is None and self._runs % BULK_RUNS != 0
+        ticket = self._publisher._publish_packs(packs, soon=soon)
         count = sum(len(pack.lengths) for pack in packs)
         if ticket is None:
             self.confirmed += count
@@ -343,6 +356,8 @@ class Bulk:
 
     def rest(self, most: int = 0) -> Iterator[Ticket]:
         """What to wait for until so many are left."""
+        if not most:
+            self._publisher._open_driver.submit(self._publisher._hand_over)
         while len(self._stored) > most:
             ticket, count = self._stored.pop(0)
             yield ticket
