@@ -81,7 +81,7 @@ class Call:
     Attributes:
         number: unique for the client's key.
         method: its name.
-        body: the arguments, encoded.
+        body: the arguments, encoded; let go of (core) when it is answered.
         codec: of the body.
         deadline: on the driver's clock; None: never.
         retries: how often it may be sent again; None: as often as time allows.
@@ -158,7 +158,7 @@ class Execution:
         number: of the call.
         id: the caller's own request id; empty: none.
         method: its name.
-        body: the arguments, encoded.
+        body: the arguments, encoded; let go of by who decodes them.
         codec: of the body.
         deadline: on the driver's clock; None: never.
         attempt: 1 is the first sending.
