@@ -184,14 +184,19 @@ class History:
 
     def _shrink(self) -> None:
         """Forget what is too much, to the message by count, and row by row by size."""
-        self.gone = max(self.gone, self.last - self._count)
-        while self._head < len(self._rows):
-            row = self._rows[self._head]
-            if row.last > self.gone and (self._bytes <= self._size_bytes or self._head == len(self._rows) - 1):
+        rows = self._rows
+        gone = max(self.gone, self.last - self._count)
+        while self._head < len(rows):
+            row = rows[self._head]
+            if row.last > gone and (self._bytes <= self._size_bytes or self._head == len(rows) - 1):
                 break
-            self.gone = max(self.gone, row.last)
-            self.dropped.update(row.newest())
+            gone = max(gone, row.last)
+            if row.indexes is None:
+                self.dropped.put(row.topics[0], row.last)
+            else:
+                self.dropped.update(row.newest())
             self._drop(row)
+        self.gone = gone
         self._compact()
 
     def _shrink_window(self) -> None:

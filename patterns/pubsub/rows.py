@@ -61,6 +61,7 @@ class Row:
 
     Attributes:
         key: the first message's offset.
+        last: the last message's offset.
         count: how many messages.
         before: how many bytes all rows of the journal had, ever, before this one.
     """
@@ -74,6 +75,7 @@ class Row:
         "headers",
         "indexes",
         "key",
+        "last",
         "lengths",
         "sent_at",
         "topics",
@@ -92,13 +94,9 @@ class Row:
         self.blob = blob
         self.headers = headers
         self.count = len(lengths)
+        self.last = key + self.count - 1
         self.before = before
         self._ends: list[int] | None = None
-
-    @property
-    def last(self) -> int:
-        """The last message's offset."""
-        return self.key + self.count - 1
 
     def ends(self) -> list[int]:
         """Where each body begins in the blob, and where the last one ends."""
