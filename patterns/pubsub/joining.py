@@ -207,7 +207,7 @@ class Joining(Living):
             stream.anew = True
             last = before.position or 0
             self.out.events.append(EpochChanged(self.local.name, fence.publisher, fence.epoch, last, tail_unknown=True))
-            if not before.durable:
+            if not before.durable and self.streams.get(before.publisher) is before:
                 self._forget(before, "another publisher came in its place", now)
         return stream
 
