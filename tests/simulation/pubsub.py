@@ -19,6 +19,7 @@ from zmqkit import events
 from zmqkit.options import Limits, Retention
 from zmqkit.patterns.pubsub.publisher import PublisherCore, PublisherSettings
 from zmqkit.patterns.pubsub.rows import LOGS, MESSAGES, Found, Pack, Row, first_offset, look_into
+from zmqkit.patterns.pubsub.streams import Stream
 from zmqkit.patterns.pubsub.subscriber import SubscriberCore, SubscriberSettings
 from zmqkit.testing.data import Forwarder
 from zmqkit.testing.faults import (
@@ -283,7 +284,9 @@ class PubsubScenario(Scenario):
             for member in core.audience.members.values():
                 reader = self.by_instance.get(member.instance)
                 if reader is not None and line.id not in reader.known and member.settled and member.joined:
-                    reader.joined(line)
+                    stream = _stream(reader.peer, line)  # one that was restored has the name of its earlier life
+                    if stream is not None and stream.position is not None:
+                        reader.joined(line)
         elif isinstance(core, SubscriberCore):
             reader = self.by_instance[core.local.instance] = self.readers[peer]
             for stream in core.streams.values():
@@ -385,6 +388,7 @@ class PubsubScenario(Scenario):
             if not all(self._heard(peer) for peer in self.publishers):
                 return False
             self.finals = []
+            self.present = {peer: peer.incarnation for peer in self.subscribers}
             if not self.quiet:
                 for peer in self.publishers:
                     self.finals += self._publish(peer, list(TOPICS))
@@ -396,7 +400,12 @@ class PubsubScenario(Scenario):
             return False
         if not all(reader.owed() is None for reader in self.readers.values()):
             return False
-        return not any(reader.lacks(message) for reader in self.readers.values() for message in self.finals)
+        return not any(
+            reader.lacks(message)
+            for peer, reader in self.readers.items()
+            for message in self.finals
+            if reader.durable or self.present[peer] == peer.incarnation
+        )
 
     def _heard(self, peer: SimPeer) -> bool:
         """All subscribers get what this publisher publishes from now on."""
@@ -409,8 +418,7 @@ class PubsubScenario(Scenario):
         }
         for sub in self.subscribers:
             assert isinstance(sub.core, SubscriberCore)
-            stream = sub.core.streams.get(self.openings[peer].line.id)
-            # A session of an earlier life may still be there, of one that was restored under the same name.
+            stream = _stream(sub, self.openings[peer].line)
             if sub.core.local.instance not in there or stream is None:
                 return False
             if stream.position is None or stream.session is None:
@@ -438,3 +446,8 @@ class PubsubScenario(Scenario):
                 lacks = next((each for each in self.finals or () if reader.lacks(each)), None)
                 lines.append(f"  {reader.patterns}, owed {reader.owed()}, lacks {lacks}, {len(peer.mailbox)} wait")
         return "\n".join(lines)
+
+
+def _stream(peer: SimPeer, line: Line) -> Stream | None:
+    """How a subscriber sees a publisher."""
+    return peer.core.streams.get(line.id) if isinstance(peer.core, SubscriberCore) else None
