@@ -327,12 +327,12 @@ def publish_topics(pipe: Pipe, load: Load, way: str) -> None:
     import zmqkit
 
     with zmqkit.Publisher("tcp://127.0.0.1:*", limits=peers.our_limits()) as pub:
+        pairs = load.pairs()
         pipe.send(pub.addresses[0])
         pub.wait_for_subscribers(1, timeout=peers.PATIENCE_S)
-        pairs = load.pairs()
+        pub.publish(pairs[0][0], peers.READY)
         for topic in load.names:  # that they are new is no part of it
             pub.publish(topic, {"n": 0})
-        pub.publish(pairs[0][0], peers.READY)
         pipe.recv()
         busy = time.process_time()
         if way == "lone":
@@ -356,7 +356,10 @@ def take_topics(pipe: Pipe, address: str, load: Load, patterns: list[str]) -> No
         for message in sub:
             if message.body == peers.READY:
                 break
-        pipe.send(time.perf_counter() - begun)
+        joined = time.perf_counter() - begun
+        for _ in load.names:
+            sub.receive()
+        pipe.send(joined)
         weight = 0
         busy = time.process_time()
         for message in itertools.islice(sub, load.count):
@@ -390,7 +393,7 @@ def curves(messages: int, rounds: int) -> None:
     print(f"\ntopics: CPU time a message, medians of {rounds} rounds; asked: at 100,000 at most 1.5 x that at 100")
     row("", "publisher", "x 100 topics", "subscriber")
     for way, count in (("flood", messages), ("lone", min(messages, 50_000))):
-        found = {n: costs(rounds, Load(count, n), ["#"], way) for n in MANY}
+        found = {n: costs(rounds, Load(max(count, n), n), ["#"], way) for n in MANY}
         for n, (ours, theirs, _) in found.items():
             row(f"{way}, {n:,} topics", f"{ours:.2f} us", f"{ours / found[100][0]:.2f}", f"{theirs:.2f} us")
     print("\npatterns of one subscriber: CPU time a message of 100 topics that some let in")
