@@ -259,6 +259,36 @@ class FellBehind(Event):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class SubscriberSlow(Event):
+    """A subscriber does not keep up: its publisher closes its data connection. It may go on from the history.
+
+    ``subscriber`` is its name; empty if nobody answers for the connection. ``behind``: so many offsets, about.
+    """
+
+    subscriber: str
+    behind: int
+
+    def _told(self) -> str:
+        who = f"subscriber {self.subscriber}" if self.subscriber else "a subscriber that answers nothing"
+        return f"{who} is too slow, {_counted(self.behind, 'message')} behind: its data connection is closed"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SubscriptionsRefused(Event):
+    """A subscriber wants more topics than a publisher allows.
+
+    At the publisher, ``subscriber`` is its name; empty if it is not known. At the subscriber it is its own.
+    """
+
+    subscriber: str
+    reason: str
+
+    def _told(self) -> str:
+        who = f"subscriber {self.subscriber}" if self.subscriber else "a subscriber"
+        return f"{who} subscribes too much: {self.reason}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class MessagesExpired(Event):
     """Messages were older than ``max_age=`` when they came, and were dropped."""
 

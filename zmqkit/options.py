@@ -104,7 +104,8 @@ class Limits:
     """What a stranger, or a fast friend, may make us hold.
 
     Attributes:
-        frame_bytes: the largest frame that is received, and the largest body that is sent.
+        frame_bytes: the largest frame that is received, and the largest body that is sent. In publish-subscribe a frame
+            may hold many messages: frames of 256 KiB, and 2 MiB beside the bodies, are received whatever this says.
         nesting: how deep lists and maps in a body may nest.
         queued_messages: how many messages may wait in memory.
         queued_bytes: how many bytes of bodies may wait in memory.
@@ -153,12 +154,13 @@ class Window:
 class Retention:
     """How much a publisher's journal keeps. Whichever bound is reached first counts; None is no bound.
 
-    Without any, all is kept until the disk is full.
+    Without any, all is kept until the disk is full. Messages are deleted by whole rows of the journal, of up to 512
+    messages or 256 KiB that were published together. Of a row that stands across a bound nothing is deleted.
 
     Attributes:
-        count: so many messages at most.
-        size_bytes: so many bytes at most, all together.
-        seconds: nothing that is older, by the publisher's clock.
+        count: the newest messages: so many are kept, and less than one row more.
+        size_bytes: the newest bodies: so many bytes are kept, and less than one row more.
+        seconds: nothing that is older, by the publisher's clock; a row is as old as its first message.
     """
 
     count: int | None = None

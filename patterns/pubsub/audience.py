@@ -23,8 +23,17 @@ MAX_TOPICS: Final = 200_000
 MAX_FEEDS: Final = 8
 """So many feeds a session may have at a time."""
 
+MAX_TOPICS_BYTES: Final = 16 * 1024 * 1024
+"""So many bytes of patterns a session may have..."""
+
+MAX_WORDS: Final = 1_000_000
+"""...and so many words in those with wildcards."""
+
 MAX_SUBSCRIPTIONS: Final = 250_000
-"""So many subscriptions may come over one connection."""
+"""So many subscriptions may stand over one connection..."""
+
+MAX_SUBSCRIBED_BYTES: Final = 16 * 1024 * 1024
+"""...and so many bytes of them: in libzmq's tree each byte may cost 40."""
 
 MAX_CONNECTIONS: Final = 20_000
 """So many connections, and private topics, are known; the oldest are forgotten first."""
@@ -103,20 +112,25 @@ class Connection:
         link: the data endpoint.
         token: names the connection; b"" where it is not known which it is.
         privates: private topics that were subscribed over it, and whose.
-        subscriptions: how many came.
+        subscriptions: how many came, less those that were taken back, and in `size` their bytes.
         seen: what whoever is behind it is known to have got.
         since: when it was first heard of.
     """
 
-    __slots__ = ("link", "privates", "seen", "since", "subscriptions", "token")
+    __slots__ = ("link", "privates", "seen", "since", "size", "subscriptions", "token")
 
     def __init__(self, link: Link, token: bytes, seen: Sent, since: float) -> None:
         self.link = link
         self.token = token
         self.privates: dict[bytes, bytes] = {}
-        self.subscriptions = 0
+        self.subscriptions = self.size = 0
         self.seen = seen
         self.since = since
+
+    @property
+    def too_much(self) -> bool:
+        """More is subscribed over it than may be."""
+        return self.subscriptions > MAX_SUBSCRIPTIONS or self.size > MAX_SUBSCRIBED_BYTES
 
 
 class Member:
@@ -136,8 +150,8 @@ class Member:
     """
 
     __slots__ = (
-        "_changes", "_changing", "cursor", "feeds", "fence", "filter", "joined", "lane", "next_check", "seen",
-        "session", "settled", "wanted",
+        "_changes", "_changing", "_size", "_words", "cursor", "feeds", "fence", "filter", "joined", "lane",
+        "next_check", "seen", "session", "settled", "wanted",
     )  # fmt: skip
 
     def __init__(self, session: Session, lane: Lane, seen: Sent) -> None:
@@ -154,6 +168,7 @@ class Member:
         self.next_check = 0.0
         self._changes: list[talk.Topics] = []
         self._changing = 0
+        self._size = self._words = 0
 
     @property
     def instance(self) -> bytes:
@@ -168,7 +183,7 @@ class Member:
     def change(self, message: talk.Topics) -> bool:
         """Take in a change of topics; it counts when it is complete. False: these are too many."""
         self._changes.append(message)
-        self._changing += len(message.add) + len(message.remove)
+        self._changing += 1 + len(message.add) + len(message.remove)
         if self._changing > 2 * MAX_TOPICS:
             self._changes.clear()
             self._changing = 0
@@ -180,13 +195,25 @@ class Member:
         for each in changes:
             if each.reset:
                 self.filter = Filter()
+                self._size = self._words = 0
             for pattern in each.remove:
-                self.filter.remove(pattern)
+                if self.filter.remove(pattern):
+                    self._weigh(pattern, -1)
             for pattern in each.add:
-                if len(self.filter) >= MAX_TOPICS:
+                if (
+                    len(self.filter) >= MAX_TOPICS
+                    or self._size + 4 * len(pattern) > MAX_TOPICS_BYTES
+                    or self._words >= MAX_WORDS
+                ):
                     return False
-                self.filter.add(pattern)
+                if self.filter.add(pattern):
+                    self._weigh(pattern, 1)
         return True
+
+    def _weigh(self, pattern: str, sign: int) -> None:
+        self._size += sign * len(pattern.encode())
+        if "*" in pattern or "#" in pattern:
+            self._words += sign * (1 + pattern.count("."))
 
     def view(self, last: int) -> Subscriber:
         """As the publisher's user sees it."""
@@ -264,8 +291,8 @@ class Audience:
         """All that was sent so far."""
         return Sent(self.marks.last.beat, self.marks.last.offset, self.size_bytes, self.frames)
 
-    def subscribed(self, link: Link, token: bytes, now: float) -> Connection:
-        """A subscription came over this connection."""
+    def subscribed(self, link: Link, token: bytes, now: float, size: int = 0) -> Connection:
+        """A subscription of so many bytes came over this connection."""
         key = (link, token)
         found = self._connections.get(key)
         if found is None:
@@ -273,7 +300,15 @@ class Audience:
                 self.forget(next(iter(self._connections.values())))
             found = self._connections[key] = Connection(link, token, self.now(), now)
         found.subscriptions += 1
+        found.size += size
         return found
+
+    def taken_back(self, link: Link, token: bytes, size: int) -> None:
+        """A subscription of so many bytes is no more. libzmq tells that only if it was there."""
+        found = self._connections.get((link, token))
+        if found is not None and found.subscriptions:
+            found.subscriptions -= 1
+            found.size -= size
 
     def is_private(self, prefix: bytes, instance: bytes, connection: Connection) -> None:
         """A private topic was subscribed over it."""

@@ -21,6 +21,9 @@ from zmqkit.protocol.pattern import PatternCore
 from zmqkit.protocol.session import Session
 from zmqkit.protocol.timers import Timers
 
+MAX_ERRORS = 10_000
+"""So many errors may follow each other in the mailbox; of more there is an event only."""
+
 COUNTERS = (
     "messages_received", "messages_recovered", "messages_repeated_here", "messages_expired", "messages_conflated",
     "frames_unknown", "gaps_found", "gaps_doubtful", "losses_told", "comparisons", "comparisons_wrong", "fences",
@@ -48,6 +51,8 @@ class Delivering(PatternCore):
         self.conflated = Conflated(settings.limits)
         self.ended = False
         """Nothing more comes: the user was too slow, and wanted it so."""
+        self._errors = 0
+        """Put into the mailbox since something was taken from it."""
         self._timers = Timers()
         self._expired: dict[str, int] = {}
         self._released: dict[bytes, list[int]] = {}
@@ -60,6 +65,7 @@ class Delivering(PatternCore):
     def consumed(self, parcel: Parcel, now: float) -> None:
         """A parcel from `out.items` was taken whole: there is room for more. To be told of each of them, once."""
         self.room.take(parcel)
+        self._errors = 0
         if parcel.session is not None:
             self.give_credit(parcel.session, parcel.credit_messages, parcel.credit_bytes)
         if self.room.half_empty:
@@ -195,7 +201,8 @@ class Delivering(PatternCore):
     def tell_lost(self, stream: Stream, epoch: str, topics: tuple[str, ...], first: int, last: int, why: str) -> None:
         """Messages are missing for good: that is told at this place, before whatever comes after them."""
         self.counters["losses_told"] += 1
-        if self.settings.on_gap == "report":
+        self._errors += 1
+        if self.settings.on_gap == "report" or self._errors > MAX_ERRORS:
             topic = topics[0] if len(topics) == 1 else ""
             self.out.events.append(GapFound(self.local.name, stream.publisher, topic, first, last))
             return

@@ -5,12 +5,15 @@ Knows peers, addresses and the driver; neither side's core but by the names that
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, ClassVar
 
 from zmqkit import checks
 from zmqkit.address import Address, parse, require_secure
 from zmqkit.errors import UsageError
+from zmqkit.options import Limits
 from zmqkit.patterns.pubsub import places
+from zmqkit.patterns.pubsub.wire import FRAME_BYTES, HEAD_BYTES
 from zmqkit.peer.base import Addresses, PeerBase
 from zmqkit.transport.driver import DataKind, Driver
 
@@ -36,6 +39,10 @@ class DataPeer(PeerBase):
             raise UsageError("recovery= is bound beside a bound address: a peer that only connects finds it itself")
         if self._plain:
             raise UsageError("plain=True has no recovery channel: leave recovery= out")
+        for data in self._to_bind if found else ():
+            if not any(places.fits(data, each) for each in found):
+                raise UsageError(f"recovery= names nothing on the transport and host of {data}: nobody follows a "
+                                 f"publisher's word to another host")  # fmt: skip
         self._recovery = found
 
     def _endpoints(self, binds: list[str]) -> dict[str, Any]:
@@ -45,6 +52,12 @@ class DataPeer(PeerBase):
         elif not self._plain:
             recovery = places.beside([parse(each) for each in binds])
         return {"binds": recovery, "data": self._data, "data_binds": binds}
+
+    def _frame_limits(self) -> Limits:
+        # A publisher may fill a frame with so many messages, whatever its subscribers' limits are, and one message may
+        # be as large as the limit says. Neither counts what is told of the messages beside their bodies.
+        size = max(self._limits.frame_bytes, FRAME_BYTES) + HEAD_BYTES
+        return self._limits if self._plain else dataclasses.replace(self._limits, frame_bytes=size)
 
     def _told_recovery(self, driver: Driver) -> dict[str, str]:
         """Bound data address -> what to tell there of where recovery is."""

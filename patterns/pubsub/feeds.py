@@ -81,6 +81,7 @@ class Feed:
         epoch: of the position, as the subscriber knows it.
         seen: rows up to this offset were read from the journal, and those above the position are in `rows`.
         told: it came to the newest message once.
+        said: the subscriber knows that all up to this offset has come.
         topics: of a snapshot, those still to be looked at; None: it is none.
         held: it does not begin yet.
         snapshot: it is one of last values.
@@ -88,8 +89,8 @@ class Feed:
     """
 
     __slots__ = (
-        "epoch", "held", "high", "low", "number", "position", "reading", "rows", "seen", "snapshot", "time", "told",
-        "topics", "until",
+        "epoch", "held", "high", "low", "number", "position", "reading", "rows", "said", "seen", "snapshot", "time",
+        "told", "topics", "until",
     )  # fmt: skip
 
     def __init__(self, number: int, position: int, epoch: str, until: int | None) -> None:
@@ -100,7 +101,7 @@ class Feed:
         self.told = self.held = self.snapshot = False
         self.rows: deque[Row] = deque()
         self.reading: core.Read | None = None
-        self.seen = 0
+        self.seen = self.said = 0
         self.topics: deque[str] | None = None
         self.time: int | None = None
         self.low = self.high = 0
@@ -310,13 +311,23 @@ class Feeder:
             if row is None:
                 if feed.reading is None and feed.until is None and not feed.told:
                     feed.told = True
-                    lane.send(talk.Done(feed.number, feed.epoch, feed.position), 0, now)
+                    self._say_position(feed, lane, now)
                 if feed.reading is None and feed.until is not None:
                     feed.until = min(feed.until, max(feed.position, self._history.last))
                     continue
                 return False
             self._put(feed, row, filter, lane, now)
         return False
+
+    def tell_position(self, feed: Feed, lane: Lane, now: float) -> None:
+        """Of a feed that has no end: all up to its position has come, also if nothing of that was of its topics."""
+        if feed.told and feed.said < feed.position and not lane.session.ended:
+            self._say_position(feed, lane, now)
+
+    @staticmethod
+    def _say_position(feed: Feed, lane: Lane, now: float) -> None:
+        feed.said = feed.position
+        lane.send(talk.Done(feed.number, feed.epoch, feed.position), 0, now)
 
     def _next(self, feed: Feed, filter: Filter, lane: Lane, now: float) -> Row | None:
         """The row with the feed's next message. None: it is at the newest one, or waits for the journal."""
@@ -373,7 +384,7 @@ class Feeder:
                 feed.number, feed.epoch, range(row.key, row.last + 1), row.topics, row.indexes, row.sent_at, row.codec,
                 row.lengths, row.blob, row.headers,
             )  # fmt: skip
-            feed.position = feed.seen = row.last
+            feed.position = feed.seen = feed.said = row.last
             lane.send(block, row.count, now)
             return
         builder = Builder(room)
@@ -395,7 +406,9 @@ class Feeder:
             row, start = following, max(0, feed.position + 1 - following.key)
             chosen = picks(row, filter)
         if builder:
-            lane.send(builder.block(feed.number, feed.epoch), len(builder), now)
+            block = builder.block(feed.number, feed.epoch)
+            feed.said = block.offsets[-1]
+            lane.send(block, len(builder), now)
 
     def _beside(self, feed: Feed) -> Row | None:
         """The next row, if it is at hand and of the same epoch."""

@@ -10,7 +10,7 @@ import random
 from typing import Any, Final
 
 from zmqkit.errors import CursorInUse, DecodeError, UsageError
-from zmqkit.events import EpochChanged, RecoveryUnreachable
+from zmqkit.events import EpochChanged, RecoveryUnreachable, SubscriptionsRefused
 from zmqkit.patterns.pubsub import talk
 from zmqkit.patterns.pubsub.delivering import Delivering
 from zmqkit.patterns.pubsub.seen import MARK_EVERY, Span
@@ -475,7 +475,10 @@ class Fetching(Delivering):
     def _refused(self, stream: Stream, message: talk.Refused, now: float) -> None:
         self.counters["publishers_refused"] += 1
         task = stream.task
-        if message.code == "cursor in use":
+        if message.code == "too many topics":
+            self.out.events.append(SubscriptionsRefused(self.local.name, self.local.name, message.text))
+            return
+        if message.code == "cursor in use" and self.settings.cursor:
             self._cursor_in_use(stream, message.text, now)
             return
         if task is None or not message.feed or task.ask != message.feed:

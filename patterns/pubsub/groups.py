@@ -7,11 +7,11 @@ says that the group is complete, or something of a later group.
 
 from __future__ import annotations
 
-from zmqkit.patterns.pubsub.wire import Data
+from zmqkit.patterns.pubsub.wire import FRAME_BYTES, FRAME_MESSAGES, Data
 
 GROUP_MESSAGES = 200_000
 GROUP_BYTES = 64 * 1024 * 1024
-"""A group is handed on as it is when it is larger, whatever its publisher still adds."""
+"""A group is handed on as it is when it is larger, whatever its publisher still adds. Many publishers share that."""
 
 
 class Groups:
@@ -22,12 +22,18 @@ class Groups:
         last: its last offset.
     """
 
-    __slots__ = ("_bytes", "_messages", "frames", "last")
+    __slots__ = ("_bytes", "_messages", "_most_bytes", "_most_messages", "frames", "last")
 
     def __init__(self) -> None:
         self.frames: list[Data] = []
         self.last = 0
+        self._most_messages, self._most_bytes = GROUP_MESSAGES, GROUP_BYTES
         self._messages = self._bytes = 0
+
+    def share(self, streams: int) -> None:
+        """So many streams gather groups: each may take its part of the memory."""
+        self._most_messages = max(FRAME_MESSAGES, GROUP_MESSAGES // streams)
+        self._most_bytes = max(FRAME_BYTES, GROUP_BYTES // streams)
 
     def add(self, data: Data) -> list[list[Data]]:
         """The next frame. Returns the groups that are complete now, in their order."""
@@ -38,7 +44,7 @@ class Groups:
         self.last = data.group_last
         self._messages += len(data.lengths)
         self._bytes += len(data.blob)
-        if ends_group(data) or self._messages > GROUP_MESSAGES or self._bytes > GROUP_BYTES:
+        if ends_group(data) or self._messages > self._most_messages or self._bytes > self._most_bytes:
             complete.append(self.take())
         return complete
 

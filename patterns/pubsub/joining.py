@@ -10,14 +10,14 @@ import random
 from collections.abc import Mapping
 from typing import Final
 
-from zmqkit.address import parse
-from zmqkit.errors import AddressError, MessagesLost
+from zmqkit.errors import MessagesLost
 from zmqkit.events import EpochChanged, FellBehind, RecoveryUnreachable
 from zmqkit.options import Backoff
 from zmqkit.patterns.pubsub import talk
 from zmqkit.patterns.pubsub.fetching import COMPARED
 from zmqkit.patterns.pubsub.links import DataLink
 from zmqkit.patterns.pubsub.living import Living
+from zmqkit.patterns.pubsub.reach import recovery_address
 from zmqkit.patterns.pubsub.settings import SubscriberSettings
 from zmqkit.patterns.pubsub.streams import FEED, FEEDING, LIVE, WAITING, Stream, Task
 from zmqkit.patterns.pubsub.topics import Filter
@@ -27,6 +27,12 @@ from zmqkit.protocol.session import Session
 
 MAX_STREAMS: Final = 10_000
 """So many publishers at most; those that are away are forgotten first."""
+
+MAX_STREAMS_OF_LINK: Final = 1_000
+"""So many publishers may be behind one address that we connected to; more than one only where something forwards..."""
+
+MAX_DIALS_OF_LINK: Final = 256
+"""...and to so many recovery channels we connect, because of what is said there."""
 
 FENCE_WAIT: Final = Backoff(first=2.0, factor=2.0, cap=30.0)
 """How long a fence is waited for before another one is asked for."""
@@ -189,7 +195,8 @@ class Joining(Living):
         self._rejoin(link, now)
 
     def _begin_stream(self, link: DataLink, fence: Fence, now: float) -> Stream | None:
-        if len(self.streams) >= MAX_STREAMS and not self._make_room(now):
+        crowded = not link.bound and len(link.streams) >= MAX_STREAMS_OF_LINK
+        if crowded or (len(self.streams) >= MAX_STREAMS and not self._make_room(now)):
             self.counters["publishers_refused"] += 1
             return None
         stream = Stream(fence.publisher, fence.stream, fence.epoch, self.filter, now)
@@ -259,8 +266,14 @@ class Joining(Living):
         """Connect to where the fence says; whoever connects to us is not trusted to say whom we should connect to."""
         wanted = "" if link.bound else recovery_address(link.address, fence.recovery)
         if wanted is None:
-            self.sessions.bad_frame(None, f"a fence with a recovery address that cannot be read: {fence.recovery!r}")
+            told = f"a fence whose recovery address is none of {link.address}'s host: {fence.recovery!r}"
+            self.sessions.bad_frame(None, told)
             wanted = ""
+        if wanted and not stream.address:
+            dialled = sum(1 for each in link.streams.values() if each.address)
+            if dialled >= MAX_DIALS_OF_LINK:
+                self.counters["publishers_refused"] += 1
+                wanted = ""
         if wanted != stream.address:
             if wanted:
                 self.out.dials.append((wanted, True))
@@ -513,19 +526,3 @@ class Joining(Living):
 def _name_of(session: Session) -> bytes | None:
     name = session.peer.about.get("stream")
     return name if type(name) is bytes and len(name) == 8 else None
-
-
-def recovery_address(data: str, told: str) -> str | None:
-    """Where to connect for recovery, given where the data comes from. "": nowhere. None: that is no address."""
-    if not told:
-        return ""
-    if told[0] == ":":
-        host, colon, _ = data.rpartition(":")
-        if not (data.startswith("tcp://") and colon):
-            return None
-        told = host + told
-    try:
-        found = parse(told)
-    except AddressError:
-        return None
-    return None if found.looked_up or found.wildcard else str(found)

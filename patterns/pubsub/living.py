@@ -339,6 +339,7 @@ class Living(Fetching):
         generation = max(100, min(max(GENERATION, literals), TOPICS_SEEN // (2 * max(1, len(self.streams)))))
         for stream in self.streams.values():
             stream.seen.generation = generation
+            stream.groups.share(len(self.streams))
 
     def attach(self, stream: Stream, session: Session, now: float) -> None:
         """See `Fetching`."""

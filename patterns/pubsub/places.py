@@ -46,7 +46,8 @@ def _is_free(host: str, port: int) -> bool:
 def told(data: Sequence[str], recovery: Sequence[str]) -> dict[str, str]:
     """What to tell at each bound data address of where recovery is.
 
-    ``:PORT`` where it is the same host, as whoever asks calls it; else the whole address; "" where there is none.
+    ``:PORT`` where it is the same host, as whoever asks calls it; of ipc and inproc the whole address; "" where there
+    is none. Elsewhere no subscriber would go (`zmqkit.patterns.pubsub.reach`).
 
     Args:
         data: bound addresses.
@@ -57,10 +58,14 @@ def told(data: Sequence[str], recovery: Sequence[str]) -> dict[str, str]:
 
 
 def _told(data: Address, recovery: Sequence[str]) -> str:
-    there = [parse(each) for each in recovery]
-    of_kind = [each for each in there if each.scheme == data.scheme]
-    for each in of_kind:
-        if each.scheme == "tcp" and (each.wildcard or each.host == data.host):
-            return f":{each.port}"
-    chosen = of_kind or [each for each in there if not each.wildcard]
-    return str(chosen[0]) if chosen else ""
+    for each in map(parse, recovery):
+        if fits(data, each):
+            return f":{each.port}" if each.scheme == "tcp" else str(each)
+    return ""
+
+
+def fits(data: Address, recovery: Address) -> bool:
+    """Whether whoever reaches the one address is told of the other: of the same transport, and host."""
+    if recovery.scheme != data.scheme or data.scheme != "tcp":
+        return recovery.scheme == data.scheme
+    return recovery.wildcard or data.wildcard or recovery.host == data.host

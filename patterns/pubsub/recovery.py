@@ -12,14 +12,25 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from zmqkit.errors import DecodeError
+from zmqkit.events import SubscriberSlow, SubscriptionsRefused
 from zmqkit.options import Limits, Retention
 from zmqkit.patterns.pubsub import talk, wire
-from zmqkit.patterns.pubsub.audience import MAX_FEEDS, MAX_SUBSCRIPTIONS, MAX_TOPICS, Audience, Connection, Member
+from zmqkit.patterns.pubsub.audience import (
+    MAX_FEEDS,
+    MAX_SUBSCRIBED_BYTES,
+    MAX_SUBSCRIPTIONS,
+    MAX_TOPICS,
+    MAX_TOPICS_BYTES,
+    Audience,
+    Connection,
+    Member,
+)
 from zmqkit.patterns.pubsub.coverage import Coverage
 from zmqkit.patterns.pubsub.cursors import Cursors
 from zmqkit.patterns.pubsub.feeds import Feed, Feeder, Lane
 from zmqkit.patterns.pubsub.history import History
 from zmqkit.patterns.pubsub.offsets import MAX_VALUES, LastValues
+from zmqkit.patterns.pubsub.reach import recovery_address
 from zmqkit.patterns.pubsub.rows import Found
 from zmqkit.protocol.core import Frames, Link
 from zmqkit.protocol.local import Local
@@ -203,14 +214,13 @@ class Recovery(PatternCore):
         prefix = change.prefix
         if not change.on:
             self.coverage.remove(link, prefix)
+            self.audience.taken_back(link, token, len(prefix))
             if prefix[:1] == b"p":
                 self.audience.unsubscribed(prefix)
             return
         self.coverage.add(link, prefix)
-        connection = self.audience.subscribed(link, token, now)
-        if connection.subscriptions > MAX_SUBSCRIPTIONS and token:
-            self.counters["subscriptions_refused"] += 1
-            self._cut(connection)
+        connection = self.audience.subscribed(link, token, now, len(prefix))
+        if self._is_flooded(connection):
             return
         if prefix[:1] != b"p" or self.settings.plain:
             return
@@ -222,6 +232,18 @@ class Recovery(PatternCore):
                 self._early.append((link, prefix))
         else:
             self._fence(link, prefix)
+
+    def _is_flooded(self, connection: Connection) -> bool:
+        """Whether more is subscribed over a connection than may be: then it is closed."""
+        if not connection.too_much or not connection.token:
+            return False
+        names = sorted({each.session.peer.name for each in self.audience.behind(connection)})
+        told = (
+            f"more than {MAX_SUBSCRIPTIONS} subscriptions, or {MAX_SUBSCRIBED_BYTES} bytes of them, over a connection"
+        )
+        self._tell_refused(", ".join(names)[:200], told)
+        self._cut(connection)
+        return True
 
     def _fence(self, link: Link, prefix: bytes) -> None:
         assert self._told is not None
@@ -241,9 +263,11 @@ class Recovery(PatternCore):
     def _dial(self, link: Link, hint: str) -> None:
         """Connect to the recovery channel of a subscriber that binds, at the host of its data address."""
         assert isinstance(link, tuple)
-        scheme, _, rest = str(link[1]).partition("://")
-        address = f"tcp://{rest.rpartition(':')[0]}{hint}" if hint[:1] == ":" and scheme == "tcp" else hint
-        if not address.startswith(f"{scheme}://") or address in self._dialled or len(self._dialled) >= MAX_DIALS:
+        address = recovery_address(str(link[1]), hint)
+        if address is None:
+            self.sessions.bad_frame(None, f"a subscriber says that its recovery channel is at {hint!r}, which is no "
+                                          f"address there")  # fmt: skip
+        if not address or address in self._dialled or len(self._dialled) >= MAX_DIALS:
             return
         self._dialled[address] = link
         self.out.dials.append((address, True))
@@ -257,15 +281,24 @@ class Recovery(PatternCore):
     def _check_lags(self, now: float) -> None:
         """Part with those who do not keep up: a connection is whole, or gone."""
         for connection in self.audience.stuck():
-            for member in self.audience.behind(connection):
+            members = list(self.audience.behind(connection))
+            for member in members:
                 self._part(member, now)
-            self.counters["subscribers_slow"] += 1
+            self._tell_slow(members[0].session.peer.name if len(members) == 1 else "", connection.seen.offset)
             self._cut(connection)
         for member in self.audience.slow_members():
-            self.counters["subscribers_slow"] += 1
+            self._tell_slow(member.session.peer.name, member.seen.offset)
             self._part(member, now)
             for each in self.audience.own(member):
                 self._cut(each)
+
+    def _tell_slow(self, name: str, seen: int) -> None:
+        self.counters["subscribers_slow"] += 1
+        self.out.events.append(SubscriberSlow(self.local.name, name, max(0, self.sent_up_to - seen)))
+
+    def _tell_refused(self, name: str, reason: str) -> None:
+        self.counters["subscriptions_refused"] += 1
+        self.out.events.append(SubscriptionsRefused(self.local.name, name, reason))
 
     def _part(self, member: Member, now: float) -> None:
         if member.joined:
@@ -325,7 +358,9 @@ class Recovery(PatternCore):
         self._changed = True
         if isinstance(message, talk.Topics):
             if not member.change(message):
-                self._refuse(member, "too many topics", f"at most {MAX_TOPICS} patterns are allowed", 0, now)
+                told = f"at most {MAX_TOPICS} patterns, of {MAX_TOPICS_BYTES} bytes, are allowed in a session"
+                self._tell_refused(member.session.peer.name, told)
+                self._refuse(member, "too many topics", told, 0, now)
         elif isinstance(message, talk.Joined):
             self.audience.joined(member, message)
         elif isinstance(message, talk.Left):
@@ -433,6 +468,8 @@ class Recovery(PatternCore):
 
     def _pump_all(self, now: float) -> None:
         """There is something new."""
+        if self._feeds:
+            self._timers.sooner("positions", now + self.local.heartbeat.interval)
         for feed, member in list(self._feeds.items()):
             if feed.reading is None:
                 self._pump(feed, member, now)
@@ -571,6 +608,10 @@ class Recovery(PatternCore):
             for feed, member in list(self._feeds.items()):
                 if feed.topics is not None:
                     self._pump(feed, member, now)
+        elif key == "positions":
+            for feed, member in self._feeds.items():
+                if feed.until is None:
+                    self.feeder.tell_position(feed, member.lane, now)
         elif key == "strangers":
             pause = 2 * self.local.heartbeat.bound
             for prefix in self.audience.strangers(now - pause):

@@ -28,6 +28,9 @@ FRAME_MESSAGES: Final = 4096
 FRAME_BYTES: Final = 256 * 1024
 """What a publisher puts into one frame at most; one body may be larger."""
 
+HEAD_BYTES: Final = 2 * 1024 * 1024
+"""What stands before the bodies takes less than this: topics, offsets, lengths, and usual headers."""
+
 KNOWN_TOPICS: Final = 20_000
 """So many topics need not be checked again."""
 

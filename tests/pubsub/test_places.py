@@ -59,16 +59,17 @@ def test_each_kind_of_address_has_a_place_beside_it(data: str, expected: str) ->
         (["tcp://127.0.0.1:5556"], ["tcp://127.0.0.1:5557"], [":5557"]),
         (["tcp://0.0.0.0:5556"], ["tcp://0.0.0.0:7"], [":7"]),
         (["tcp://127.0.0.1:5556"], ["tcp://0.0.0.0:7"], [":7"]),
-        (["tcp://10.0.0.1:5556"], ["tcp://10.0.0.2:7"], ["tcp://10.0.0.2:7"]),
+        (["tcp://10.0.0.1:5556"], ["tcp://10.0.0.2:7"], [""]),
         (["ipc:///a"], ["ipc:///a.recovery"], ["ipc:///a.recovery"]),
         (["tcp://127.0.0.1:1", "ipc:///a"], ["tcp://127.0.0.1:2", "ipc:///b"], [":2", "ipc:///b"]),
-        (["tcp://127.0.0.1:1", "ipc:///a"], ["tcp://127.0.0.1:2"], [":2", "tcp://127.0.0.1:2"]),
+        (["tcp://127.0.0.1:1", "ipc:///a"], ["tcp://127.0.0.1:2"], [":2", ""]),
+        (["tcp://0.0.0.0:1"], ["tcp://10.0.0.1:2"], [":2"]),
         (["ipc:///a"], ["tcp://0.0.0.0:2"], [""]),
         (["tcp://127.0.0.1:1"], [], [""]),
         ([], [], []),
     ],
 )
-def test_a_port_is_told_where_the_host_is_the_same_and_else_the_whole_address(
+def test_a_port_is_told_where_the_host_is_the_same_and_nothing_where_nobody_would_go(
     data: list[str], recovery: list[str], expected: list[str]
 ) -> None:
     assert list(told(data, recovery).values()) == expected

@@ -406,7 +406,7 @@ def test_a_lost_subscriber_loses_its_data_connection_too():
 
 
 def test_a_flood_of_subscriptions_ends_with_its_connection(monkeypatch):
-    monkeypatch.setattr("zmqkit.patterns.pubsub.recovery.MAX_SUBSCRIPTIONS", 10)
+    monkeypatch.setattr("zmqkit.patterns.pubsub.audience.MAX_SUBSCRIPTIONS", 10)
     scene = Scene()
     for at in range(12):
         scene.subscribe(wire_topic(f"t{at}"))

@@ -149,7 +149,7 @@ async def test_recovery_is_one_port_above_the_data(face: Face) -> None:
 
 async def test_recovery_goes_where_the_user_says(face: Face, folder: str) -> None:
     async with (
-        face.Publisher(LOCAL, recovery=f"ipc://{folder}/r") as pub,
+        face.Publisher(f"ipc://{folder}/d", recovery=f"ipc://{folder}/r") as pub,
         face.Subscriber(pub, start="earliest") as sub,
     ):
         assert bare(pub).recovery_addresses == (f"ipc://{folder}/r",)

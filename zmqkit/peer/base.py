@@ -209,6 +209,10 @@ class PeerBase:
         """What the driver opens, as keywords of its; `binds` is what the user wants to be bound."""
         return {"binds": binds}
 
+    def _frame_limits(self) -> Limits:
+        """What the driver is told of the limits: its sockets take frames that are as large."""
+        return self._limits
+
     def _bound(self, driver: Driver) -> tuple[str, ...]:
         """What is bound for the user, ports filled in."""
         return driver.addresses
@@ -265,7 +269,7 @@ class PeerBase:
     def _make_driver(self, core: PatternCore, journal: Any, binds: list[str]) -> Driver:
         kind = SharedPump if self._latency and journal is None else IoThread
         return kind(
-            core, journal=journal, name=self.name, heartbeat=self._heartbeat, limits=self._limits,
+            core, journal=journal, name=self.name, heartbeat=self._heartbeat, limits=self._frame_limits(),
             **self._endpoints(binds),
         )  # fmt: skip
 

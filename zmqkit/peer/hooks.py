@@ -44,11 +44,13 @@ LEVELS = {
     "EpochChanged": logging.INFO,
     "RecoveryUnreachable": logging.WARNING,
     "FellBehind": logging.WARNING,
+    "SubscriberSlow": logging.WARNING,
+    "SubscriptionsRefused": logging.WARNING,
     "MessagesExpired": logging.INFO,
 }
 """What is logged besides being told to callbacks; events not named here are not."""
 
-STRANGERS = frozenset({"BadFrame", "PeerRefused", "StaleSettle", "PeerBusy"})
+STRANGERS = frozenset({"BadFrame", "PeerRefused", "StaleSettle", "PeerBusy", "SubscriberSlow", "SubscriptionsRefused"})
 """Events that whoever can reach us can cause as often as he likes."""
 
 _callbacks: tuple[tuple[type[Event], Callable[[Any], object]], ...] = ()
