@@ -38,7 +38,7 @@ from zmqkit.transport.waiters import Waiter
 log = logging.getLogger("zmqkit.pubsub")
 
 SPENT_AT_ONCE: Final = 64
-"""So many parcels that were taken whole are told to the core together, or what is worth it before a wait."""
+"""So many parcels that were taken whole are told to the core together, or fewer if they are large."""
 
 SAVE_SECONDS: Final = 0.5
 """How often the inbox is told of messages that were passed over without a transaction of theirs."""
@@ -246,7 +246,7 @@ class SubscriberBase(DataPeer):
                     spent.append(item)  # first, so that an interrupt here makes it twice and not never
                     self._untold += item.size if item.session is None else self._tell_from
                 mailbox.pop()
-        if spent and ((item is None and self._untold >= self._tell_from) or len(spent) >= SPENT_AT_ONCE):
+        if spent and (self._untold >= self._tell_from or len(spent) >= SPENT_AT_ONCE):
             self._tell_spent()
         if item is None:
             return None
