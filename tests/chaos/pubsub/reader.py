@@ -4,7 +4,8 @@ It imports nothing of zmqkit, and shares no code with what it judges; it knows t
 `tests.chaos.pubsub.roles` writes and, from docs/protocol.md, two tables of a publisher's journal.
 
 The folder of a run holds ``memory-0.1.history`` (role, index, life) of each life, ``live-0.1.received`` of each life of
-a subscriber, what the inboxes hold in ``inbox-0.sqlite``, and ``journalled-0.journal``.
+a subscriber, what the inboxes hold in ``inbox-0.sqlite``, ``journalled-0.journal``, and ``controller.history``, which
+says who took part.
 
 A *line* is what has one row of offsets: one life of a publisher without a journal, all lives of one that has one. A
 message's name says where it is in its life; without a journal that is its offset, with one the journal says it.
@@ -152,18 +153,22 @@ class _Reader:
         """Publisher's id -> key of the line."""
         self.of_epoch: dict[tuple[str, str], str] = {}
         """(publisher's id, epoch) -> name and life of the publisher."""
-        for publisher in members(PUBLISHERS):
+        there = {words[1] for words in lines(folder / "controller.history") if words[0] == "start"}
+        for publisher in sorted(there.intersection(members(PUBLISHERS))):
             self._read_publisher(publisher)
-        for subscriber in members(SUBSCRIBERS):
+        subscribers = sorted(there.intersection(members(SUBSCRIBERS)))
+        for subscriber in subscribers:
             self._learn_ids(subscriber)
-        for subscriber in members(SUBSCRIBERS):
+        for subscriber in subscribers:
             self._judge_subscriber(subscriber)
         for role in (*PUBLISHERS, *SUBSCRIBERS):
             for path in lives(folder, role):
                 verdict.stats.update({f"{role}.{name}": value for name, value in last_stats(path).items()})
-        silent = [role for role in SUBSCRIBERS if not verdict.received[role]]
-        if not verdict.published or not verdict.applied or silent:
-            self._violated("history", f"nothing was published, or nothing came to {', '.join(silent) or 'inboxes'}")
+        silent = [name for name in subscribers if not any(path.stat().st_size for path in self._lives(name))]
+        if silent:
+            self._violated("history", f"nothing came to {', '.join(silent)}")
+        if not verdict.published or not verdict.applied:
+            self._violated("history", "nothing was published, or nothing applied")
         for kind, count in self._kinds.items():
             if count > SHOWN:
                 verdict.violations.append(f"{kind}: {count} in all")
@@ -180,9 +185,8 @@ class _Reader:
         if journalled:
             self.lines[publisher] = self._read_journal(publisher)
         for path in lives(self.folder, publisher.rpartition("-")[0]):
-            name, life, _ = path.name.split(".")
-            if name == publisher:
-                self._read_life(path, f"{name}.{life}", journalled=journalled)
+            if path.name.startswith(f"{publisher}."):
+                self._read_life(path, path.name.removesuffix(".history"), journalled=journalled)
 
     def _read_life(self, path: Path, opening: str, *, journalled: bool) -> None:
         if not journalled:

@@ -29,8 +29,8 @@ PAUSE_S = 0.25
 """Between two things that are published, at most..."""
 QUIET_S = 1.2
 """...but for longer silences now and then..."""
-BURST = 400
-"""...and bursts."""
+BURST = 200
+"""...and bursts, of as many at once or one by one."""
 LOOK_S = 0.3
 """How often a publisher looks who is there."""
 
@@ -55,6 +55,7 @@ class Publish(Process):
             self.tell(f"open {self.address}")
             looked = 0.0
             first = 1
+            self.hasty = 0
             while not self.finish.is_set() and not (self.folder / REST).exists():
                 if time.monotonic() - looked > LOOK_S:
                     looked = time.monotonic()
@@ -83,10 +84,15 @@ class Publish(Process):
 
     def _how_many(self) -> int:
         kind = self.rng.random()
-        return 1 if kind < 0.7 else self.rng.randint(2, 25) if kind < 0.99 else self.rng.randint(100, BURST)
+        return 1 if kind < 0.7 else self.rng.randint(2, 25) if kind < 0.99 else self.rng.randint(50, BURST)
 
     def _pause(self) -> float:
-        return self.rng.uniform(0.3, QUIET_S) if self.rng.random() < 0.02 else self.rng.random() * PAUSE_S
+        if self.hasty:
+            self.hasty -= 1
+            return 0.0
+        kind = self.rng.random()
+        self.hasty = self.rng.randint(20, BURST // 2) if kind < 0.01 else 0
+        return self.rng.uniform(PAUSE_S, QUIET_S) if kind > 0.98 else self.rng.random() * PAUSE_S
 
     def _topic(self, number: int) -> str:
         return f"once.{self.name}.{number}" if self.rng.random() < 0.05 else self.rng.choice(TOPICS)

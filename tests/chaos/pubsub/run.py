@@ -15,16 +15,17 @@ from tests.chaos.fleet import Fleet
 from tests.chaos.history import History
 from tests.chaos.plan import Step
 from tests.chaos.pubsub.links import HOST, Links, host_of
-from tests.chaos.pubsub.plan import CREW, PUBLISHERS, REST, SUBSCRIBERS, LinkStep, members, plan, short_plan
+from tests.chaos.pubsub.plan import CREW, PUBLISHERS, REST, SMALL_CREW, SUBSCRIBERS, LinkStep, members, plan, short_plan
 from tests.chaos.pubsub.reader import Verdict, judge
 
 BEGIN_S = 40.0
 """How long all processes may take to start; it takes a few seconds."""
 END_S = 60.0
 """How long what is on its way may take once nothing is published any more, and processes to end."""
-QUIET_S = 3.0
-"""Longer than any period after which a subscriber compares."""
+QUIET_S = 1.0
+"""When nothing came for so long, the reader is asked whether that was all..."""
 AGAIN_S = 2.0
+"""...and if not, again after as long as it takes subscribers to compare what they have."""
 
 
 @dataclasses.dataclass
@@ -103,7 +104,7 @@ def run(
     Args:
         seed: decides what is done to whom, and what is published; when exactly that meets what, the machine does.
         folder: an empty one, for what the processes write.
-        seconds: how long harm is done. None: a short plan, a little of everything.
+        seconds: how long harm is done. None: a short plan, a little of everything, with fewer processes.
         pause_s: between two steps, the least and the most.
         plant: a bug to plant, that the reader must find.
         say: told what is done.
@@ -114,12 +115,15 @@ def run(
     began = time.monotonic()
     note = History(folder / "controller.history").mention
     harmed: Counter[str] = Counter()
-    publishers, subscribers = members(PUBLISHERS), members(SUBSCRIBERS)
+    crew = SMALL_CREW if seconds is None else CREW
+    publishers = [each for each in members(crew) if each in members(PUBLISHERS)]
+    subscribers = [each for each in members(crew) if each in members(SUBSCRIBERS)]
     links = Links()
     for name in publishers:
         links.add(name, subscribers)
     name = f"chaos-{secrets.token_hex(4)}"
-    with links, Fleet(folder, name, seed, plant, crew=CREW, program="tests.chaos.pubsub.roles", first=()) as fleet:
+    program = "tests.chaos.pubsub.roles"
+    with links, Fleet(folder, name, seed, plant, crew=crew, program=program, first=(), note=note) as fleet:
         for member in fleet.members:
             if member.name in publishers:
                 member.address = _addresses(links, member.name)
