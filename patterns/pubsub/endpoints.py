@@ -51,7 +51,8 @@ class DataPeer(PeerBase):
             recovery = [str(each) for each in self._recovery]
         elif not self._plain:
             recovery = places.beside([parse(each) for each in binds])
-        return {"binds": recovery, "data": self._data, "data_binds": binds}
+        data: DataKind = "PUB" if self._plain and self._data == "XPUB" else self._data
+        return {"binds": recovery, "data": data, "data_binds": binds}
 
     def _frame_limits(self) -> Limits:
         # A publisher may fill a frame with so many messages, whatever its subscribers' limits are, and one message may

@@ -30,6 +30,7 @@ from zmqkit.patterns.pubsub.cursors import Cursors
 from zmqkit.patterns.pubsub.feeds import Feed, Feeder, Lane
 from zmqkit.patterns.pubsub.history import History
 from zmqkit.patterns.pubsub.offsets import MAX_VALUES, LastValues
+from zmqkit.patterns.pubsub.plain_audience import Listeners
 from zmqkit.patterns.pubsub.reach import recovery_address
 from zmqkit.patterns.pubsub.rows import Found
 from zmqkit.protocol.core import Frames, Link
@@ -111,6 +112,7 @@ class Recovery(PatternCore):
         self.cursors = Cursors(self.history, found.cursors)
         self.audience = Audience(limits.queued_bytes)
         self.coverage = Coverage()
+        self.listeners = Listeners()
         self.feeder = Feeder(self.history, self.out, self.values)
         self.sent_up_to = 0
         self._timers = Timers()
@@ -182,6 +184,7 @@ class Recovery(PatternCore):
             self._links.pop(link, None)
             self.audience.lost_link(link)
             self.coverage.lost(link)
+            self.listeners.lost_link(link)
         else:
             super().link_down(link, now)
 
@@ -212,6 +215,9 @@ class Recovery(PatternCore):
 
     def _subscription(self, link: Link, change: wire.Subscription, token: bytes, now: float) -> None:
         prefix = change.prefix
+        if self.settings.plain:
+            self._plain_subscription(link, change, token, now)
+            return
         if not change.on:
             self.coverage.remove(link, prefix)
             self.audience.taken_back(link, token, len(prefix))
@@ -222,7 +228,7 @@ class Recovery(PatternCore):
         connection = self.audience.subscribed(link, token, now, len(prefix))
         if self._is_flooded(connection):
             return
-        if prefix[:1] != b"p" or self.settings.plain:
+        if prefix[:1] != b"p":
             return
         private = wire.read_private(prefix)
         self.audience.is_private(prefix, private.instance, connection)
@@ -232,6 +238,15 @@ class Recovery(PatternCore):
                 self._early.append((link, prefix))
         else:
             self._fence(link, prefix)
+
+    def _plain_subscription(self, link: Link, change: wire.Subscription, token: bytes, now: float) -> None:
+        self._changed = True
+        if not change.on:
+            self.listeners.unsubscribed(link, change.prefix, token)
+            self.audience.taken_back(link, token, len(change.prefix))
+            return
+        self.listeners.subscribed(link, change.prefix, token)
+        self._is_flooded(self.audience.subscribed(link, token, now, len(change.prefix)))
 
     def _is_flooded(self, connection: Connection) -> bool:
         """Whether more is subscribed over a connection than may be: then it is closed."""
@@ -567,9 +582,10 @@ class Recovery(PatternCore):
 
     def _check_waits(self, now: float) -> None:
         if self._awaiting and self._changed:
+            wanted = self.listeners.wanted if self.settings.plain else self.audience.wanted
             left = []
             for each in self._awaiting:
-                if self.audience.wanted(each.topic) >= each.least:
+                if wanted(each.topic) >= each.least:
                     self.out.replies.append((each.ticket, None))
                 else:
                     left.append(each)

@@ -44,7 +44,8 @@ class Publisher(PublisherBase, Peer):
             death of the process), "memory". Without a journal it is "memory".
         retention: how much the journal keeps; None: all, until the disk is full.
         last_value: keep the last message of each topic, for subscribers that begin.
-        plain: send to plain SUB sockets: no history, no recovery.
+        plain: send to plain SUB sockets, topic and body as two frames: no history, no recovery, no headers. Of what
+            waits for one of them, more than ``queued_messages`` of `Limits` is dropped.
         recovery: addresses to bind for recovery; None: beside the others (of tcp the next port if it is free).
         **common: see `Common`.
 
@@ -117,6 +118,10 @@ class Publisher(PublisherBase, Peer):
     def wait_for_subscribers(self, count: int = 1, *, topic: str | None = None, timeout: float | None = None) -> None:
         """Block until so many subscribers are there, and what is published from now on reaches them.
 
+        With ``plain=True`` there are no sessions: connections that have subscribed count, and of a topic those that
+        have subscribed what it begins with. Over ``inproc://``, where connections cannot be told apart, that is as many
+        as have subscribed the same.
+
         Args:
             count: of subscribers.
             topic: only those that it would reach; None: all.
@@ -136,7 +141,10 @@ class Publisher(PublisherBase, Peer):
             raise WaitTimeout(self._too_few_subscribers(count, topic, timeout)) from None
 
     def subscribers(self) -> list[Audience]:
-        """Who is subscribed now: name, instance, topics, whether on the data plane, and how far behind."""
+        """Who is subscribed now: name, instance, topics, whether on the data plane, and how far behind.
+
+        Plain subscribers do not say who they are: with ``plain=True`` the list is empty.
+        """
         self._check_wait()
         self._start()
         found: list[Audience] = self._wait(self._ask(self._core.subscribers), None)
@@ -217,7 +225,9 @@ class Subscriber(SubscriberBase, Peer, Generic[T]):
         on_error: what an exception in ``with message:`` or a handler does: "raise" (let it through), "retry" (the same
             message comes again), "skip" (log it, and go on).
         group: kept for later.
-        plain: read plain PUB sockets: no history, no recovery.
+        plain: read plain PUB sockets: no history, no recovery, no numbers of the publisher's. What a slow subscriber
+            has no room for is dropped, and named by `MessagesLost`, but with ``on_slow="conflate"``. Bodies are read by
+            ``codec=``.
         recovery: addresses to bind for recovery, of a subscriber that binds; None: beside the others.
         **common: see `Common`.
 

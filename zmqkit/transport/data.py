@@ -155,6 +155,19 @@ class Publishing(Endpoint):
         return None if inode is None else _token.pack(fd, inode)
 
 
+class PlainPublishing(Publishing):
+    """An XPUB for plain SUBs: each end of a subscription is told, too, and libzmq drops for who is slow."""
+
+    def _open(self) -> zmq.Socket[bytes]:
+        made = super()._open()
+        made.setsockopt(zmq.XPUB_VERBOSER, 1)
+        made.setsockopt(zmq.SNDHWM, min(PUBLISHED_MESSAGES, self._limits.queued_messages))
+        return made
+
+    def _name(self, frame: zmq.Frame) -> bytes:
+        return super()._name(frame) or b""  # also of a connection that is gone, for subscriptions are counted
+
+
 class PublishingDialer(Publishing, DataDialer):
     """An XPUB that connects to one address."""
 
@@ -163,8 +176,20 @@ class PublishingListener(Publishing, DataListener):
     """An XPUB bound to one address."""
 
 
-DIALERS: dict[Literal["XPUB", "XSUB"], type[DataDialer]] = {"XPUB": PublishingDialer, "XSUB": DataDialer}
-LISTENERS: dict[Literal["XPUB", "XSUB"], type[DataListener]] = {"XPUB": PublishingListener, "XSUB": DataListener}
+class PlainPublishingDialer(PlainPublishing, DataDialer):
+    """The same for plain SUBs."""
+
+
+class PlainPublishingListener(PlainPublishing, DataListener):
+    """The same for plain SUBs."""
+
+
+DIALERS: dict[Literal["XPUB", "PUB", "XSUB"], type[DataDialer]] = {
+    "XPUB": PublishingDialer, "PUB": PlainPublishingDialer, "XSUB": DataDialer,
+}  # fmt: skip
+LISTENERS: dict[Literal["XPUB", "PUB", "XSUB"], type[DataListener]] = {
+    "XPUB": PublishingListener, "PUB": PlainPublishingListener, "XSUB": DataListener,
+}  # fmt: skip
 
 
 def alive(token: bytes) -> bool:

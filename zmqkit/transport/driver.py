@@ -15,7 +15,7 @@ from zmqkit.transport.tickets import Ticket
 
 E = TypeVar("E", bound=Event)
 
-DataKind = Literal["XPUB", "XSUB"]
+DataKind = Literal["XPUB", "PUB", "XSUB"]
 """The data endpoints of a peer: XPUB sends to whoever subscribed to it, XSUB subscribes and receives."""
 
 
