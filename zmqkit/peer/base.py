@@ -20,7 +20,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, ClassVar, TypedDict, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from zmqkit import checks, discovery
 from zmqkit import codec as codecs
@@ -29,6 +29,8 @@ from zmqkit.errors import Closed, Forked, UsageError
 from zmqkit.events import Event, PeerLost
 from zmqkit.options import Heartbeat, Limits
 from zmqkit.peer import hooks
+from zmqkit.peer.common import Addresses as Addresses
+from zmqkit.peer.common import Common as Common
 from zmqkit.protocol.local import Local
 from zmqkit.protocol.pattern import PatternCore
 from zmqkit.transport import hosts
@@ -37,7 +39,6 @@ from zmqkit.transport.iothread import IoThread
 from zmqkit.transport.shared import SharedPump
 from zmqkit.transport.tickets import Ticket
 
-Addresses = str | Sequence[str]
 Ev = TypeVar("Ev", bound=Event)
 
 log = logging.getLogger("zmqkit")
@@ -59,33 +60,6 @@ ENDING = 3.0
 
 DRAIN = 8.0
 """Seconds that a stopped loop has to finish what it runs: containers kill after 10."""
-
-
-class Common(TypedDict, total=False):
-    """Keywords that every peer takes.
-
-    Attributes:
-        bind: addresses to bind, besides those in front.
-        connect: addresses to connect to, besides those in front.
-        announce: a name under which others find the bound addresses (``zeroconf://NAME``). Without an address to
-            bind, a free port on loopback is bound.
-        name: in logs, threads, events; None: host:pid.
-        codec: of what is sent ("msgpack", "json", "raw" or a registered one); what is received names its own.
-        insecure: allow addresses beyond this host without keys; also ZMQKIT_INSECURE=1.
-        heartbeat: how life is proved.
-        limits: bounds of what others make us hold.
-        linger: seconds that close() goes on serving what waits; None: until all is settled. 5.0.
-    """
-
-    bind: Addresses
-    connect: Addresses
-    announce: str | None
-    name: str | None
-    codec: str
-    insecure: bool
-    heartbeat: Heartbeat
-    limits: Limits
-    linger: float | None
 
 
 @dataclasses.dataclass(eq=False, slots=True)
