@@ -20,7 +20,7 @@ import json
 import re
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgpack
 
@@ -38,6 +38,8 @@ _LEAVES = frozenset({type(None), bool, int, float, str, bytes, bytearray, memory
 _FULL_CHECK_FROM_BYTES = 2048  # from here on, skimming is cheaper than counting container bytes
 _SLICE_BYTES = 65536
 _PACKER_BYTES = 4096  # the packer's first buffer; its default of 256 KB costs more than packing a small body
+
+B = TypeVar("B", bytes, memoryview)
 
 _quote = reprlib.Repr()
 _quote.maxstring = _quote.maxother = 60
@@ -168,8 +170,11 @@ def decode_many(lengths: Sequence[int], blob: bytes, codec: str = "msgpack", *, 
         return [_decode_one(piece, codec, limits) for piece in _pieces(lengths, blob)]
     if _msgpack_fault(blob, len(lengths), limits) is None:
         try:
-            # As one list, msgpack itself checks that the blob holds exactly so many whole bodies.
-            bodies: list[Any] = _unpack(_list_header(len(lengths)) + blob)
+            if len(blob) >= len(lengths) * _FULL_CHECK_FROM_BYTES:  # large ones are not copied together
+                bodies: list[Any] = list(map(_unpack, _pieces(lengths, memoryview(blob))))
+            else:
+                # As one list, msgpack itself checks that the blob holds exactly so many whole bodies.
+                bodies = _unpack(_list_header(len(lengths)) + blob)
         except Exception:
             bodies = []
         if len(bodies) == len(lengths) and (_STACK or not _too_deep(bodies, limits.nesting + 1)):
@@ -207,7 +212,7 @@ def check_headers(headers: Mapping[str, str], instead: str = "the body") -> dict
 # ---- batches ---------------------------------------------------------------------
 
 
-def _pieces(lengths: Iterable[int], blob: bytes) -> Iterator[bytes]:
+def _pieces(lengths: Iterable[int], blob: B) -> Iterator[B]:
     start = 0
     for length in lengths:
         yield blob[start : start + length]
@@ -309,7 +314,7 @@ def _refuse_extension(code: int, data: bytes) -> object:
     raise DecodeError(f"a msgpack extension of type {code}: none is known here")
 
 
-def _unpack(data: bytes, pairs_hook: Callable[[Any], Any] | None = None) -> Any:
+def _unpack(data: bytes | memoryview, pairs_hook: Callable[[Any], Any] | None = None) -> Any:
     # Without max_*_len given, unpackb bounds each by the length of the data.
     return msgpack.unpackb(
         data, strict_map_key=False, timestamp=3, ext_hook=_refuse_extension, object_pairs_hook=pairs_hook

@@ -46,6 +46,8 @@ GATHER_MESSAGES: Final = 4096
 GATHER_SECONDS: Final = 0.0005
 MOST_SECONDS: Final = 0.005
 """...or this is over."""
+FIRST_RUN: Final = 64
+"""So many messages are encoded together while it is not known how large they are."""
 BULK_RUNS: Final = 8
 """So many runs of ``publish_many`` share a turn, where nothing is stored."""
 
@@ -69,18 +71,20 @@ class Gathering:
         first: the first one's offset; the others follow.
         sent_at: microseconds since 1970.
         messages: topic, encoded body and headers of each. Grows by one atomic step a message.
+        size: bytes of bodies.
         posted: the core was asked for a turn...
         pressed: ...at once.
         began: on the monotonic clock.
         ticket: resolved when all of it is stored; None: nobody asks.
     """
 
-    __slots__ = ("began", "first", "messages", "posted", "pressed", "sent_at", "ticket")
+    __slots__ = ("began", "first", "messages", "posted", "pressed", "sent_at", "size", "ticket")
 
     def __init__(self, first: int, ticket: Ticket | None) -> None:
         self.first = first
         self.sent_at = time.time_ns() // 1000
         self.messages: list[tuple[str, bytes, dict[str, str] | None]] = []
+        self.size = 0
         self.posted = False
         self.pressed = False
         self.began = time.monotonic()
@@ -205,6 +209,7 @@ class PublisherBase(DataPeer):
             messages = gathered.messages
             offset = gathered.first + len(messages)
             messages.append((topic, data, kept))
+            gathered.size += len(data)
         now = time.monotonic()
         pause, self._latest = now - self._latest, now
         if pause >= ALONE_SECONDS:
@@ -216,7 +221,8 @@ class PublisherBase(DataPeer):
                 driver.defer(self._hand_over)
                 gathered.posted = True
                 return offset
-            if gathered.pressed or (len(messages) < GATHER_MESSAGES and now - gathered.began < self._gathers):
+            few = len(messages) < GATHER_MESSAGES and gathered.size < ROW_BYTES
+            if gathered.pressed or (few and now - gathered.began < self._gathers):
                 return offset
         gathered.posted = gathered.pressed = True
         driver.submit(self._hand_over)
@@ -234,6 +240,7 @@ class PublisherBase(DataPeer):
                 gathered = self._gathered = Gathering(self._next, driver.ticket())
             offset = gathered.first + len(gathered.messages)
             gathered.messages.append(message)
+            gathered.size += len(message[1])
         if not gathered.posted:
             driver.submit(self._hand_over)
             gathered.posted = True
@@ -271,9 +278,10 @@ class PublisherBase(DataPeer):
         return ticket
 
     def _packs(self, messages: Iterable[tuple[str, object]]) -> Iterator[list[Pack]]:
-        """Checked and encoded, in runs of what a row takes."""
+        """Checked and encoded, in runs of what a row takes: as many as the last ones let expect."""
         topics: list[str] = []
         bodies: list[object] = []
+        run = FIRST_RUN
         for each in messages:
             if not isinstance(each, tuple) or len(each) != 2:
                 raise TypeError(f"publish_many takes pairs of a topic and a body, got {each!r:.100}")
@@ -282,8 +290,11 @@ class PublisherBase(DataPeer):
                 self._learn(topic)
             topics.append(topic)
             bodies.append(body)
-            if len(topics) >= ROW_MESSAGES:
-                yield self._packed(topics, bodies)
+            if len(topics) >= run:
+                packs = self._packed(topics, bodies)
+                yield packs
+                size = sum([len(pack.blob) for pack in packs])
+                run = max(1, min(ROW_MESSAGES, ROW_BYTES * run // max(size, 1)))
                 topics, bodies = [], []
         if topics:
             yield self._packed(topics, bodies)
@@ -380,9 +391,19 @@ def bulk_error(confirmed: int, cause: Exception) -> PartlySent:
 
 def packs_of(gathered: Gathering, codec: str) -> list[Pack]:
     """What was gathered, in runs of what a row takes."""
-    topics, bodies, headers = zip(*gathered.messages, strict=True)
-    kept = {at: each for at, each in enumerate(headers) if each} if any(headers) else {}
-    return list(_split(topics, list(map(len, bodies)), b"".join(bodies), kept, codec, gathered.sent_at))
+    messages, found, start = gathered.messages, [], 0
+    while start < len(messages):
+        end = start + ROW_MESSAGES
+        if gathered.size > ROW_BYTES:
+            end, size = start + 1, len(messages[start][1])
+            while end < min(len(messages), start + ROW_MESSAGES) and size + len(messages[end][1]) <= ROW_BYTES:
+                size += len(messages[end][1])
+                end += 1
+        topics, bodies, headers = zip(*messages[start:end], strict=True)
+        kept = {at: each for at, each in enumerate(headers) if each} if any(headers) else {}
+        found.append(_pack(topics, list(map(len, bodies)), b"".join(bodies), kept, codec, gathered.sent_at))
+        start = end
+    return found
 
 
 def _split(
