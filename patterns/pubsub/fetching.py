@@ -367,6 +367,8 @@ class Fetching(Delivering):
         if message.first <= position:
             stream.turn_over(message.first - 1, message.epoch)
             task.after = message.first - 1
+        # All of the epoch before came by this feed, or an earlier one: there is nothing to compare in it.
+        stream.tally.restart(max(stream.position or 0, message.first - 1))
         task.epoch = stream.position_epoch = message.epoch
 
     def _done(self, stream: Stream, task: Task, message: talk.Done, now: float) -> None:

@@ -442,9 +442,13 @@ class Recovery(PatternCore):
         known = history.epochs.clamp(epoch, offset) if epoch else None
         if known is not None:
             feed.epoch, feed.position = epoch, min(known, history.last)
-        else:
+        elif not epoch or offset <= history.gone:
             # An epoch is forgotten when all of it is gone: what has gone since is a hole.
-            feed.epoch, feed.position = "", min(offset, history.gone) if epoch else history.gone
+            feed.epoch, feed.position = "", offset if epoch else history.gone
+        else:
+            # An epoch of which nothing was ever stored, or all was torn off: go on with the one in its place.
+            first = history.epochs.at(offset + 1)[1]
+            feed.epoch, feed.position = "", max(history.gone, min(offset, first - 1))
 
     def _ask_values(self, member: Member, ask: talk.Values, now: float) -> None:
         if not self._has_room(member, ask.feed, now):

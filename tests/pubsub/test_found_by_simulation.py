@@ -88,3 +88,15 @@ def test_a_row_of_which_only_a_part_is_gone_tells_what_of_each_topic_is():
     scene.topics("a")
     scene.feed(after=1)
     assert scene.said(talk.Hole) == [talk.Hole(1, EPOCH, 2, 2, ["a"])]
+
+
+def test_a_position_in_an_epoch_that_never_was_stored_goes_on_with_the_next_one():
+    scene = Durable()
+    scene.publish(("a", b"1"))
+    scene = reopened(scene)
+    last = scene.b.core.sent_up_to
+    first = scene.publish(("a", b"2"))
+    scene.topics("a")
+    scene.feed(after=last, epoch="ee" * 16)
+    scene.feed(2, after=last + 5, epoch="ee" * 16)
+    assert scene.fed(1) == scene.fed(2) == [(first, "a", b"2")]

@@ -22,6 +22,7 @@ MODULES = (
     "tests.simulation.pipeline_mutants",
     "tests.simulation.chain_mutants",
     "tests.simulation.reqrep_mutants",
+    "tests.simulation.pubsub_mutants",
 )
 """Where bugs are planted: each module has a list ``MUTANTS``."""
 

@@ -9,12 +9,16 @@ from tests.simulation.mutants import Mutant, replaced
 from zmqkit.patterns.pubsub import links
 from zmqkit.patterns.pubsub.audience import Audience
 from zmqkit.patterns.pubsub.cursors import Cursors
+from zmqkit.patterns.pubsub.delivering import Delivering
 from zmqkit.patterns.pubsub.feeds import Feed, Feeder
+from zmqkit.patterns.pubsub.fetching import Fetching
 from zmqkit.patterns.pubsub.history import Epochs, History
+from zmqkit.patterns.pubsub.joining import Joining
+from zmqkit.patterns.pubsub.living import Living
 from zmqkit.patterns.pubsub.offsets import LastOffsets
 from zmqkit.patterns.pubsub.publisher import PublisherCore
 from zmqkit.patterns.pubsub.recovery import Recovery
-from zmqkit.patterns.pubsub.rows import Row
+from zmqkit.patterns.pubsub.streams import Stream, Task
 from zmqkit.patterns.pubsub.talk import Commit
 from zmqkit.patterns.pubsub.topics import Filter
 from zmqkit.protocol.session import Session
@@ -91,13 +95,6 @@ def lets_a_cursor_step_back(old: Callable[..., Any]) -> Callable[..., Any]:
     return commit
 
 
-def finds_every_comparison_right(old: Callable[..., Any]) -> Callable[..., Any]:
-    def counted(self: History, filter: Filter, after: int, up_to: int) -> tuple[int, int] | None:
-        return self.asked  # type: ignore[attr-defined, no-any-return]
-
-    return counted
-
-
 def fences_with_the_newest_number(old: Callable[..., None]) -> Callable[..., None]:
     def fence(self: Recovery, link: Any, prefix: bytes) -> None:
         before = self.sent_up_to
@@ -118,8 +115,8 @@ def ends_a_feed_one_too_early(old: Callable[..., None]) -> Callable[..., None]:
 
 
 def reads_past_what_was_deleted(old: Callable[..., Any]) -> Callable[..., Any]:
-    def wanted(self: History, offset: int, *, exact: bool) -> Any:
-        return old(self, offset, exact=True)
+    def wanted(self: History, offset: int, *more: Any, **named: Any) -> Any:
+        return old(self, offset + 1, *more, **named)
 
     return wanted
 
@@ -142,7 +139,132 @@ def subscribes_only_what_is_below(old: Callable[..., tuple[bytes, ...]]) -> Call
     return prefixes
 
 
-_ = (Audience, Feeder, Row)
+# ---- the subscriber ------------------------------------------------------------------
+
+
+def takes_all_for_new(old: Callable[..., Any]) -> Callable[..., Any]:
+    def new(self: Stream, offsets: Any, topic: str) -> None:
+        return None
+
+    return new
+
+
+def overlooks_gaps(old: Callable[..., bool]) -> Callable[..., bool]:
+    def gap(self: Living, stream: Stream, data: Any, seen: int, group: Any, now: float) -> bool:
+        return False
+
+    return gap
+
+
+def keeps_holes_to_itself(old: Callable[..., None]) -> Callable[..., None]:
+    def hole(self: Fetching, stream: Stream, task: Task, hole: Any, now: float) -> None:
+        if self.settings.on_gap == "recover" and hole.last - hole.first < 4:
+            hole = hole._replace(topics=["nobody.wants.this"])
+        old(self, stream, task, hole, now)
+
+    return hole
+
+
+def keeps_what_it_held_over_a_break(old: Callable[..., None]) -> Callable[..., None]:
+    def drop(self: Stream) -> None:
+        self.groups.take()
+
+    return drop
+
+
+def believes_a_beat_while_it_fetches(old: Callable[..., None]) -> Callable[..., None]:
+    def take(self: Living, stream: Stream, beat: Any, size: int, now: float) -> None:
+        old(self, stream, beat, size, now)
+        if stream.position is not None and stream.task is None:
+            stream.arrive(beat.offset, stream.epoch)
+
+    return take
+
+
+def joins_without_what_it_missed(old: Callable[..., Any]) -> Callable[..., Any]:
+    def first(self: Joining, stream: Stream, fence: int) -> Task | None:
+        task: Task | None = old(self, stream, fence)
+        if task is not None and task.why == "catch up" and task.kind == "after" and stream.lossy:
+            stream.arrive(fence, stream.epoch)
+            return None
+        return task
+
+    return first
+
+
+def keeps_its_position_over_a_torn_tail(old: Callable[..., None]) -> Callable[..., None]:
+    def turn(self: Stream, offset: int, epoch: str) -> None:
+        if self.position is None or offset >= self.position:
+            old(self, offset, epoch)
+        else:
+            self.position_epoch = epoch
+
+    return turn
+
+
+def gives_no_credit_for_what_it_knew(old: Callable[..., None]) -> Callable[..., None]:
+    def give(self: Delivering, session: Session, messages: int, size_bytes: int) -> None:
+        old(self, session, 0, size_bytes)
+
+    return give
+
+
+def commits_what_is_not_dealt_with(old: Callable[..., None]) -> Callable[..., None]:
+    def commit(self: Fetching, publisher: str, epoch: str, offset: int, ticket: Any, now: float) -> None:
+        stream = self.streams.get(publisher)
+        ahead = stream.position if stream is not None and stream.position is not None else offset
+        old(self, publisher, epoch, max(offset, ahead), ticket, now)
+
+    return commit
+
+
+def never_compares(old: Callable[..., None]) -> Callable[..., None]:
+    def compare(self: Fetching, stream: Stream, now: float, most: int = 0) -> None:
+        pass
+
+    return compare
+
+
+def forgets_a_publisher_that_moved(old: Callable[..., None]) -> Callable[..., None]:
+    def begin(self: Joining, link: Any, fence: Any, now: float) -> Stream | None:
+        if link.before is not None and self.streams.get(link.before.publisher) is link.before:
+            link.before.durable = False
+        found: Stream | None = old(self, link, fence, now)
+        return found
+
+    return begin
+
+
+def tells_beats_of_another_opening(old: Callable[..., None]) -> Callable[..., None]:
+    def attach(self: Living, stream: Stream, session: Session, now: float) -> None:
+        beat = stream.seen_beat
+        old(self, stream, session, now)
+        stream.seen_beat = beat
+
+    return attach
+
+
+def waits_for_slow_ones(old: Callable[..., Any]) -> Callable[..., Any]:
+    def late(self: Audience, seen: Any) -> bool:
+        return False
+
+    return late
+
+
+def takes_any_fence(old: Callable[..., None]) -> Callable[..., None]:
+    def take(self: Joining, link: Any, fence: Any, now: float) -> None:
+        old(self, link, fence._replace(private=link.private), now)
+
+    return take
+
+
+def hands_a_group_on_topic_by_topic(old: Callable[..., None]) -> Callable[..., None]:
+    def group(self: Delivering, stream: Stream, frames: list[Any], now: float) -> None:
+        for data in frames:
+            self.hand_on_live(stream, data, None, now)
+
+    return group
+
 
 MUTANTS = [
     *(
@@ -156,11 +278,26 @@ MUTANTS = [
             ("enters an epoch silently", Feeder, "_enter", enters_an_epoch_silently),
             ("confirms a cursor before it is stored", Cursors, "write", confirms_a_cursor_before_it_is_stored),
             ("lets a cursor step back", Cursors, "commit", lets_a_cursor_step_back),
-            ("fences with the newest number", Recovery, "_fence", fences_with_the_newest_number),
+            ("fences with the next number", Recovery, "_fence", fences_with_the_newest_number),
             ("ends a feed one too early", Recovery, "_ask", ends_a_feed_one_too_early),
             ("reads past what was deleted", History, "wanted", reads_past_what_was_deleted),
+            ("waits for slow ones", Audience, "_late", waits_for_slow_ones),
             ("takes # for one word or more", Filter, "matches", hash_is_one_word_or_more),
             ("subscribes only what is below", links, "wire_prefixes", subscribes_only_what_is_below),
+            ("takes all for new", Stream, "new", takes_all_for_new),
+            ("overlooks gaps", Living, "_gap", overlooks_gaps),
+            ("keeps small holes to itself", Fetching, "_hole", keeps_holes_to_itself),
+            ("keeps what it held over a break", Stream, "drop_held", keeps_what_it_held_over_a_break),
+            ("believes a beat whatever it held", Living, "take_beat", believes_a_beat_while_it_fetches),
+            ("joins without what it missed", Joining, "_first_task", joins_without_what_it_missed),
+            ("keeps its position over a torn tail", Stream, "turn_over", keeps_its_position_over_a_torn_tail),
+            ("gives no credit back", Delivering, "give_credit", gives_no_credit_for_what_it_knew),
+            ("commits what is not dealt with", Fetching, "commit", commits_what_is_not_dealt_with),
+            ("never compares", Fetching, "compare_soon", never_compares),
+            ("forgets a publisher that moved", Joining, "_begin_stream", forgets_a_publisher_that_moved),
+            ("tells beats of another opening", Living, "attach", tells_beats_of_another_opening),
+            ("takes any fence", Joining, "take_fence", takes_any_fence),
+            ("hands a group on topic by topic", Delivering, "hand_on_group", hands_a_group_on_topic_by_topic),
         )
     ),
 ]

@@ -313,7 +313,7 @@ class Reader:
         line = self.book.lines[publisher]
         hearing = self.hearing(line)
         for message in line.messages:
-            if first <= message.offset <= last and message.due and self.wants(message.topic):
+            if first <= message.offset <= last and message.due and self.sure(message.topic):
                 if message.place in hearing.seen:
                     continue
                 self.counts["messages told to be lost"] += 1
