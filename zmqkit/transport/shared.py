@@ -33,7 +33,7 @@ from zmqkit.transport.loops import AsyncioPump, LoopPump, join
 from zmqkit.transport.mailbox import Mailbox, SharedMailbox
 from zmqkit.transport.readiness import Readiness
 from zmqkit.transport.tickets import PENDING, Ticket
-from zmqkit.transport.waiters import AsyncioWaiter, ThreadWaiter
+from zmqkit.transport.waiters import AsyncioWaiter, Leader, ThreadWaiter
 
 log = logging.getLogger("zmqkit.transport")
 
@@ -44,21 +44,6 @@ FLUSH_AFTER_SECONDS = 0.0005
 """What is posted waits so long, at most, for more to go with it."""
 
 NOBODY = 0
-
-
-class _Leader:
-    """Stands for the leader among those who wait for a ticket, or for items."""
-
-    __slots__ = ("_driver",)
-
-    def __init__(self, driver: SharedPump) -> None:
-        self._driver = driver
-
-    def wake(self) -> bool:
-        # If it does not sleep it is taking a turn, and looks for itself.
-        if self._driver.polling:
-            self._driver.wake_leader()
-        return True
 
 
 class SharedPump(BaseDriver):
@@ -97,7 +82,7 @@ class SharedPump(BaseDriver):
         self._ranks: dict[Any, int] = {}
         self.loop: LoopPump | None = None
         """The first event loop in which somebody waited; others' tasks are woken by it."""
-        self._leader_waiter = _Leader(self)
+        self._leader_waiter = Leader(self)
         self._poll_until = math.inf
         self._turning = 0
         self._last_turn = 0.0

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import trio
 
+    from zmqkit.transport.shared import SharedPump
+
 
 class Waiter(Protocol):
     """Somebody who waits, once."""
@@ -47,6 +49,21 @@ class ThreadWaiter:
         if timeout is None:
             return self._lock.acquire()
         return self._lock.acquire(timeout=min(max(timeout, 0.0), threading.TIMEOUT_MAX))
+
+
+class Leader:
+    """Stands for the leader of a `SharedPump` among those who wait for a ticket, or for items."""
+
+    __slots__ = ("_driver",)
+
+    def __init__(self, driver: SharedPump) -> None:
+        self._driver = driver
+
+    def wake(self) -> bool:
+        # If it does not sleep it is taking a turn, and looks for itself.
+        if self._driver.polling:
+            self._driver.wake_leader()
+        return True
 
 
 class AsyncWaiter(Waiter, Protocol):
