@@ -1,6 +1,7 @@
 """Publish-subscribe beside raw ZeroMQ and other libraries: processes of their own, loopback TCP.
 
-Run it with ``python -m benchmarks.pubsub [--only WORD] [--messages N] [--rounds N]``. Parts:
+Run it with ``python -m benchmarks.pubsub [--only WORD] [--peers WORD ...] [--messages N]
+[--rounds N]``. Parts:
 
 - *fan*: one topic, to one and to ten subscribers; dicts of about 100 bytes, and bodies of 64 KB.
 - *topics*: 1,000 topics in turns, to one and to ten subscribers.
@@ -123,19 +124,19 @@ def compare(title: str, them: Sequence[Peer], load: Load, subscribers: int, roun
 ALL = (peers.RAW, peers.ZMQKIT, peers.MANY, peers.JOURNAL, peers.PARTS, *peers.OTHERS)
 
 
-def fan(messages: int, rounds: int) -> None:
+def fan(them: Sequence[Peer], messages: int, rounds: int) -> None:
     """One topic."""
     few = max(messages // 10, 1)
-    compare("one topic, one subscriber", ALL, Load(messages), 1, rounds)
-    compare("one topic, ten subscribers", ALL, Load(few), 10, rounds)
-    compare("64 KB, one subscriber", ALL, Load(max(messages // 200, 1), size=65536), 1, rounds)
-    compare("64 KB, ten subscribers", ALL, Load(max(messages // 1000, 1), size=65536), 10, rounds)
+    compare("one topic, one subscriber", them, Load(messages), 1, rounds)
+    compare("one topic, ten subscribers", them, Load(few), 10, rounds)
+    compare("64 KB, one subscriber", them, Load(max(messages // 200, 1), size=65536), 1, rounds)
+    compare("64 KB, ten subscribers", them, Load(max(messages // 1000, 1), size=65536), 10, rounds)
 
 
-def topics(messages: int, rounds: int) -> None:
+def topics(them: Sequence[Peer], messages: int, rounds: int) -> None:
     """A thousand topics."""
-    compare("1,000 topics in turns, one subscriber", ALL, Load(messages, 1000), 1, rounds)
-    compare("1,000 topics in turns, ten subscribers", ALL, Load(max(messages // 10, 1), 1000), 10, rounds)
+    compare("1,000 topics in turns, one subscriber", them, Load(messages, 1000), 1, rounds)
+    compare("1,000 topics in turns, ten subscribers", them, Load(max(messages // 10, 1), 1000), 10, rounds)
 
 
 # ---- latency -----------------------------------------------------------------------
@@ -491,10 +492,12 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="")
+    parser.add_argument("--peers", nargs="+", default=[""], metavar="WORD", help="besides raw: whose name holds one")
     asked = parser.parse_args()
+    them = [peer for peer in ALL if peer is peers.RAW or any(word in peer.name for word in asked.peers)]
     parts: dict[str, Callable[[], None]] = {
-        "fan": lambda: fan(asked.messages, asked.rounds),
-        "topics": lambda: topics(asked.messages, asked.rounds),
+        "fan": lambda: fan(them, asked.messages, asked.rounds),
+        "topics": lambda: topics(them, asked.messages, asked.rounds),
         "latency": lambda: latency(max(asked.messages // 20, 1), asked.rounds),
         "replay": lambda: replay(asked.messages, asked.rounds),
         "curves": lambda: curves(max(asked.messages // 5, 1), max(asked.rounds // 2, 1)),
