@@ -62,7 +62,7 @@ class Mutator:
             head = msgpack.unpackb(frame[start:end], strict_map_key=False)
         except Exception:
             return self.raw(frame)
-        packed = msgpack.packb(self.field(head))
+        packed: bytes = msgpack.packb(self.field(head))
         before = frame[:start]
         if frame[:1] == b"d":
             before = before[:-4] + len(packed).to_bytes(4, "big")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.bad_input.pubsub import Fair
+from tests.bad_input.strangers import pack
 from zmqkit.errors import CursorInUse
 from zmqkit.events import BadFrame, FellBehind, PeerRefused, SubscriptionsRefused
 from zmqkit.options import Limits
@@ -225,7 +226,7 @@ def test_a_publisher_of_another_version_is_refused_by_name_and_once(version: int
     fair = Fair()
     private = fair.core._links[fair.evil.data].private
     for _ in range(3):
-        fair.lie("data", [private_topic(private) + wire.wire.pack([version, "whatever"])])
+        fair.lie("data", [private_topic(private) + pack([version, "whatever"])])
     (event,) = fair.happened(PeerRefused)
     assert event.code == "version"
     assert f"version 1 of publish-subscribe, the other {version}" in event.reason
