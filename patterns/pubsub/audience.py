@@ -235,6 +235,14 @@ class Member:
         )
 
 
+class Awaited(NamedTuple):
+    """A ticket that is resolved once so many subscribe to a topic (None: to any)."""
+
+    least: int
+    topic: str | None
+    ticket: Any
+
+
 class Audience:
     """All who listen.
 

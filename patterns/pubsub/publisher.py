@@ -20,7 +20,7 @@ from zmqkit.events import JournalRecovered, JournalTrouble
 from zmqkit.patterns.pubsub import fanout, wire
 from zmqkit.patterns.pubsub.history import READ_BYTES
 from zmqkit.patterns.pubsub.offsets import LastOffsets
-from zmqkit.patterns.pubsub.recovery import PublisherSettings, Recovery
+from zmqkit.patterns.pubsub.recovery import Recovery
 from zmqkit.patterns.pubsub.rows import (
     EPOCHS,
     MESSAGES,
@@ -35,6 +35,7 @@ from zmqkit.patterns.pubsub.rows import (
     pack_state,
     unreadable,
 )
+from zmqkit.patterns.pubsub.settings import PublisherSettings as PublisherSettings
 from zmqkit.protocol import core
 from zmqkit.protocol.core import Write
 from zmqkit.protocol.local import Local

@@ -25,8 +25,8 @@ from zmqkit.journal import SqliteJournal
 from zmqkit.options import Durability, Retention
 from zmqkit.patterns.pubsub.endpoints import DataPeer
 from zmqkit.patterns.pubsub.publisher import PublisherCore
-from zmqkit.patterns.pubsub.recovery import PublisherSettings
 from zmqkit.patterns.pubsub.rows import LOGS, ROW_BYTES, ROW_MESSAGES, Found, Pack, first_offset, look_into
+from zmqkit.patterns.pubsub.settings import PublisherSettings
 from zmqkit.patterns.pubsub.topics import check_topic
 from zmqkit.peer.base import Addresses, Common, check_types
 from zmqkit.transport.driver import DataKind, Driver

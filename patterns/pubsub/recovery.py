@@ -6,14 +6,12 @@ fences, which go over the data plane. What a stranger can grow is bounded in ``a
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from zmqkit.errors import DecodeError
 from zmqkit.events import SubscriberSlow, SubscriptionsRefused
-from zmqkit.options import Limits, Retention
 from zmqkit.patterns.pubsub import talk, wire
 from zmqkit.patterns.pubsub.audience import (
     MAX_FEEDS,
@@ -22,6 +20,7 @@ from zmqkit.patterns.pubsub.audience import (
     MAX_TOPICS,
     MAX_TOPICS_BYTES,
     Audience,
+    Awaited,
     Connection,
     Member,
 )
@@ -33,6 +32,7 @@ from zmqkit.patterns.pubsub.offsets import MAX_VALUES, LastValues
 from zmqkit.patterns.pubsub.plain_audience import Listeners
 from zmqkit.patterns.pubsub.reach import recovery_address
 from zmqkit.patterns.pubsub.rows import Found
+from zmqkit.patterns.pubsub.settings import PublisherSettings
 from zmqkit.protocol.core import Frames, Link
 from zmqkit.protocol.local import Local
 from zmqkit.protocol.pattern import PatternCore
@@ -47,51 +47,6 @@ MAX_DIALS: Final = 256
 
 VALUES_PAUSE: Final = 0.001
 """Seconds between two parts of a large snapshot."""
-
-
-_KEEP_ALL: Final = Retention()
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class PublisherSettings:
-    """What a publisher's core is made with.
-
-    Attributes:
-        publisher: its id, 32 hex digits: the journal's uuid; without a journal the instance.
-        epoch: 32 hex digits, of this opening.
-        stream: 8 bytes, fresh: names its frames on the data plane.
-        history: without a journal: so many messages are kept for those who come late.
-        durable: there is a journal.
-        retention: what the journal keeps.
-        last_value: keep the last value of each topic.
-        plain: for plain subscribers: topic and body as two frames, and nothing else.
-        wall: wall time minus the driver's clock, in seconds.
-        limits: ``queued_bytes`` bounds the history in memory, the last values, and what waits for one subscriber.
-    """
-
-    publisher: str
-    epoch: str
-    stream: bytes
-    history: int = 1_000
-    durable: bool = False
-    retention: Retention = _KEEP_ALL
-    last_value: bool = False
-    plain: bool = False
-    wall: float = 0.0
-    limits: Limits = Limits()
-
-    def about(self, first: int) -> dict[str, Any]:
-        """What the publisher says of itself in its handshakes. `first`: the first offset of this opening."""
-        return {
-            "publisher": self.publisher, "epoch": self.epoch, "stream": self.stream, "journal": self.durable,
-            "last": first - 1, "last_value": self.last_value,
-        }  # fmt: skip
-
-
-class _Awaited(NamedTuple):
-    least: int
-    topic: str | None
-    ticket: Any
 
 
 class Recovery(PatternCore):
@@ -122,7 +77,7 @@ class Recovery(PatternCore):
         self._told: dict[str, str] | None = None
         self._early: list[tuple[Link, bytes]] = []
         self._dialled: dict[str, Link] = {}
-        self._awaiting: list[_Awaited] = []
+        self._awaiting: list[Awaited] = []
         self._draining: list[Any] = []
         self._changed = False
         for name in (
@@ -147,7 +102,7 @@ class Recovery(PatternCore):
 
     def wait_for_subscribers(self, count: int, topic: str | None, ticket: Any, now: float) -> None:
         """`ticket` gets None once so many subscribers get what is published to the topic, or to any (None)."""
-        self._awaiting.append(_Awaited(count, topic, ticket))
+        self._awaiting.append(Awaited(count, topic, ticket))
         self._changed = True
 
     def wait_drained(self, ticket: Any, now: float) -> None:

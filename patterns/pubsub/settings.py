@@ -1,11 +1,12 @@
-"""What a subscriber is told when it is made, for its core. Pure values."""
+"""What publishers and subscribers are told when they are made, for their cores. Pure values."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any, Final
 
-from zmqkit.options import Limits, OnGap, OnSlow, Start
+from zmqkit.options import Limits, OnGap, OnSlow, Retention, Start
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,3 +41,42 @@ class SubscriberSettings:
     limits: Limits = Limits()
     wall: float = 0.0
     unreachable: float | None = None
+
+
+_KEEP_ALL: Final = Retention()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PublisherSettings:
+    """What a publisher's core is made with.
+
+    Attributes:
+        publisher: its id, 32 hex digits: the journal's uuid; without a journal the instance.
+        epoch: 32 hex digits, of this opening.
+        stream: 8 bytes, fresh: names its frames on the data plane.
+        history: without a journal: so many messages are kept for those who come late.
+        durable: there is a journal.
+        retention: what the journal keeps.
+        last_value: keep the last value of each topic.
+        plain: for plain subscribers: topic and body as two frames, and nothing else.
+        wall: wall time minus the driver's clock, in seconds.
+        limits: ``queued_bytes`` bounds the history in memory, the last values, and what waits for one subscriber.
+    """
+
+    publisher: str
+    epoch: str
+    stream: bytes
+    history: int = 1_000
+    durable: bool = False
+    retention: Retention = _KEEP_ALL
+    last_value: bool = False
+    plain: bool = False
+    wall: float = 0.0
+    limits: Limits = Limits()
+
+    def about(self, first: int) -> dict[str, Any]:
+        """What the publisher says of itself in its handshakes. `first`: the first offset of this opening."""
+        return {
+            "publisher": self.publisher, "epoch": self.epoch, "stream": self.stream, "journal": self.durable,
+            "last": first - 1, "last_value": self.last_value,
+        }  # fmt: skip
