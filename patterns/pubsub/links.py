@@ -105,3 +105,8 @@ class DataLink:
 def prefixes_of(filter: Filter) -> set[bytes]:
     """What is subscribed for these topics."""
     return {prefix for pattern in filter for prefix in wire_prefixes(pattern)}
+
+
+def is_data(link: object) -> bool:
+    """Whether a link is of the data plane."""
+    return type(link) is tuple and bool(link) and link[0] == "d"

@@ -28,6 +28,7 @@ from zmqkit.patterns.pubsub.coverage import Coverage
 from zmqkit.patterns.pubsub.cursors import Cursors
 from zmqkit.patterns.pubsub.feeds import Feed, Feeder, Lane
 from zmqkit.patterns.pubsub.history import History
+from zmqkit.patterns.pubsub.links import is_data
 from zmqkit.patterns.pubsub.offsets import MAX_VALUES, LastValues
 from zmqkit.patterns.pubsub.plain_audience import Listeners
 from zmqkit.patterns.pubsub.reach import recovery_address
@@ -128,14 +129,14 @@ class Recovery(PatternCore):
 
     def link_up(self, link: Link, now: float) -> None:
         """See `Core`."""
-        if _is_data(link):
+        if is_data(link):
             self._links[link] = None
         else:
             super().link_up(link, now)
 
     def link_down(self, link: Link, now: float) -> None:
         """See `Core`."""
-        if _is_data(link):
+        if is_data(link):
             self._links.pop(link, None)
             self.audience.lost_link(link)
             self.coverage.lost(link)
@@ -145,7 +146,7 @@ class Recovery(PatternCore):
 
     def link_forgotten(self, link: Link, now: float) -> None:
         """See `PatternCore`."""
-        if not _is_data(link):
+        if not is_data(link):
             super().link_forgotten(link, now)
             return
         self.link_down(link, now)
@@ -155,12 +156,12 @@ class Recovery(PatternCore):
 
     def links_disturbed(self, group: Any, now: float) -> None:
         """See `Core`. Whoever lost a connection of the data plane comes back over a new one, and says so."""
-        if not _is_data(group):
+        if not is_data(group):
             super().links_disturbed(group, now)
 
     def receive_message(self, link: Link, frames: Frames, now: float) -> None:
         """See `Core`."""
-        if not _is_data(link):
+        if not is_data(link):
             super().receive_message(link, frames, now)
             return
         try:
@@ -595,7 +596,3 @@ class Recovery(PatternCore):
                 self._timers.set("strangers", now + pause)
         elif type(key) is tuple and key[0] == "claim":
             self._claim_ends(key[1], now)
-
-
-def _is_data(link: object) -> bool:
-    return type(link) is tuple and bool(link) and link[0] == "d"

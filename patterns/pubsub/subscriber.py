@@ -25,7 +25,7 @@ from zmqkit.errors import DecodeError
 from zmqkit.events import PeerRefused
 from zmqkit.patterns.pubsub import wire
 from zmqkit.patterns.pubsub.joining import Joining
-from zmqkit.patterns.pubsub.links import DataLink
+from zmqkit.patterns.pubsub.links import DataLink, is_data
 from zmqkit.patterns.pubsub.settings import SubscriberSettings as SubscriberSettings
 from zmqkit.patterns.pubsub.topics import Filter
 from zmqkit.patterns.pubsub.wire import Beat, Data, Fence, Mixed, OtherVersion
@@ -73,7 +73,7 @@ class SubscriberCore(Joining):
 
     def link_up(self, link: Link, now: float) -> None:
         """See `Core`."""
-        if _is_data(link):
+        if is_data(link):
             self.data_up(link[1], now)  # type: ignore[index]
             self._rise(now)
         else:
@@ -81,7 +81,7 @@ class SubscriberCore(Joining):
 
     def link_down(self, link: Link, now: float) -> None:
         """See `Core`."""
-        if _is_data(link):
+        if is_data(link):
             self.data_down(link[1], now)  # type: ignore[index]
             self._rise(now)
         else:
@@ -89,7 +89,7 @@ class SubscriberCore(Joining):
 
     def link_forgotten(self, link: Link, now: float) -> None:
         """See `PatternCore`."""
-        if _is_data(link):
+        if is_data(link):
             self.data_forgotten(link[1], now)  # type: ignore[index]
             self._rise(now)
         else:
@@ -97,7 +97,7 @@ class SubscriberCore(Joining):
 
     def receive_message(self, link: Link, frames: Frames, now: float) -> None:
         """See `Core`."""
-        if not _is_data(link):
+        if not is_data(link):
             super().receive_message(link, frames, now)
             return
         found = self._links.get(link[1])  # type: ignore[index]
@@ -177,7 +177,3 @@ _TIMERS = {
     "compare": SubscriberCore.compare_in_time,
     "shorter": SubscriberCore.compare_less,
 }
-
-
-def _is_data(link: Link) -> bool:
-    return type(link) is tuple and link[0] == "d"
