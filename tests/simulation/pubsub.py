@@ -18,9 +18,10 @@ from tests.simulation.users import Told, local_of
 from zmqkit import events
 from zmqkit.options import Limits, Retention
 from zmqkit.patterns.pubsub.publisher import PublisherCore, PublisherSettings
-from zmqkit.patterns.pubsub.rows import LOGS, MESSAGES, Found, Pack, Row, first_offset, look_into
+from zmqkit.patterns.pubsub.rows import CURSORS, LOGS, MESSAGES, Found, Pack, Row, first_offset, look_into
 from zmqkit.patterns.pubsub.streams import Stream
 from zmqkit.patterns.pubsub.subscriber import SubscriberCore, SubscriberSettings
+from zmqkit.protocol.wire import unpack
 from zmqkit.testing.data import Forwarder
 from zmqkit.testing.faults import (
     CLOCK_FAULTS,
@@ -29,6 +30,7 @@ from zmqkit.testing.faults import (
     IDENTITY_FAULTS,
     JOURNAL_FAULTS,
     NETWORK_FAULTS,
+    READ_FAULTS,
     STALL_FAULTS,
     TORN_FAULTS,
     Faults,
@@ -64,8 +66,22 @@ class PubsubScenario(Scenario):
     step_s = 0.06
     bound_s = BOUND_S
     expects: ClassVar[tuple[str, ...]] = (
-        *NETWORK_FAULTS, *STALL_FAULTS, *CRASH_FAULTS, *JOURNAL_FAULTS, *DISK_FAULTS, *TORN_FAULTS, *CLOCK_FAULTS,
-        *IDENTITY_FAULTS,
+        *NETWORK_FAULTS, *STALL_FAULTS, *CRASH_FAULTS, *JOURNAL_FAULTS, *DISK_FAULTS, *READ_FAULTS, *TORN_FAULTS,
+        *CLOCK_FAULTS, *IDENTITY_FAULTS, "start failed: JournalError", "closed", "commits lost",
+        "data connection", "data connection expelled", "data delayed", "dropped by a forwarder",
+        "run dropped by a forwarder",
+        "sessions_opened", "sessions_lost", "sessions_resumed", "links_lost", "frames_stray", "messages_repeated",
+        "messages_missed", "resumes_asked", "messages_resent", "peers_busy", "overslept",
+        "lost: silent", "lost: process gone", "lost: goodbye: closed", "lost: forgotten by the other side",
+        "lost: replaced", "lost: goodbye: too slow",
+        "published", "fed", "beats", "fences", "checks", "checks_failed", "comparisons", "comparisons_wrong",
+        "gaps_found", "gaps filled", "holes_told", "losses_told", "deleted", "last_values_forgotten", "frames_unknown",
+        "messages_recovered", "messages_repeated_here", "messages_conflated", "subscribers_slow", "times_behind",
+        "commits_failed", "publishes_refused", "cursors_refused", "passed over as dealt with",
+        "delivered, live", "delivered, replayed", "raised: MessagesLost", "messages told to be lost",
+        "cursor confirmed", "commit refused: UsageError", "topics changed", "stored messages torn off",
+        "EpochChanged", "FellBehind", "GapFound", "RecoveryUnreachable", "JournalTrouble", "JournalRecovered",
+        "refused: JournalFull", "refused: JournalError", "unknown: CommitIndeterminate",
     )  # fmt: skip
 
     # ---- who is there --------------------------------------------------------------
@@ -85,7 +101,6 @@ class PubsubScenario(Scenario):
         self.finals: list[Message] | None = None
         self.quiet = rng.random() < 0.4
         self.subscribers_bind = rng.random() < 0.25
-        self.swift = rng.random() < 0.5
         together = rng.random() < 0.4
         pubs = [f"pub{n}" for n in range(rng.choice((1, 1, 2, 2, 3)))]
         subs = [f"sub{n}" for n in range(rng.choice((2, 2, 3, 4)))]
@@ -145,7 +160,7 @@ class PubsubScenario(Scenario):
         on_slow = rng.choice(("recover", "recover", "recover", "conflate", "disconnect"))
         return Reader(
             peer, self.book, self.world.counts, rng.sample(PATTERNS, rng.choice((1, 1, 2, 3))), start, cursor, inbox,
-            on_gap, on_slow, rng.random() < 0.7, lossy, self._holds, self._plenty, self._values,
+            on_gap, on_slow, rng.random() < 0.7, lossy, self._holds, self._stands, self._plenty, self._values,
         )  # fmt: skip
 
     def _make_publisher(self, peer: SimPeer) -> PublisherCore:
@@ -333,6 +348,15 @@ class PubsubScenario(Scenario):
                 # By size whole runs of messages go, and who knows which were one.
                 return message.opening is opening and len(later) < count and size >= 1 << 20
         return False
+
+    def _stands(self, message: Message) -> bool:
+        """Whether a cursor on the disk of its publisher stands at a message, or beyond."""
+        line = message.opening.line
+        for peer, opening in self.openings.items():
+            if opening.line is line and peer.disk is not None:
+                cursors = [unpack(row.value) for row in peer.disk.rows(CURSORS)]
+                return any(line.after(epoch, offset) > message.place for _, _, epoch, offset in cursors)
+        return True
 
     def _plenty(self, line: Line) -> bool:
         """Whether a living publisher holds all of it."""

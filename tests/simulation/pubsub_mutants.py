@@ -19,7 +19,7 @@ from zmqkit.patterns.pubsub.offsets import LastOffsets
 from zmqkit.patterns.pubsub.publisher import PublisherCore
 from zmqkit.patterns.pubsub.recovery import Recovery
 from zmqkit.patterns.pubsub.streams import Stream, Task
-from zmqkit.patterns.pubsub.talk import Commit
+from zmqkit.patterns.pubsub.talk import Commit, Committed
 from zmqkit.patterns.pubsub.topics import Filter
 from zmqkit.protocol.session import Session
 
@@ -80,12 +80,11 @@ def enters_an_epoch_silently(old: Callable[..., None]) -> Callable[..., None]:
 
 
 def confirms_a_cursor_before_it_is_stored(old: Callable[..., Any]) -> Callable[..., Any]:
-    def write(self: Cursors, out: Any) -> None:
-        old(self, out)
-        if self._storing:
-            self._storing[-1] = self._storing[-1]._replace(number=0)
+    def commit(self: Cursors, name: str, session: Session, commit: Commit) -> Any:
+        answer = old(self, name, session, commit._replace(ask=0))
+        return Committed(commit.ask) if answer is None else answer
 
-    return write
+    return commit
 
 
 def lets_a_cursor_step_back(old: Callable[..., Any]) -> Callable[..., Any]:
@@ -115,8 +114,9 @@ def ends_a_feed_one_too_early(old: Callable[..., None]) -> Callable[..., None]:
 
 
 def reads_past_what_was_deleted(old: Callable[..., Any]) -> Callable[..., Any]:
-    def wanted(self: History, offset: int, *more: Any, **named: Any) -> Any:
-        return old(self, offset + 1, *more, **named)
+    def wanted(self: History, *more: Any, **named: Any) -> Any:
+        read = old(self, *more, **named)
+        return read if read is None or read.first >= read.last else read._replace(first=read.first + 1)
 
     return wanted
 
@@ -158,7 +158,7 @@ def overlooks_gaps(old: Callable[..., bool]) -> Callable[..., bool]:
 
 def keeps_holes_to_itself(old: Callable[..., None]) -> Callable[..., None]:
     def hole(self: Fetching, stream: Stream, task: Task, hole: Any, now: float) -> None:
-        if self.settings.on_gap == "recover" and hole.last - hole.first < 4:
+        if self.settings.on_gap == "recover" and hole.last - hole.first < 40:
             hole = hole._replace(topics=["nobody.wants.this"])
         old(self, stream, task, hole, now)
 
@@ -251,13 +251,6 @@ def waits_for_slow_ones(old: Callable[..., Any]) -> Callable[..., Any]:
     return late
 
 
-def takes_any_fence(old: Callable[..., None]) -> Callable[..., None]:
-    def take(self: Joining, link: Any, fence: Any, now: float) -> None:
-        old(self, link, fence._replace(private=link.private), now)
-
-    return take
-
-
 def hands_a_group_on_topic_by_topic(old: Callable[..., None]) -> Callable[..., None]:
     def group(self: Delivering, stream: Stream, frames: list[Any], now: float) -> None:
         for data in frames:
@@ -276,7 +269,7 @@ MUTANTS = [
             ("forgets topics that are gone", History, "_shrink", forgets_topics_that_are_gone),
             ("takes positions of torn tails", Epochs, "clamp", takes_positions_of_torn_tails),
             ("enters an epoch silently", Feeder, "_enter", enters_an_epoch_silently),
-            ("confirms a cursor before it is stored", Cursors, "write", confirms_a_cursor_before_it_is_stored),
+            ("confirms a cursor before it is stored", Cursors, "commit", confirms_a_cursor_before_it_is_stored),
             ("lets a cursor step back", Cursors, "commit", lets_a_cursor_step_back),
             ("fences with the next number", Recovery, "_fence", fences_with_the_newest_number),
             ("ends a feed one too early", Recovery, "_ask", ends_a_feed_one_too_early),
@@ -296,7 +289,6 @@ MUTANTS = [
             ("never compares", Fetching, "compare_soon", never_compares),
             ("forgets a publisher that moved", Joining, "_begin_stream", forgets_a_publisher_that_moved),
             ("tells beats of another opening", Living, "attach", tells_beats_of_another_opening),
-            ("takes any fence", Joining, "take_fence", takes_any_fence),
             ("hands a group on topic by topic", Delivering, "hand_on_group", hands_a_group_on_topic_by_topic),
         )
     ),

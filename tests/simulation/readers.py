@@ -67,6 +67,8 @@ class Reader:
     lossy: bool
     holds: Callable[[Message], bool]
     """Whether the history of a living publisher has a message."""
+    stands: Callable[[Message], bool]
+    """Whether what lies on a disk says that somebody's cursor stands there, or beyond; without a disk: True."""
     plenty: Callable[[Line], bool]
     """Whether a living publisher holds all of a line."""
     valued: Callable[[Line], bool]
@@ -296,6 +298,7 @@ class Reader:
             return
         self.counts["cursor confirmed"] += 1
         line = message.opening.line
+        assert self.stands(message), f"the cursor of {self.peer.name} is said to stand at {message}, and does not"
         self.kept.confirmed[line.id] = max(self.kept.confirmed.get(line.id, -1), message.place)
 
     # ---- what it is told -------------------------------------------------------------

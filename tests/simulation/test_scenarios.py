@@ -11,7 +11,7 @@ import pytest
 
 from tests.simulation.scenarios import SCENARIOS, find, replay
 from zmqkit.testing.scenario import simulate
-from zmqkit.testing.sweeps import sweep
+from zmqkit.testing.sweeps import FEW, sweep
 
 FIRST = int(os.environ.get("ZMQKIT_FIRST", "0"))
 JOBS = min(2, os.cpu_count() or 1)
@@ -34,14 +34,17 @@ def test_every_seed_is_safe_and_converges_and_repeats_itself(name: str, capsys: 
     )  # fmt: skip
     assert totals.seeds == seeds
     assert totals.compared == min(entry.twice, seeds)
+    if name == "pubsub" and seeds >= FEW:
+        assert totals.counts["gaps filled"] >= seeds // 20, "gaps that are filled must be many"
 
 
 def test_the_promised_numbers_of_seeds_are_run():
     real = [SCENARIOS[name] for name in ("sessions", "pipeline", "chain")]
     assert sum(entry.seeds for entry in real) >= 2000
     assert sum(entry.twice for entry in real) >= 200
-    assert SCENARIOS["reqrep"].seeds >= 2000
-    assert SCENARIOS["reqrep"].twice >= 200
+    for name in ("reqrep", "pubsub"):
+        assert SCENARIOS[name].seeds >= 2000
+        assert SCENARIOS[name].twice >= 200
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
