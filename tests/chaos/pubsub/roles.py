@@ -25,7 +25,7 @@ from zmqkit import events
 HEARTBEAT = zmqkit.Heartbeat(interval=INTERVAL_S, liveness=round(BOUND_S / INTERVAL_S))
 BIND_S = 20.0
 """So long a publisher tries to bind its ports: the life before may not be gone yet."""
-PAUSE_S = 0.25
+PAUSE_S = 0.35
 """Between two things that are published, at most..."""
 QUIET_S = 1.2
 """...but for longer silences now and then..."""
@@ -91,7 +91,7 @@ class Publish(Process):
             self.hasty -= 1
             return 0.0
         kind = self.rng.random()
-        self.hasty = self.rng.randint(20, BURST // 2) if kind < 0.01 else 0
+        self.hasty = self.rng.randint(20, BURST // 2) if kind < 0.005 else 0
         return self.rng.uniform(PAUSE_S, QUIET_S) if kind > 0.98 else self.rng.random() * PAUSE_S
 
     def _topic(self, number: int) -> str:

@@ -21,7 +21,11 @@ from tests.chaos.pubsub.reader import Verdict, judge
 BEGIN_S = 40.0
 """How long all processes may take to start; it takes a few seconds."""
 END_S = 60.0
-"""How long what is on its way may take once nothing is published any more, and processes to end."""
+"""How long processes may take to end."""
+REST_S = 300.0
+"""How long what is on its way may take once nothing is published any more: inboxes may be far behind..."""
+STILL_S = 30.0
+"""...and for how long nothing may move meanwhile."""
 QUIET_S = 1.0
 """When nothing came for so long, the reader is asked whether that was all..."""
 AGAIN_S = 2.0
@@ -152,7 +156,7 @@ def run(
         ours = [each for each in fleet.members if each.name in publishers]
         fleet.wait(lambda: all(each.told("rests") for each in ours), BEGIN_S, "all publishers to rest")
         resting = time.monotonic()
-        _rest(fleet, folder, resting + END_S, say)
+        _rest(fleet, folder, say)
         rested = time.monotonic()
         for role in (*SUBSCRIBERS, *PUBLISHERS):
             fleet.finish(role, END_S)
@@ -166,18 +170,19 @@ def _addresses(links: Links, publisher: str) -> str:
     return ",".join(f"tcp://{HOST}:{links.ports[publisher, plane]}" for plane in ("data", "recovery"))
 
 
-def _rest(fleet: Fleet, folder: Path, deadline: float, say: Callable[[str], object]) -> None:
+def _rest(fleet: Fleet, folder: Path, say: Callable[[str], object]) -> None:
     """Wait until nothing comes any more; longer, in bounds, if something is still missing then."""
-    while True:
-        size = 0
-        while (now := _size(folder)) != size and time.monotonic() < deadline:
-            size = now
+    began = moved = time.monotonic()
+    size = 0
+    while (now := time.monotonic()) < min(moved + STILL_S, began + REST_S):
+        if size != (size := _size(folder)):
+            moved = now
             fleet.pause(QUIET_S)
-        missing = _judge_now(folder)
-        if time.monotonic() >= deadline or not missing:
+        elif missing := _judge_now(folder):
+            say(f"{now - began:.1f} s at rest, but: {missing[0]}")
+            fleet.pause(AGAIN_S)
+        else:
             return
-        say(f"at rest, but: {missing}")
-        fleet.pause(AGAIN_S)
 
 
 def _size(folder: Path) -> int:
