@@ -427,7 +427,7 @@ def read_offsets(value: object, count: int) -> Sequence[int]:
         raise DecodeError("offsets that are not those of the messages")
     if value[0] < 1 or value[-1] >= wire.MAX_NUMBER or not rises(value):
         raise DecodeError("offsets in no order")
-    return value
+    return range(value[0], value[-1] + 1) if value[-1] - value[0] + 1 == count else value
 
 
 def rises(numbers: Iterable[int]) -> bool:

@@ -43,8 +43,10 @@ class RawPeer:
     heartbeat = (1.0, 20)
     """Interval in seconds, and liveness, by which the other side judges us."""
 
-    def __init__(self, *, connect: str = "", bind: str = "", credit: tuple[int, int] = (0, 0)) -> None:
-        self.instance = os.urandom(16)
+    def __init__(
+        self, *, connect: str = "", bind: str = "", credit: tuple[int, int] = (0, 0), instance: bytes = b""
+    ) -> None:
+        self.instance = instance or os.urandom(16)
         self.context = zmq.Context()
         self.binds = bool(bind)
         self.address = connect or bind

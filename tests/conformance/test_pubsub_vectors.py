@@ -88,6 +88,13 @@ def test_what_a_later_version_adds_to_a_frame_of_the_data_plane_is_skipped(vecto
     assert wire.read(frame) == wire.read(vector["frame"])
 
 
+def test_neighbours_may_be_named_one_by_one() -> None:
+    head = msgpack.packb([[5, 6], 4, 6, 0, "raw", [1, 1], {}])
+    found = wire.read(b"da\0" + bytes(8) + len(head).to_bytes(4, "big") + head + b"xy")
+    assert isinstance(found, wire.Data)
+    assert found.offsets == range(5, 7)
+
+
 @named(PUBSUB["bad_data"])
 def test_a_bad_frame_of_the_data_plane_is_refused(vector: dict[str, Any]) -> None:
     with pytest.raises(DecodeError):
