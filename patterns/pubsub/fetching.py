@@ -272,6 +272,8 @@ class Fetching(Delivering):
         self.counters["messages_repeated_here"] += count - new
         task.told += count
         task.news += new
+        if task.why == "repair" and stream.filter is not self.filter:
+            task.news += self._unwanted(stream, block)
         self._note(stream, task, block, chosen)
         if task.why != "values":
             task.after = last
@@ -295,6 +297,16 @@ class Fetching(Delivering):
             return [at for at, index in enumerate(indexes) if wanted[index] and offsets[at] > past]
         seen = [stream.seen.of(topic) for topic in block.topics]
         return [at for at, index in enumerate(indexes) if wanted[index] and offsets[at] > seen[index]]
+
+    def _unwanted(self, stream: Stream, block: Block) -> int:
+        """How many messages of a block had not come, of topics that are in force still but not wanted any more."""
+        indexes = block.indexes or [0] * len(block.offsets)
+        seen = [None if self.filter.matches(topic) else stream.seen.of(topic) for topic in block.topics]
+        return sum(
+            1
+            for offset, index in zip(block.offsets, indexes, strict=True)
+            if (newest := seen[index]) is not None and offset > newest
+        )
 
     def _note(self, stream: Stream, task: Task, block: Block, chosen: list[int] | None) -> None:
         """Remember what came."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import random
 import time
 from collections import deque
@@ -104,7 +105,8 @@ class SubscriberBase(DataPeer):
         self._on_gap = cast(OnGap, _one_of("on_gap", on_gap, get_args(OnGap)))
         self._on_slow = cast(OnSlow, _one_of("on_slow", on_slow, get_args(OnSlow)))
         self._on_error = cast(OnFailure, _one_of("on_error", on_error, get_args(OnFailure)))
-        self._max_age = None if max_age is None else checks.seconds("max_age", max_age)
+        oldest = math.inf if max_age is None else checks.seconds("max_age", max_age)
+        self._max_age = None if math.isinf(oldest) else oldest
         if group is not None:
             raise UsageError("group= is kept for groups of subscribers that share messages, which there are none yet")
         if cursor is not None and inbox is not None:

@@ -40,7 +40,7 @@ class Pair(Watched):
         mine = [f"honest {self.rounds}.{number}" for number in range(20)]
         for each in mine:
             self.pub.publish("fair.x", each)
-        got = []
+        got: list[Any] = []
         while len(got) < len(mine):
             message = self.sub.receive(PATIENCE_S)
             assert message is not None, f"the honest subscriber got {len(got)} of {len(mine)}"
