@@ -240,7 +240,7 @@ class PubsubScenario(Scenario):
     def _publish(self, peer: SimPeer, topics: list[str]) -> list[Message]:
         opening = self.openings[peer]
         first = opening.next
-        if not peer.has_commands:  # what goes to the core together bears one time
+        if peer not in self.stamps or not peer.has_commands:  # what goes to the core together bears one time
             self.stamps[peer] = int((WALL_S + self.world.clock.now) * 1e6)
         sent_at = self.stamps[peer]
         found = []
