@@ -194,7 +194,7 @@ class RawPeer:
             self._take_session_frame(header, frames[1:])
         return True
 
-    def until(self, done: Callable[[], bool], patience_s: float = 20.0) -> None:
+    def until(self, done: Callable[[], object], patience_s: float = 20.0) -> None:
         """Step until something is so; a ping a quarter of a second keeps holes from staying (4.3)."""
         end = time.monotonic() + patience_s
         next_ping = 0.0
