@@ -22,6 +22,8 @@ BEGIN_S = 40.0
 """How long all processes may take to start; it takes a few seconds."""
 END_S = 60.0
 """How long processes may take to end."""
+WELL_S = 1.0
+"""So long all publish and take while nothing is done to them any more."""
 REST_S = 300.0
 """How long what is on its way may take once nothing is published any more: inboxes may be far behind..."""
 STILL_S = 30.0
@@ -152,6 +154,7 @@ def run(
         fleet.settle_down(BEGIN_S)
         links.heal()
         fleet.wait(lambda: all(each.told("busy") for each in fleet.members), BEGIN_S, "all to be at work again")
+        fleet.pause(WELL_S)
         (folder / REST).touch()
         ours = [each for each in fleet.members if each.name in publishers]
         fleet.wait(lambda: all(each.told("rests") for each in ours), BEGIN_S, "all publishers to rest")

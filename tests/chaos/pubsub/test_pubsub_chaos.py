@@ -71,13 +71,11 @@ def test_nothing_is_lost_in_silence_whoever_is_killed_and_whatever_is_cut(tmp_pa
             assert kind in {each.split(":")[0] for each in judge(copy).violations}, doctor.__name__
 
 
-def last_life(folder: Path) -> tuple[Path, list[str], int]:
-    """What the newest life of a subscriber got; and which line of it is followed by one of the same publisher."""
+def last_life(folder: Path) -> tuple[Path, list[str], list[int]]:
+    """What the newest life of a subscriber to all got; and which lines of it are messages of the journal."""
     path = max(folder.glob("live-0.*.received"), key=lambda path: int(path.name.split(".")[1]))
     found = path.read_text().splitlines()
-    publisher = found[-1].split(" ")[1]
-    ours = [at for at, line in enumerate(found) if line.startswith(f"got {publisher} ")]
-    return path, found, ours[-2]
+    return path, found, [at for at, line in enumerate(found) if " journalled-0." in line]
 
 
 def replace(path: Path, lines: list[str]) -> None:
@@ -86,23 +84,24 @@ def replace(path: Path, lines: list[str]) -> None:
 
 
 def drop(folder: Path) -> None:
-    path, found, at = last_life(folder)
+    path, found, (*_, at, _) = last_life(folder)
     replace(path, [*found[:at], *found[at + 1 :]])
 
 
 def drop_the_last(folder: Path) -> None:
-    path, found, _ = last_life(folder)
-    replace(path, found[:-1])
+    path, found, (*_, at) = last_life(folder)
+    replace(path, [*found[:at], *found[at + 1 :]])
 
 
 def double(folder: Path) -> None:
-    path, found, at = last_life(folder)
+    path, found, (*_, at) = last_life(folder)
     replace(path, [*found[: at + 1], *found[at:]])
 
 
 def swap(folder: Path) -> None:
-    path, found, at = last_life(folder)
-    replace(path, [*found[:at], *reversed(found[at:])])
+    path, found, (*_, at, other) = last_life(folder)
+    found[at], found[other] = found[other], found[at]
+    replace(path, found)
 
 
 def invent(folder: Path) -> None:
