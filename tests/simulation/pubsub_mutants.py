@@ -7,12 +7,11 @@ from typing import Any
 
 from tests.simulation.mutants import Mutant, replaced
 from zmqkit.patterns.pubsub import links
-from zmqkit.patterns.pubsub.audience import Audience
 from zmqkit.patterns.pubsub.cursors import Cursors
 from zmqkit.patterns.pubsub.delivering import Delivering
 from zmqkit.patterns.pubsub.feeds import Feed, Feeder
 from zmqkit.patterns.pubsub.fetching import Fetching
-from zmqkit.patterns.pubsub.history import Epochs, History
+from zmqkit.patterns.pubsub.history import History
 from zmqkit.patterns.pubsub.joining import Joining
 from zmqkit.patterns.pubsub.living import Living
 from zmqkit.patterns.pubsub.offsets import LastOffsets
@@ -62,13 +61,6 @@ def forgets_topics_that_are_gone(old: Callable[..., Any]) -> Callable[..., Any]:
         self.dropped = before
 
     return shrink
-
-
-def takes_positions_of_torn_tails(old: Callable[..., int | None]) -> Callable[..., int | None]:
-    def clamp(self: Epochs, name: str, offset: int) -> int | None:
-        return None if old(self, name, offset) is None else offset
-
-    return clamp
 
 
 def enters_an_epoch_silently(old: Callable[..., None]) -> Callable[..., None]:
@@ -156,15 +148,6 @@ def overlooks_gaps(old: Callable[..., bool]) -> Callable[..., bool]:
     return gap
 
 
-def keeps_holes_to_itself(old: Callable[..., None]) -> Callable[..., None]:
-    def hole(self: Fetching, stream: Stream, task: Task, hole: Any, now: float) -> None:
-        if self.settings.on_gap == "recover" and hole.last - hole.first < 40:
-            hole = hole._replace(topics=["nobody.wants.this"])
-        old(self, stream, task, hole, now)
-
-    return hole
-
-
 def keeps_what_it_held_over_a_break(old: Callable[..., None]) -> Callable[..., None]:
     def drop(self: Stream) -> None:
         self.groups.take()
@@ -244,13 +227,6 @@ def tells_beats_of_another_opening(old: Callable[..., None]) -> Callable[..., No
     return attach
 
 
-def waits_for_slow_ones(old: Callable[..., Any]) -> Callable[..., Any]:
-    def late(self: Audience, seen: Any) -> bool:
-        return False
-
-    return late
-
-
 def hands_a_group_on_topic_by_topic(old: Callable[..., None]) -> Callable[..., None]:
     def group(self: Delivering, stream: Stream, frames: list[Any], now: float) -> None:
         for data in frames:
@@ -267,19 +243,16 @@ MUTANTS = [
             ("says that nothing was before", LastOffsets, "put", says_that_nothing_was_before),
             ("hides what history let go", History, "hole", hides_what_history_let_go),
             ("forgets topics that are gone", History, "_shrink", forgets_topics_that_are_gone),
-            ("takes positions of torn tails", Epochs, "clamp", takes_positions_of_torn_tails),
             ("enters an epoch silently", Feeder, "_enter", enters_an_epoch_silently),
             ("confirms a cursor before it is stored", Cursors, "commit", confirms_a_cursor_before_it_is_stored),
             ("lets a cursor step back", Cursors, "commit", lets_a_cursor_step_back),
             ("fences with the next number", Recovery, "_fence", fences_with_the_newest_number),
             ("ends a feed one too early", Recovery, "_ask", ends_a_feed_one_too_early),
             ("reads past what was deleted", History, "wanted", reads_past_what_was_deleted),
-            ("waits for slow ones", Audience, "_late", waits_for_slow_ones),
             ("takes # for one word or more", Filter, "matches", hash_is_one_word_or_more),
             ("subscribes only what is below", links, "wire_prefixes", subscribes_only_what_is_below),
             ("takes all for new", Stream, "new", takes_all_for_new),
             ("overlooks gaps", Living, "_gap", overlooks_gaps),
-            ("keeps small holes to itself", Fetching, "_hole", keeps_holes_to_itself),
             ("keeps what it held over a break", Stream, "drop_held", keeps_what_it_held_over_a_break),
             ("believes a beat whatever it held", Living, "take_beat", believes_a_beat_while_it_fetches),
             ("joins without what it missed", Joining, "_first_task", joins_without_what_it_missed),
