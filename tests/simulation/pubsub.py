@@ -77,7 +77,7 @@ class PubsubScenario(Scenario):
         "published", "fed", "beats", "fences", "checks", "checks_failed", "comparisons", "comparisons_wrong",
         "gaps_found", "gaps filled", "holes_told", "losses_told", "deleted", "last_values_forgotten", "frames_unknown",
         "messages_recovered", "messages_repeated_here", "messages_conflated", "subscribers_slow", "times_behind",
-        "commits_failed", "publishes_refused", "cursors_refused", "passed over as dealt with",
+        "commits_failed", "publishes_refused", "cursors_refused",
         "delivered, live", "delivered, replayed", "raised: MessagesLost", "messages told to be lost",
         "cursor confirmed", "commit refused: UsageError", "topics changed", "stored messages torn off",
         "EpochChanged", "FellBehind", "GapFound", "RecoveryUnreachable", "JournalTrouble", "JournalRecovered",
