@@ -113,6 +113,11 @@ class SubscriberBase(DataPeer):
             raise UsageError("cursor= keeps the position at the publisher, inbox= here: choose one")
         if start == "resume" and cursor is None and inbox is None:
             raise UsageError('start="resume" needs to know where it was: give cursor= or inbox=')
+        if (cursor is not None or inbox is not None) and start not in (None, "resume", "earliest"):
+            raise UsageError(
+                f"start={start!r} cannot be kept with cursor= or inbox=: they go on where they were, and begin with "
+                "the earliest where they are new; leave start= out"
+            )
         check_types(plain=(plain, bool))
         self._plain = plain
         if plain:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import zmqkit
 from tests.pipeline.processes import program
 from tests.pubsub.faces import LOCAL, PATIENCE_S, QUICK, Face, bare, bodies, take, there
-from zmqkit import CursorInUse, Duplicate, UsageError
+from zmqkit import CursorInUse, Duplicate, Subscriber, UsageError
 from zmqkit.inbox import Inbox, Position, Positions
 
 PROGRAMS = "tests.pubsub.programs"
@@ -94,12 +95,19 @@ async def test_two_subscribers_cannot_hold_one_cursor(face: Face) -> None:
                 assert (await take(other)).body == 1, "it takes over when the holder is gone"
 
 
-async def test_a_time_to_begin_at_counts_where_a_cursor_is_new(face: Face) -> None:
+async def test_a_new_cursor_begins_with_the_earliest(face: Face) -> None:
     async with face.Publisher() as pub:
         for n in range(5):
             await pub.publish("a", n)
         async with face.Subscriber(pub, cursor="reader") as sub:
             assert await bodies(sub, 5) == list(range(5)), "a publisher that the cursor does not know: all"
+
+
+@pytest.mark.parametrize("start", ["latest", datetime.now(UTC)])
+@pytest.mark.parametrize("durable", [{"cursor": "reader"}, {"inbox": "state.db"}])
+def test_a_start_that_a_position_would_overrule_is_refused(durable: dict[str, Any], start: Any) -> None:
+    with pytest.raises(UsageError, match="leave start= out"):
+        Subscriber("tcp://127.0.0.1:5556", start=start, **durable)
 
 
 # ---- inboxes -----------------------------------------------------------------------
