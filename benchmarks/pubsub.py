@@ -459,7 +459,7 @@ def take_late(pipe: Pipe, address: str, load: Load) -> None:
 def memory(messages: int) -> None:
     """Past a subscriber that is stopped."""
     print(f"\nmemory: {messages:,} messages past a subscriber that is stopped; RSS in MB")
-    row("", "before", "highest while stopped", "after", "came", "named as lost")
+    row("", "before", "while stopped", "after", "came", "named as lost")
     load = Load(messages)
     for journalled in (False, True):
         with contextlib.ExitStack() as stack:
