@@ -196,7 +196,7 @@ class Transaction:
         position = message._position
         if self._commit is not None:
             raise UsageError(f"the transaction of message {message.id} is open already")
-        if not subscriber._progress.is_oldest(position.publisher, position.offset):
+        if not subscriber._progress.is_oldest(*position):
             raise UsageError(
                 f"an older message than {message.id} is in hand, and its effects would be passed over: with inbox= "
                 f"deal with one message after the other"

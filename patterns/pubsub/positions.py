@@ -14,15 +14,26 @@ from zmqkit.inbox import Position
 
 
 class _Line:
-    """One publisher's messages: their offsets rise, over all its epochs."""
+    """One publisher's messages: offsets rise within an epoch, and an epoch that is over does not come again.
 
-    __slots__ = ("last", "open")
+    A later epoch may use offsets again, if the publisher's journal lost its tail.
+    """
+
+    __slots__ = ("last", "open", "over")
 
     def __init__(self, last: Position) -> None:
         self.last = last
         """The newest that was handed out, or dealt with in an earlier life."""
-        self.open: dict[int, Position] = {}
+        self.open: dict[tuple[str, int], Position] = {}
         """What is in hand, oldest first, with the position before it."""
+        self.over: set[str] = set()
+        """Epochs before the last one's."""
+
+    def is_new(self, epoch: str, offset: int) -> bool:
+        """Whether this comes after all that was handed out."""
+        if epoch == self.last.epoch:
+            return offset > self.last.offset
+        return epoch not in self.over
 
 
 class Progress:
@@ -45,29 +56,33 @@ class Progress:
             line = self._lines.get(publisher)
             if line is None:
                 line = self._lines[publisher] = _Line(Position(publisher, epoch, 0))
-            if offset in line.open:
+            if (epoch, offset) in line.open:
                 return True
-            if offset <= line.last.offset:
+            if not line.is_new(epoch, offset):
                 return False
-            line.open[offset] = line.last
+            if epoch != line.last.epoch:
+                line.over.add(line.last.epoch)
+            line.open[epoch, offset] = line.last
             line.last = Position(publisher, epoch, offset)
             return True
 
-    def done(self, publisher: str, offset: int) -> Position | None:
+    def done(self, publisher: str, epoch: str, offset: int) -> Position | None:
         """A message is dealt with. Returns the position that may be kept now, if that is a new one."""
         with self.lock:
             line = self._lines[publisher]
-            before = line.open.get(offset)
-            if before is None:
+            if (epoch, offset) not in line.open:
                 return None
             oldest = next(iter(line.open))
-            del line.open[offset]
-            if oldest != offset:
+            del line.open[epoch, offset]
+            if oldest != (epoch, offset):
                 return None
             return next(iter(line.open.values())) if line.open else line.last
 
-    def is_oldest(self, publisher: str, offset: int) -> bool:
+    def is_oldest(self, publisher: str, epoch: str, offset: int) -> bool:
         """Whether no older message of the publisher is in hand."""
         with self.lock:
             line = self._lines[publisher]
-            return not line.open or next(iter(line.open)) >= offset
+            if not line.open:
+                return True
+            oldest_epoch, oldest = next(iter(line.open))
+            return oldest >= offset if oldest_epoch == epoch else oldest_epoch not in line.over

@@ -445,7 +445,7 @@ class SubscriberBase(DataPeer):
 
     def _passed(self, message: MessageBase[Any]) -> Position | None:
         assert self._progress is not None
-        return self._progress.done(message.publisher, message.sequence)
+        return self._progress.done(message.publisher, message.epoch, message.sequence)
 
     def _save_sometimes(self, *, at_once: bool = False) -> None:
         """Tell the inbox, now and then, of messages that nobody had a transaction for."""

@@ -63,9 +63,21 @@ def test_a_position_never_steps_back_and_nothing_is_applied_twice(path: Path) ->
     apply(inbox, positions, Position(A, FIRST, 7))
     for offset in (7, 3):
         with pytest.raises(Duplicate, match="dealt with before"):
-            apply(inbox, positions, Position(A, SECOND, offset))
+            apply(inbox, positions, Position(A, FIRST, offset))
     assert positions.find(A) == Position(A, FIRST, 7)
     assert effects(path) == 1
+
+
+def test_a_later_epoch_is_further_though_it_uses_offsets_again_and_an_earlier_one_never_comes_back(path: Path) -> None:
+    inbox, positions = opened(path)
+    apply(inbox, positions, Position(A, FIRST, 7))
+    apply(inbox, positions, Position(A, SECOND, 3))
+    assert positions.find(A) == Position(A, SECOND, 3)
+    for position in (Position(A, FIRST, 8), Position(A, SECOND, 3)):
+        with pytest.raises(Duplicate, match="dealt with before"):
+            apply(inbox, positions, position)
+    assert Positions(Inbox(path)).all() == [Position(A, SECOND, 3)]
+    assert effects(path) == 2
 
 
 def test_a_transaction_that_is_rolled_back_moves_nothing(path: Path) -> None:

@@ -15,17 +15,17 @@ def test_the_position_is_that_of_the_newest_message_when_all_are_done_in_order()
     progress = Progress()
     for offset in (3, 7, 8):
         assert progress.take(A, FIRST, offset)
-        assert progress.done(A, offset) == Position(A, FIRST, offset)
+        assert progress.done(A, FIRST, offset) == Position(A, FIRST, offset)
 
 
 def test_the_position_stays_before_the_oldest_message_in_hand() -> None:
     progress = Progress()
     for offset in (3, 7, 8, 20):
         progress.take(A, FIRST, offset)
-    assert progress.done(A, 7) is None
-    assert progress.done(A, 20) is None
-    assert progress.done(A, 3) == Position(A, FIRST, 7)
-    assert progress.done(A, 8) == Position(A, FIRST, 20)
+    assert progress.done(A, FIRST, 7) is None
+    assert progress.done(A, FIRST, 20) is None
+    assert progress.done(A, FIRST, 3) == Position(A, FIRST, 7)
+    assert progress.done(A, FIRST, 8) == Position(A, FIRST, 20)
 
 
 def test_what_was_dealt_with_before_is_not_taken_again() -> None:
@@ -33,7 +33,7 @@ def test_what_was_dealt_with_before_is_not_taken_again() -> None:
     assert not progress.take(A, FIRST, 5)
     assert progress.take(A, FIRST, 6)
     assert progress.take(B, FIRST, 1)
-    progress.done(A, 6)
+    progress.done(A, FIRST, 6)
     assert not progress.take(A, FIRST, 6)
 
 
@@ -42,15 +42,15 @@ def test_what_is_given_back_is_taken_again() -> None:
     progress.take(A, FIRST, 1)
     progress.take(A, FIRST, 2)
     assert progress.take(A, FIRST, 1)
-    assert progress.done(A, 2) is None
-    assert progress.done(A, 1) == Position(A, FIRST, 2)
+    assert progress.done(A, FIRST, 2) is None
+    assert progress.done(A, FIRST, 1) == Position(A, FIRST, 2)
 
 
 def test_a_message_is_done_once() -> None:
     progress = Progress()
     progress.take(A, FIRST, 1)
-    assert progress.done(A, 1) == Position(A, FIRST, 1)
-    assert progress.done(A, 1) is None
+    assert progress.done(A, FIRST, 1) == Position(A, FIRST, 1)
+    assert progress.done(A, FIRST, 1) is None
 
 
 def test_the_position_names_the_epoch_of_its_offset() -> None:
@@ -58,19 +58,19 @@ def test_the_position_names_the_epoch_of_its_offset() -> None:
     progress.take(A, FIRST, 4)
     progress.take(A, SECOND, 10)
     progress.take(A, SECOND, 11)
-    assert progress.done(A, 11) is None
-    assert progress.done(A, 4) == Position(A, FIRST, 4)
-    assert progress.done(A, 10) == Position(A, SECOND, 11)
+    assert progress.done(A, SECOND, 11) is None
+    assert progress.done(A, FIRST, 4) == Position(A, FIRST, 4)
+    assert progress.done(A, SECOND, 10) == Position(A, SECOND, 11)
 
 
 def test_the_oldest_in_hand_is_known() -> None:
     progress = Progress()
     for offset in (1, 2):
         progress.take(A, FIRST, offset)
-    assert progress.is_oldest(A, 1)
-    assert not progress.is_oldest(A, 2)
-    progress.done(A, 1)
-    assert progress.is_oldest(A, 2)
+    assert progress.is_oldest(A, FIRST, 1)
+    assert not progress.is_oldest(A, FIRST, 2)
+    progress.done(A, FIRST, 1)
+    assert progress.is_oldest(A, FIRST, 2)
 
 
 def test_in_whatever_order_they_are_done_no_position_passes_over_one_in_hand() -> None:
@@ -87,9 +87,22 @@ def test_in_whatever_order_they_are_done_no_position_passes_over_one_in_hand() -
                 continue
             offset = rng.choice(sorted(in_hand))
             in_hand.remove(offset)
-            position = progress.done(A, offset)
+            position = progress.done(A, FIRST, offset)
             if position is not None:
                 assert position.offset > kept
                 assert not in_hand or position.offset < min(in_hand)
                 kept = position.offset
         assert kept == offsets[-1]
+
+
+def test_a_later_epoch_may_use_offsets_again_and_an_earlier_one_is_over() -> None:
+    progress = Progress([Position(A, FIRST, 9)])
+    assert progress.take(A, FIRST, 10)
+    assert progress.take(A, SECOND, 10)
+    assert progress.take(A, FIRST, 10), "given back"
+    assert progress.is_oldest(A, FIRST, 10)
+    assert not progress.is_oldest(A, SECOND, 10)
+    assert not progress.take(A, FIRST, 11)
+    assert progress.done(A, SECOND, 10) is None
+    assert progress.done(A, FIRST, 10) == Position(A, SECOND, 10)
+    assert not progress.take(A, SECOND, 10)

@@ -1,11 +1,14 @@
 """How far a subscriber has come with each publisher, in the user's own database: one number, committed with effects.
 
-A table of our own stands beside the user's::
+Two tables of our own stand beside the user's::
 
     zmqkit_inbox_positions(publisher text primary key, epoch text, offset integer, at integer)
+    zmqkit_inbox_epochs(publisher text, epoch text)     epochs of a publisher that are over
 
-All of a publisher's messages up to ``offset`` were dealt with. A position never steps back: the row decides who was
-first, between any number of processes that share the file. Knows sqlite3; no message, no subscriber.
+All of a publisher's messages up to ``offset`` of this epoch, and all of the epochs before it, were dealt with. A
+position never steps back: the rows decide who was first, between any number of processes that share the file. A later
+epoch is further, whatever its offsets: a publisher whose journal lost its tail uses some again. Knows sqlite3; no
+message, no subscriber.
 """
 
 from __future__ import annotations
@@ -19,13 +22,11 @@ from zmqkit.errors import Duplicate
 from zmqkit.inbox.connections import translated
 from zmqkit.inbox.inbox import Inbox, Transaction
 
-_TABLE: Final = (
+_TABLES: Final = (
     "create table if not exists zmqkit_inbox_positions"
-    " (publisher text primary key, epoch text not null, offset integer not null, at integer not null) without rowid"
-)
-_ADVANCE: Final = (
-    "insert into zmqkit_inbox_positions values (?, ?, ?, ?) on conflict (publisher) do update"
-    " set epoch = excluded.epoch, offset = excluded.offset, at = excluded.at where offset < excluded.offset"
+    " (publisher text primary key, epoch text not null, offset integer not null, at integer not null) without rowid",
+    "create table if not exists zmqkit_inbox_epochs"
+    " (publisher text not null, epoch text not null, primary key (publisher, epoch)) without rowid",
 )
 
 
@@ -55,7 +56,8 @@ class Positions:
         assert transaction is not None  # it waits
         try:
             with translated(inbox.path):
-                transaction.connection.execute(_TABLE)
+                for table in _TABLES:
+                    transaction.connection.execute(table)
             transaction.commit()
         finally:
             transaction.rollback()  # nothing happens if it was committed
@@ -86,16 +88,33 @@ class Positions:
         """
         transaction.prove(id, lambda: self._reached(position))
         with translated(self._inbox.path):
-            moved = transaction.connection.execute(_ADVANCE, (*position, int(self._clock() * 1e6))).rowcount
-        if not moved:
-            raise Duplicate(
-                f"message {position.offset} of publisher {position.publisher[:8]} was dealt with before, by another "
-                f"that shares the inbox {self._inbox.path}"
+            known = self.find(position.publisher)
+            if known is not None and self._is_over(known, position):
+                raise Duplicate(
+                    f"message {position.offset} of publisher {position.publisher[:8]} was dealt with before, by "
+                    f"another that shares the inbox {self._inbox.path}"
+                )
+            execute = transaction.connection.execute
+            if known is not None and known.epoch != position.epoch:
+                execute("insert or ignore into zmqkit_inbox_epochs values (?, ?)", known[:2])
+            execute(
+                "insert or replace into zmqkit_inbox_positions values (?, ?, ?, ?)",
+                (*position, int(self._clock() * 1e6)),
             )
 
     def _reached(self, position: Position) -> bool:
         found = self.find(position.publisher)
-        return found is not None and found.offset >= position.offset
+        return found is not None and self._is_over(found, position)
+
+    def _is_over(self, known: Position, position: Position) -> bool:
+        """Whether a position is not further than what is known."""
+        if known.epoch == position.epoch:
+            return position.offset <= known.offset
+        with translated(self._inbox.path):
+            found = self._inbox.connection().execute(
+                "select 1 from zmqkit_inbox_epochs where publisher = ? and epoch = ?", position[:2]
+            )
+            return found.fetchone() is not None
 
     def store(self, position: Position, id: str) -> None:
         """Move on, in a transaction of its own. Where another was further already, nothing changes.
