@@ -16,7 +16,7 @@ from tests.simulation.published import Book, Line, Message, Opening
 from tests.simulation.readers import Reader
 from tests.simulation.users import Told, local_of
 from zmqkit import events
-from zmqkit.options import Limits, Retention
+from zmqkit.options import Durability, Limits, OnGap, OnSlow, Retention
 from zmqkit.patterns.pubsub.publisher import PublisherCore, PublisherSettings
 from zmqkit.patterns.pubsub.rows import CURSORS, LOGS, MESSAGES, Found, Pack, Row, first_offset, look_into
 from zmqkit.patterns.pubsub.streams import Stream
@@ -116,7 +116,8 @@ class PubsubScenario(Scenario):
         self.subscribers: list[SimPeer] = []
         for name in (*bound, *(each for each in (*pubs, *subs) if each not in bound)):
             binds, publishes = name in bound, name in pubs
-            journal = rng.choice((False, False, "power", "process", "process")) if publishes else False
+            kinds: tuple[bool | Durability, ...] = (False, False, "power", "process", "process")
+            journal = rng.choice(kinds) if publishes else False
             peer = world.peer(
                 name, self._make_publisher if publishes else self._make_subscriber, start=False,
                 host="shared" if together and name.endswith("0") else None, data="XPUB" if publishes else "XSUB",
@@ -156,8 +157,9 @@ class PubsubScenario(Scenario):
             start = rng.choice(
                 (None, "latest", "latest", "earliest", "earliest", int((WALL_S + rng.uniform(0.0, 3.0)) * 1e6))
             )
-        on_gap = rng.choice(("recover", "recover", "recover", "recover", "raise", "report"))
-        on_slow = rng.choice(("recover", "recover", "recover", "conflate", "disconnect"))
+        gaps: tuple[OnGap, ...] = ("recover", "recover", "recover", "recover", "raise", "report")
+        slows: tuple[OnSlow, ...] = ("recover", "recover", "recover", "conflate", "disconnect")
+        on_gap, on_slow = rng.choice(gaps), rng.choice(slows)
         return Reader(
             peer, self.book, self.world.counts, rng.sample(PATTERNS, rng.choice((1, 1, 2, 3))), start, cursor, inbox,
             on_gap, on_slow, rng.random() < 0.7, lossy, self._holds, self._stands, self._plenty, self._values,
@@ -333,8 +335,8 @@ class PubsubScenario(Scenario):
                     retention = self.histories[peer][2]
                     if retention != Retention():
                         # What is to be deleted may still be there. By size whole runs go.
-                        later = sum(each.due for each in message.opening.line.messages[message.place + 1 :])
-                        return retention.count is not None and later < retention.count // 2
+                        newer = sum(each.due for each in message.opening.line.messages[message.place + 1 :])
+                        return retention.count is not None and newer < retention.count // 2
                     table = peer.disk.table(MESSAGES)
                     at = bisect_right(table.keys, message.offset) - 1
                     if at < 0:

@@ -68,7 +68,7 @@ def enters_an_epoch_silently(old: Callable[..., None]) -> Callable[..., None]:
         if feed.position < first:
             feed.epoch = feed.epoch or epoch
 
-    return staticmethod(enter)  # type: ignore[return-value]
+    return staticmethod(enter)
 
 
 def confirms_a_cursor_before_it_is_stored(old: Callable[..., Any]) -> Callable[..., Any]:
@@ -208,10 +208,11 @@ def never_compares(old: Callable[..., None]) -> Callable[..., None]:
     return compare
 
 
-def forgets_a_publisher_that_moved(old: Callable[..., None]) -> Callable[..., None]:
+def forgets_a_publisher_that_moved(old: Callable[..., Any]) -> Callable[..., Any]:
     def begin(self: Joining, link: Any, fence: Any, now: float) -> Stream | None:
-        if link.before is not None and self.streams.get(link.before.publisher) is link.before:
-            link.before.durable = False
+        before: Stream | None = link.before
+        if before is not None and self.streams.get(before.publisher) is before:
+            before.durable = False
         found: Stream | None = old(self, link, fence, now)
         return found
 

@@ -6,6 +6,7 @@ Knows parcels as they come out of a mailbox, the verbs of a subscriber's core, a
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections import Counter
 from collections.abc import Callable
 
@@ -14,7 +15,7 @@ from tests.simulation.users import Told
 from zmqkit import events
 from zmqkit.errors import MessagesLost
 from zmqkit.inbox import Position
-from zmqkit.options import Limits
+from zmqkit.options import Limits, OnGap, OnSlow, Start
 from zmqkit.patterns.pubsub.parcels import Gone, Parcel
 from zmqkit.patterns.pubsub.positions import Progress
 from zmqkit.testing.peers import SimPeer
@@ -58,11 +59,11 @@ class Reader:
     book: Book
     counts: Counter[str]
     patterns: list[str]
-    start: str | int | None
+    start: Start | int | None
     cursor: str | None
     inbox: bool
-    on_gap: str
-    on_slow: str
+    on_gap: OnGap
+    on_slow: OnSlow
     eager: bool
     lossy: bool
     holds: Callable[[Message], bool]
@@ -204,7 +205,7 @@ class Reader:
                 most -= 1
                 if most <= 0:
                     break
-            if not item.claims.__length_hint__():
+            if not operator.length_hint(item.claims):
                 mailbox.popleft()
                 peer.post("consumed", item)
 
@@ -276,7 +277,7 @@ class Reader:
         )
         self.kept.positions[line.id] = Position(line.id, message.opening.epoch, message.offset)
         assert self.progress is not None
-        self.progress.done(line.id, message.offset)
+        self.progress.done(line.id, message.opening.epoch, message.offset)
 
     def _handle(self, message: Message) -> None:
         kept, line = self.kept, message.opening.line
@@ -286,7 +287,7 @@ class Reader:
             f"{self.peer.name} got {message}, and its cursor was stored beyond that"
         )
         assert self.progress is not None
-        position = self.progress.done(line.id, message.offset)
+        position = self.progress.done(line.id, message.opening.epoch, message.offset)
         if position is not None and len(kept.applied) % 3 == 0:
             ticket = Told(("commit", message.body), lambda result: self._committed(message, result))
             kept.posted.add(line.id)

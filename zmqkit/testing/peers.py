@@ -9,16 +9,17 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, Literal
 
 from zmqkit.errors import JournalError
 from zmqkit.protocol.core import Core, Frames, Link, Probe
 from zmqkit.testing.contract import ContractBroken, check_deadline, check_purity, check_rest, check_send
-from zmqkit.testing.data import DataKind, Endpoint
+from zmqkit.testing.data import DataKind
 from zmqkit.testing.journal import Disk, SimulatedCrash, SimulatedJournal
 from zmqkit.testing.network import Dial, Way
+from zmqkit.testing.places import Places
 from zmqkit.testing.storing import Storing
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ PURITY_EVERY = 1000
 _STAMP = struct.Struct("<dI").pack
 
 
-class SimPeer:
+class SimPeer(Places):
     """One process of a world. Made by `World.peer`.
 
     Attributes:
@@ -84,19 +85,12 @@ class SimPeer:
         self.messages_a_turn = 200
         self.ways: list[Way] = []
         self.routes: dict[Link, Way | Dial] = {}
-        self.dials: dict[str, Dial] = {}
-        self.data_kind = data
-        self.data: dict[str, Endpoint] = {}
-        """The data sockets of this incarnation, by address."""
         self.stays_down = False
         """When True, a crash is for good: nobody restarts it."""
         self.doom: int | None = None
         """When set, the process dies after so many more sends: a crash in the middle of a drain."""
+        Places.__init__(self, data)
         self._factory = factory
-        self._binds: list[str] = []
-        self._connects: list[str] = []
-        self._data_binds: list[str] = []
-        self._data_connects: list[str] = []
         self._clock = world.host_clock(host)
         self._pids: dict[int, tuple[int, str]] = {}
         self._shape = world.stream(f"peer {name}")
@@ -107,7 +101,7 @@ class SimPeer:
         self._commands: deque[tuple[str | Callable[..., object], tuple[Any, ...]]] = deque()
         self._notices: deque[tuple[float, str, tuple[Any, ...]]] = deque()
         self._probing: set[Hashable] = set()
-        self._dialled: Counter[str] = Counter()
+        self._dialled.clear()
         self._due = math.inf
         self._ready = 0.0
         self._lag = 0.0
@@ -278,95 +272,7 @@ class SimPeer:
         if self.core is not None:
             self.wake_by(self._ready)
 
-    # ---- addresses and verbs -----------------------------------------------------
-
-    @property
-    def binds(self) -> tuple[str, ...]:
-        """The addresses that it binds."""
-        return tuple(self._binds)
-
-    def bind(self, address: str) -> None:
-        """Bind here, in this incarnation and all later ones."""
-        self._binds.append(address)
-        if self.core is not None:
-            self.world.network.listen(self, address)
-
-    def unbind(self, address: str) -> None:
-        """Bind there no more, from the next incarnation on: another may. ValueError while it runs."""
-        if self.core is not None:
-            raise ValueError(f"{self.name} runs, and is bound to {address}")
-        self._binds.remove(address)
-
-    def connect(self, address: str) -> None:
-        """Connect there, in this incarnation and all later ones. Idempotent."""
-        if address not in self._connects:
-            self._connects.append(address)
-            if self.core is not None:
-                self.dials[address] = self.world.network.dial(self, address)
-
-    def disconnect(self, address: str) -> None:
-        """Connect there no more; the core is told `link_down`. Idempotent."""
-        if address in self._connects:
-            self._connects.remove(address)
-            dial = self.dials.pop(address, None)
-            if dial is not None:
-                self.world.network.hang_up(dial)
-                self.notify(0.0, "link_down", dial.link)
-
-    @property
-    def data_binds(self) -> tuple[str, ...]:
-        """The addresses that its data sockets are bound to."""
-        return tuple(self._data_binds)
-
-    def bind_data(self, address: str) -> None:
-        """Bind a data socket here, in this incarnation and all later ones. ValueError if it has no data plane."""
-        if self.data_kind is None:
-            raise ValueError(f"{self.name} has no data sockets")
-        self._data_binds.append(address)
-        if self.core is not None:
-            self._open_data(address, bind=True)
-
-    def unbind_data(self, address: str) -> None:
-        """As `unbind`."""
-        if self.core is not None:
-            raise ValueError(f"{self.name} runs, and is bound to {address}")
-        self._data_binds.remove(address)
-
-    def connect_data(self, address: str) -> None:
-        """Connect a data socket there, in this incarnation and all later ones. Idempotent."""
-        if self.data_kind is None:
-            raise ValueError(f"{self.name} has no data sockets")
-        if address not in self._data_connects:
-            self._data_connects.append(address)
-            if self.core is not None:
-                self._open_data(address, bind=False)
-
-    def disconnect_data(self, address: str) -> None:
-        """Connect there no more; the core is told `link_down`. Idempotent."""
-        if address in self._data_connects:
-            self._data_connects.remove(address)
-            endpoint = self.data.get(address)
-            if endpoint is not None:
-                self.world.network.data.close(endpoint)
-                self.notify(0.0, "link_down", endpoint.link)
-
-    def _open_data(self, address: str, *, bind: bool) -> None:
-        assert self.data_kind is not None
-        endpoint = self.world.network.data.open(self, self.data_kind, address, bind=bind)
-        if bind:
-            self._commands.append(("link_up", (endpoint.link,)))
-            self.wake_by(self.world.clock.now)
-
-    def _dial(self, address: str, wanted: bool) -> None:
-        """What the core asked for by `Outputs.dials`: in this incarnation only."""
-        self._dialled[address] += 1 if wanted else -1
-        if wanted and address not in self.dials:
-            self.dials[address] = self.world.network.dial(self, address)
-        elif address not in self._connects and self._dialled[address] < 1:
-            dial = self.dials.pop(address, None)
-            if dial is not None:
-                self.world.network.hang_up(dial)
-                self.notify(0.0, "link_down", dial.link)
+    # ---- verbs -------------------------------------------------------------------
 
     def post(self, verb: str | Callable[..., object], *args: Any) -> bool:
         """Have ``core.<verb>(*args, now)`` called in the next turn; False while the process is down.
