@@ -62,7 +62,7 @@ class MemoryDriver:
         self._commands.append((fn, args))
         self._memory.pump()
 
-    submit = post
+    submit = post_taking = defer = post
 
     def ticket(self) -> Ticket:
         """A ticket for a verb to resolve."""
@@ -72,6 +72,15 @@ class MemoryDriver:
         """Block for the ticket's result."""
         return wait(ticket, timeout)
 
+    def ask(self, ticket: Ticket, timeout: float | None, fn: Callable[..., object], *args: Any) -> Any:
+        """Submit, and block for the ticket's result."""
+        self.submit(fn, *args)
+        ticket.handed = True
+        return wait(ticket, timeout)
+
+    def check_wait(self) -> None:
+        """Whoever waits here may."""
+
     def wait_items(self, timeout: float | None = None) -> bool:
         """Block for something to take."""
         return self.mailbox.wait_nonempty(timeout)
@@ -79,6 +88,12 @@ class MemoryDriver:
     async def wait_async(self, ticket: Ticket, timeout: float | None = None) -> Any:
         """The same."""
         return await wait_async(ticket, timeout)
+
+    async def ask_async(self, ticket: Ticket, fn: Callable[..., object], *args: Any) -> Any:
+        """Submit, and wait for the ticket's result."""
+        self.submit(fn, *args)
+        ticket.handed = True
+        return await wait_async(ticket)
 
     async def wait_items_async(self, timeout: float | None = None) -> bool:
         """The same."""
