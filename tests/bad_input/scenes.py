@@ -10,7 +10,7 @@ from typing import Any
 
 import zmqkit
 from tests.bad_input.strangers import PATIENCE_S
-from zmqkit.events import Event
+from zmqkit.events import Event, PeerLost
 from zmqkit.options import Heartbeat, Limits
 
 LOCAL = "tcp://127.0.0.1:*"
@@ -72,6 +72,11 @@ class Scene(Watched):
         self.strange: list[Any] = []
         """Bodies of strangers' jobs that came between."""
         self._rounds = 0
+
+    def leave_to_the_stranger(self) -> None:
+        """The honest puller goes, and the pusher knows it: a closed puller waits for nobody to read its goodbye."""
+        self.pull.close()
+        self.told(PeerLost, 1)
 
     def finish(self, jobs: int = JOBS) -> None:
         """The honest peer does its work: all of it is sent, handled once, and settled."""

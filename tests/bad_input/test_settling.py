@@ -72,7 +72,7 @@ def test_leases_of_another_epoch_are_stale() -> None:
     with bound_pusher() as scene, Dealer(scene.push.addresses[0], "pull", credit=10) as stranger:
         stranger.enter()
         stranger.settled()
-        scene.pull.close()  # all goes to the stranger
+        scene.leave_to_the_stranger()
         scene.push.send_many(range(3))
         assert stranger.delivery()[1] == 1
         stranger.data([SETTLE, b"e" * 16, ALL, [[1, REJECT, None, "", ""]], 1])
@@ -86,7 +86,7 @@ def test_leases_of_another_epoch_are_stale() -> None:
 
 def test_who_acks_everything_twice_acks_it_once() -> None:
     with bound_pusher() as scene, Dealer(scene.push.addresses[0], "pull", credit=10**6) as stranger:
-        scene.pull.close()
+        scene.leave_to_the_stranger()
         stranger.enter()
         epoch = stranger.welcome["about"]["epoch"]
         count = 0
@@ -140,7 +140,7 @@ def take(pull: object, got: list[object], timeout: float = 0.3) -> bool:
 
 def test_a_report_of_absurd_ranges_takes_back_what_it_does_not_list() -> None:
     with bound_pusher() as scene, Dealer(scene.push.addresses[0], "pull", credit=10**6) as stranger:
-        scene.pull.close()
+        scene.leave_to_the_stranger()
         stranger.enter()
         epoch = stranger.welcome["about"]["epoch"]
         for number in range(500):
@@ -170,7 +170,7 @@ def test_a_hostile_holder_can_kill_its_own_jobs_only() -> None:
     with bound_pusher(max_failures=2) as scene, Dealer(scene.push.addresses[0], "pull", credit=3) as stranger:
         stranger.enter()
         epoch = stranger.welcome["about"]["epoch"]
-        scene.pull.close()
+        scene.leave_to_the_stranger()
         scene.push.send_many(["a", "b", "c"])
         (lease,) = {stranger.delivery()[1]}
         others = [
