@@ -332,10 +332,7 @@ async def test_a_full_sink_holds_the_worker_back_and_nothing_is_lost(face: Face)
 async def test_a_stopped_worker_that_cannot_pass_on_gives_its_inputs_back_in_time(
     face: Face, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import zmqkit.patterns.pipeline.aio as async_face
-
     monkeypatch.setattr(custody, "DRAIN", 0.1)
-    monkeypatch.setattr(async_face, "DRAIN", 0.1)
     async with face.Pusher(LOCAL) as push:
         nobody = face.Pusher(bind=LOCAL, max_waiting=1)  # whom no puller comes to
         worker = face.Worker(lambda n: n, source=push.addresses[0], sink=nobody)
