@@ -17,7 +17,7 @@ EVENTS = [
 ]
 
 
-NUMBERS = {"resent", "count", "failures", "first", "last"}
+NUMBERS = {"resent", "count", "behind", "failures", "first", "last"}
 
 
 def made(kind: type[events.Event], words: str = "WORDS", number: int = 2) -> events.Event:

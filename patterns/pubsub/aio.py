@@ -210,7 +210,6 @@ class Subscriber(SubscriberBase, Peer, Generic[T]):
                 message = self._take()
                 if message is not None or left_of(deadline) == 0:
                     break
-        self._note_last(message)
         return message
 
     async def _wait_for_message(self, deadline: float | None) -> bool:
@@ -344,7 +343,6 @@ class _Messages(AsyncIterator[Message[T]]):
         while not subscriber._stopped:
             message: Message[T] | None = subscriber._take()
             if message is not None:
-                subscriber._note_last(message)
                 parcel = message._parcel
                 self._parcel = None if parcel.spoiled else parcel
                 return message

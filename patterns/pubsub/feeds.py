@@ -362,7 +362,7 @@ class Feeder:
         if feed.until is not None and row.key > feed.until:
             feed.position = feed.until
             return None
-        self._enter(feed, *self._history.epochs.at(row.key), lane, now)
+        self._enter(feed, *self._history.epochs.of(row), lane, now)
         return row
 
     @staticmethod
@@ -420,7 +420,7 @@ class Feeder:
             row: Row | None = feed.rows[0]
         else:
             row = self._history.following(feed.position) if feed.position >= self._history.window else None
-        if row is None or (len(self._history.epochs) > 1 and self._history.epochs.at(row.key)[0] != feed.epoch):
+        if row is None or (not self._history.epochs.lone and self._history.epochs.of(row)[0] != feed.epoch):
             return None
         return row
 

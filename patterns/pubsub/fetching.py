@@ -334,13 +334,24 @@ class Fetching(Delivering):
 
     def _begun(self, stream: Stream, task: Task, message: talk.Begun, now: float) -> None:
         if task.why in ("catch up", "follow"):
-            if stream.position is None or message.after < task.after:
+            if stream.position is None or message.after < task.after or self._lost_its_tail(stream, message):
                 stream.turn_over(message.after, message.epoch)
             elif task.kind == "after" and message.after > task.after:
                 self.tell_lost(stream, message.epoch, (), task.after + 1, message.after, "the publisher skipped them")
                 stream.arrive(message.after, message.epoch)
             task.after, task.epoch, task.kind = message.after, message.epoch, "after"
         task.begun = True
+
+    @staticmethod
+    def _lost_its_tail(stream: Stream, message: talk.Begun) -> bool:
+        """Whether the publisher lost what we had of an epoch that it does not know, and used its offsets again.
+
+        Else it does not know the epoch because all of that was let go: then its present one began after our position.
+        """
+        if message.epoch == stream.position_epoch or stream.session is None or stream.position is None:
+            return False
+        last = stream.session.peer.about.get("last")
+        return type(last) is int and message.after < stream.position > last
 
     def _hole(self, stream: Stream, task: Task, hole: talk.Hole, now: float) -> None:
         first, last = max(hole.first, task.after + 1), hole.last

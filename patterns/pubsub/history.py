@@ -46,6 +46,8 @@ class Epochs:
     def __init__(self, known: Sequence[tuple[int, str]] = ()) -> None:
         self._firsts = [first for first, _ in known]
         self._names = [name for _, name in known]
+        self._past_firsts: list[int] = []
+        self._past_names: list[str] = []
 
     def __len__(self) -> int:
         return len(self._firsts)
@@ -59,6 +61,18 @@ class Epochs:
     def newest(self) -> str:
         """The one that is open now."""
         return self._names[-1]
+
+    @property
+    def lone(self) -> bool:
+        """There is but one, and was no other."""
+        return len(self._firsts) == 1 and not self._past_firsts
+
+    def of(self, row: Row) -> tuple[str, int]:
+        """The epoch of a row, and its first offset. Feeds may have read one before its epoch was forgotten."""
+        if self._past_firsts and row.key < self._firsts[0]:
+            index = max(0, bisect_right(self._past_firsts, row.key) - 1)
+            return self._past_names[index], self._past_firsts[index]
+        return self.at(row.key)
 
     def at(self, offset: int) -> tuple[str, int]:
         """The epoch of an offset, and its first one."""
@@ -82,7 +96,10 @@ class Epochs:
         ):
             count += 1
         forgotten = self._firsts[:count]
-        del self._firsts[:count], self._names[:count]
+        if forgotten:
+            self._past_firsts = [*self._past_firsts, *forgotten][-MAX_EPOCHS:]
+            self._past_names = [*self._past_names, *self._names[:count]][-MAX_EPOCHS:]
+            del self._firsts[:count], self._names[:count]
         return forgotten
 
 
@@ -281,7 +298,7 @@ class History:
 
         None: that cannot be told, or not cheaply.
         """
-        if after < max(self.gone, self.window) or up_to - after > CHECKED:
+        if after < max(self.gone, self.window) or up_to > self.last or up_to - after > CHECKED:
             return None
         count = total = 0
         for row in self._between(after, up_to):

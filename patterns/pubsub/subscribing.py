@@ -274,8 +274,17 @@ class SubscriberBase(DataPeer):
         if progress is None:
             return self._take_one()
         self._save_sometimes()
-        with progress.lock:
-            return self._take_one()
+        message: Any | None = None
+        try:
+            with progress.lock:
+                message = self._take_one()
+            if message is not None:
+                self._last.message = message
+            return message
+        except BaseException:
+            if message is not None:  # interrupted while the lock was let go
+                self._put_aside(message._parcel, message._index)
+            raise
 
     def _take_one(self) -> Any | None:
         if self._over is not None and not self._stopped:
@@ -406,10 +415,6 @@ class SubscriberBase(DataPeer):
             if last is not None:
                 noted.message = None
                 last._is_passed()
-
-    def _note_last(self, message: Any) -> None:
-        if self._progress is not None:
-            self._last.message = message
 
     def _keep(self, message: MessageBase[Any], *, wait: bool = False, lazily: bool = False) -> Any | None:
         """A message is dealt with: keep that. Returns a ticket if there is something to wait for.

@@ -287,7 +287,6 @@ class Subscriber(SubscriberBase, Peer, Generic[T]):
                 message = self._take()
                 if message is not None or left_of(deadline) == 0:
                     break
-        self._note_last(message)
         return message
 
     def _wait_for_message(self, deadline: float | None) -> bool:
@@ -346,7 +345,6 @@ class Subscriber(SubscriberBase, Peer, Generic[T]):
         while not self._stopped:
             message: Message[T] | None = self._take()
             if message is not None:
-                self._note_last(message)
                 return message
             if self._closed or not self._wait_for_message(None):
                 break

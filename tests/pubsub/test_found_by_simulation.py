@@ -100,3 +100,35 @@ def test_a_position_in_an_epoch_that_never_was_stored_goes_on_with_the_next_one(
     scene.feed(after=last, epoch="ee" * 16)
     scene.feed(2, after=last + 5, epoch="ee" * 16)
     assert scene.fed(1) == scene.fed(2) == [(first, "a", b"2")]
+
+
+def test_offsets_that_are_used_again_after_a_power_failure_are_new():
+    plane = Plane()
+    site = plane.add("pub", journal=True)
+    plane.publish(site, "a", "b", "a")
+    plane.kill(site)
+    assert site.rows is not None
+    site.rows.clear()
+    plane.start(site)
+    plane.post(site, "a", "b", "b", "a", "a")
+    plane.connect(site)
+    plane.flow()
+    assert plane.offsets == [1, 2, 3, 1, 2, 3, 4, 5]
+    assert not plane.lost
+
+
+def test_what_a_feed_had_read_keeps_its_epoch_when_that_is_forgotten_meanwhile():
+    scene = Durable()
+    for body in (b"1", b"2", b"3"):
+        scene.publish(("a", body))
+    scene = reopened(scene, credit=1, retention=Retention(count=2))
+    scene.topics("a")
+    scene.feed()
+    first = scene.publish(("a", b"4"))
+    scene.publish(("a", b"5"))
+    scene.publish(("a", b"6"))
+    scene.advance(1.0)
+    assert scene.b.core.history.epochs.clamp(EPOCH, 1) is None
+    scene.grant(100)
+    held = [(block.epoch, offset) for block in scene.blocks() for offset in block.offsets]
+    assert held == [(EPOCH, 2), (EPOCH, 3), *[(EPOCH2, first + at) for at in range(3)]]
