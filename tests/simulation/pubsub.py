@@ -320,6 +320,9 @@ class PubsubScenario(Scenario):
             return
         opening = self.openings[peer]
         self.book.went_down(opening, durable=peer.disk is not None)
+        if peer.disk is None:
+            for reader in self.readers.values():
+                reader.forgotten_by(opening.line)
         if how == "power cut" and peer.disk is not None:
             self.shaken.add(peer)
             for reader in self.readers.values():
@@ -356,6 +359,8 @@ class PubsubScenario(Scenario):
         line = message.opening.line
         for peer, opening in self.openings.items():
             if opening.line is line and peer.disk is not None:
+                if peer in self.shaken and peer.disk.present < peer.disk.mark:
+                    return True  # it did when that was said; commits were lost while the answer was on its way
                 cursors = [unpack(row.value) for row in peer.disk.rows(CURSORS)]
                 return any(line.after(epoch, offset) > message.place for _, _, epoch, offset in cursors)
         return True

@@ -186,6 +186,12 @@ class Reader:
             self.kept.bases.setdefault(line.id, hearing.base)
             self.known.add(line.id)
 
+    def forgotten_by(self, line: Line) -> None:
+        """A publisher without a journal is gone, and with it the cursor that it had in memory. If it is restored from a
+        snapshot, with the same id, the next incarnation begins there with the earliest that it finds."""
+        if self.cursor is not None:
+            self.kept.confirmed.pop(line.id, None)
+
     # ---- taking ----------------------------------------------------------------------
 
     def take(self, most: int) -> None:
