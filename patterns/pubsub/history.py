@@ -63,6 +63,11 @@ class Epochs:
         return self._names[-1]
 
     @property
+    def first(self) -> int:
+        """The first offset of the oldest one."""
+        return self._firsts[0]
+
+    @property
     def lone(self) -> bool:
         """There is but one, and was no other."""
         return len(self._firsts) == 1 and not self._past_firsts

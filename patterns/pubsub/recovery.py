@@ -399,8 +399,9 @@ class Recovery(PatternCore):
         if known is not None:
             feed.epoch, feed.position = epoch, min(known, history.last)
         elif not epoch or offset <= history.gone:
-            # An epoch is forgotten when all of it is gone: what has gone since is a hole.
-            feed.epoch, feed.position = "", offset if epoch else history.gone
+            # An epoch is forgotten when all of it is gone: what has gone since is a hole. If one that is known has this
+            # offset, too, a tail was torn off and the offset used again.
+            feed.epoch, feed.position = "", min(offset, history.epochs.first - 1) if epoch else history.gone
         else:
             # An epoch of which nothing was ever stored, or all was torn off: go on with the one in its place.
             first = history.epochs.at(offset + 1)[1]

@@ -132,3 +132,15 @@ def test_what_a_feed_had_read_keeps_its_epoch_when_that_is_forgotten_meanwhile()
     scene.grant(100)
     held = [(block.epoch, offset) for block in scene.blocks() for offset in block.offsets]
     assert held == [(EPOCH, 2), (EPOCH, 3), *[(EPOCH2, first + at) for at in range(3)]]
+
+
+def test_offsets_that_were_used_again_and_have_gone_are_a_hole_from_where_they_began_anew():
+    scene = Durable(epoch=EPOCH2, retention=Retention(count=1))
+    for body in (b"1", b"2", b"3", b"4"):
+        scene.publish(("a", body))
+    scene.advance(1.0)
+    scene.topics("a")
+    scene.feed(after=2, epoch=EPOCH)  # of a journal that was cut to nothing
+    assert scene.said(talk.Begun) == [talk.Begun(1, EPOCH2, 0)]
+    assert scene.said(talk.Hole) == [talk.Hole(1, EPOCH2, 1, 3, ["a"])]
+    assert scene.fed() == [(4, "a", b"4")]
