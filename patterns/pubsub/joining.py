@@ -227,6 +227,7 @@ class Joining(Living):
 
     def _forget(self, stream: Stream, reason: str, now: float) -> None:
         """A publisher will not come back."""
+        stream.state = WAITING
         self.drop_held(stream)
         self.stop(stream, now)
         del self.streams[stream.publisher]

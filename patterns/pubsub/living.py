@@ -129,10 +129,10 @@ class Living(Fetching):
     # ---- groups ----------------------------------------------------------------------
 
     def _complete(self, stream: Stream, group: list[Data], now: float) -> None:
-        """A group is complete: hand it on, or hold it."""
+        """A group is complete: hand it on, or hold it; or drop it, if the one before it was too much for the user."""
         if stream.state is LIVE:
             self._take_group(stream, group, now)
-        else:
+        elif stream.state is FEEDING:
             self._hold(stream, group)
             limits = self.settings.limits
             if self.held_messages > limits.queued_messages or self.held_bytes > limits.queued_bytes:

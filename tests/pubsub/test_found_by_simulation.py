@@ -9,7 +9,7 @@ import pytest
 from tests.pubsub.listening import EPOCH, Scene
 from tests.pubsub.plane import Plane
 from tests.pubsub.test_history import EPOCH2, Durable, reopened
-from zmqkit.options import Retention
+from zmqkit.options import Limits, Retention
 from zmqkit.patterns.pubsub import talk
 
 
@@ -144,3 +144,23 @@ def test_offsets_that_were_used_again_and_have_gone_are_a_hole_from_where_they_b
     assert scene.said(talk.Begun) == [talk.Begun(1, EPOCH2, 0)]
     assert scene.said(talk.Hole) == [talk.Hole(1, EPOCH2, 1, 3, ["a"])]
     assert scene.fed() == [(4, "a", b"4")]
+
+
+@pytest.mark.parametrize("on_slow", ["disconnect", "recover"])
+def test_of_two_groups_that_end_together_the_second_does_not_come_after_the_user_was_too_slow(on_slow):
+    plane = Plane(topics=("a", "b", "c"), on_slow=on_slow, limits=Limits(queued_messages=2))
+    site = plane.add("pub")
+    plane.taking = False
+    plane.drop = lambda frame: frame[:1] == b"b"
+    plane.publish(site, "a", "b", "a")
+    plane.publish(site, "a")
+    plane.take()
+    if on_slow == "disconnect":
+        assert plane.offsets == [1, 2, 3]
+        assert [each.first for each in plane.lost] == [4]
+        assert plane.took[-1].error is not None
+    else:
+        assert not plane.core.held_messages
+        plane.taking = True
+        plane.flow()
+        assert plane.offsets == [1, 2, 3, 4]
