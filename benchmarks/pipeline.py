@@ -31,7 +31,7 @@ import zmq.asyncio
 import zmqkit
 import zmqkit.aio
 from zmqkit.protocol.core import Outputs
-from zmqkit.protocol.session import Session
+from zmqkit.protocol.session import STATE_BYTES, STATE_EVERY, Session
 from zmqkit.protocol.wire import Hello
 
 PATIENCE_S = 300.0
@@ -201,7 +201,7 @@ def session_cost(frames: int) -> float:
         header = unpack(sent[0])
         theirs.hear(header[2], header[3], header[4])
         theirs.take(header[5], header[6], sent[1:])
-        if theirs.must_state:
+        if theirs.unstated >= STATE_EVERY or theirs.unstated_bytes >= STATE_BYTES:
             theirs.tell(back)
             header = unpack(back.sends.pop()[1][0])
             ours.hear(header[2], header[3], header[4])

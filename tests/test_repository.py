@@ -26,6 +26,8 @@ PRIVATE = re.compile(
     """,
     re.VERBOSE,
 )
+SIGNS = ("@", "/home/", "/root/", "/Users/", "/work/", "/opt/", "../shared")
+"""Without one of these in it no line can hold what `PRIVATE` finds."""
 ALLOWED = {
     "tests/test_repository.py": "spells the pattern",
 }
@@ -75,7 +77,8 @@ def test_nothing_names_a_machine_or_a_person() -> None:
         if name in ALLOWED:
             continue
         for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
-            found += [f"{name}:{number}: {match[0]}" for match in PRIVATE.finditer(line)]
+            if any(sign in line for sign in SIGNS):  # the pattern takes long over a long line
+                found += [f"{name}:{number}: {match[0]}" for match in PRIVATE.finditer(line)]
             found += [f"{name}:{number}: {host}" for host in hosts if host in line]
     assert not found, "\n".join(found)
 

@@ -148,13 +148,6 @@ def overlooks_gaps(old: Callable[..., bool]) -> Callable[..., bool]:
     return gap
 
 
-def keeps_what_it_held_over_a_break(old: Callable[..., None]) -> Callable[..., None]:
-    def drop(self: Stream) -> None:
-        self.groups.take()
-
-    return drop
-
-
 def believes_a_beat_while_it_fetches(old: Callable[..., None]) -> Callable[..., None]:
     def take(self: Living, stream: Stream, beat: Any, size: int, now: float) -> None:
         old(self, stream, beat, size, now)
@@ -254,7 +247,6 @@ MUTANTS = [
             ("subscribes only what is below", links, "wire_prefixes", subscribes_only_what_is_below),
             ("takes all for new", Stream, "new", takes_all_for_new),
             ("overlooks gaps", Living, "_gap", overlooks_gaps),
-            ("keeps what it held over a break", Stream, "drop_held", keeps_what_it_held_over_a_break),
             ("believes a beat whatever it held", Living, "take_beat", believes_a_beat_while_it_fetches),
             ("joins without what it missed", Joining, "_first_task", joins_without_what_it_missed),
             ("keeps its position over a torn tail", Stream, "turn_over", keeps_its_position_over_a_torn_tail),
