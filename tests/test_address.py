@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zmqkit.address import Address, is_loopback, parse, parse_several, require_secure
+from zmqkit.address import Address, bare, is_loopback, nth, parse, parse_several, require_secure
 from zmqkit.errors import AddressError, InsecureAddress
 
 GOOD = [
@@ -158,3 +158,19 @@ def test_any_text_is_read_or_refused_by_name(text: str) -> None:
     except AddressError:
         return
     assert parse(str(address)) == address
+
+
+@given(st.sampled_from([each for each in GOOD if "*" not in each]), st.integers(2, 300))
+def test_a_further_connection_has_a_name_that_is_no_address_and_tells_where_it_leads(address: str, n: int) -> None:
+    name = nth(address, n)
+    assert name != address
+    assert bare(name) == address
+    assert nth(name, n + 1) == nth(address, n + 1) != name
+    with pytest.raises(AddressError):
+        parse(name)
+
+
+@given(st.text())
+def test_what_nth_did_not_name_is_bare_already(text: str) -> None:
+    assert bare(text) == text or "\t#" in text
+    assert nth(text, 1) == bare(text)

@@ -35,6 +35,9 @@ _FORMS = (
     "write tcp://HOST:PORT, ipc://PATH, inproc://NAME, zeroconf://NAME, static://HOST:PORT,HOST:PORT or env://VARIABLE"
 )
 _LONGEST_PATH_BYTES = 107  # sun_path of unix(7), less its terminator
+_NTH = "\t#"
+"""Between an address and the number of a further connection: no address that `parse` reads can hold a tab."""
+
 _HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -118,6 +121,21 @@ def parse_several(text: str) -> tuple[Address, ...]:
     if not found:
         raise AddressError(f"no address in {text!r}: {_FORMS}")
     return found
+
+
+def nth(address: str, n: int) -> str:
+    """The name of the `n`-th connection to an address; the first one's is the address itself.
+
+    Who is told to have several connections to one address (docs/protocol.md, section 15) keeps them apart by these
+    names. They stand where addresses stand inside, and never where people see them: show `bare`.
+    """
+    address = bare(address)
+    return address if n == 1 else f"{address}{_NTH}{n}"
+
+
+def bare(address: str) -> str:
+    """The address of a connection that `nth` named: where it leads. Of any other text, that text."""
+    return address.partition(_NTH)[0]
 
 
 def is_loopback(address: Address) -> bool:

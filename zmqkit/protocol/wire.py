@@ -30,8 +30,11 @@ MAX_BOUND_SECONDS = 3600.0
 
 MAX_NUMBER = 1 << 63
 
+MAX_CONNECTIONS = 256
+"""So many connections to one address at most, however many MORE tells."""
+
 # The kinds of frames (docs/protocol.md, section 2.2).
-HELLO, WELCOME, REFUSED, LOST, DATA, STATE, PING, PONG, RESUME, GOODBYE = range(1, 11)
+HELLO, WELCOME, REFUSED, LOST, DATA, STATE, PING, PONG, RESUME, GOODBYE, GONE, LISTEN, MORE = range(1, 14)
 NAMES = {
     HELLO: "HELLO",
     WELCOME: "WELCOME",
@@ -43,6 +46,9 @@ NAMES = {
     PONG: "PONG",
     RESUME: "RESUME",
     GOODBYE: "GOODBYE",
+    GONE: "GONE",
+    LISTEN: "LISTEN",
+    MORE: "MORE",
 }
 
 _PLAIN = frozenset({bytes, str, int, float, bool, type(None)})
@@ -88,6 +94,30 @@ def shown(value: object) -> str:
     if value is None or isinstance(value, bool | int | float):
         return repr(value)
     return f"a {type(value).__name__}"
+
+
+def gone() -> bytes:
+    """GONE: this connection leads nowhere any more (docs/protocol.md, section 15)."""
+    return pack([GONE])
+
+
+def listen() -> bytes:
+    """LISTEN: say no HELLO here, others will."""
+    return pack([LISTEN])
+
+
+def more(total: int) -> bytes:
+    """MORE: have so many connections to this address, from 1 to `MAX_CONNECTIONS`."""
+    assert 1 <= total <= MAX_CONNECTIONS
+    return pack([MORE, total])
+
+
+def read_more(header: list[Any]) -> int:
+    """The total of a MORE, too large a one taken for `MAX_CONNECTIONS`. Raises `DecodeError`."""
+    total = number(header[1] if len(header) > 1 else None, "a number of connections")
+    if not total:
+        raise DecodeError("MORE of no connection at all")
+    return min(total, MAX_CONNECTIONS)
 
 
 def number(value: object, what: str) -> int:

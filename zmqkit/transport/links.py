@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import zmq
 
+from zmqkit.address import bare
 from zmqkit.errors import AddressError
 from zmqkit.options import Heartbeat, Limits
 from zmqkit.transport.sockets import (
@@ -31,7 +32,7 @@ CONNECT_TIMEOUT_MS = 5000
 
 
 class Dialer(Sender):
-    """A DEALER that connects to one address.
+    """A DEALER that connects to one address; several may, each as a link of its own (see `zmqkit.address.nth`).
 
     A new connection after a lost one is a new socket: so nothing that was meant for the old one is sent on the new
     one, before the session has greeted.
@@ -50,7 +51,7 @@ class Dialer(Sender):
     """How long libzmq waits, at first and at most, before it tries again to connect."""
 
     def __init__(self, address: str, heartbeat: Heartbeat, limits: Limits) -> None:
-        super().__init__(address, heartbeat, limits)
+        super().__init__(bare(address), heartbeat, limits)
         self.link: tuple[str, str] = ("c", address)
         self.up = False
         self.users = 1
