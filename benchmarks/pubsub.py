@@ -28,12 +28,12 @@ import os
 import resource
 import signal
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks import pubsub_peers as peers
+from benchmarks.places import folder, run_folder
 from benchmarks.pubsub_peers import Load, Peer, Pipe, Told, hear, process
 
 
@@ -297,8 +297,8 @@ def replay(messages: int, rounds: int) -> None:
     row("", "messages/s", "subscriber, CPU", "at least")
     for name, count in (("one topic", 1), ("1,000 topics", 1000)):
         load = Load(messages, count)
-        with tempfile.TemporaryDirectory(dir=os.getcwd(), prefix=".bench-") as folder:
-            journal = os.path.join(folder, "journal.db")
+        with folder() as kept:
+            journal = os.path.join(kept, "journal.db")
             with process(replaying, journal, load) as (publisher, _):
                 address, filled = hear(publisher)
                 ways: dict[str, tuple[str, dict[str, Any]]] = {"": ("#", {}), ", cursor": ("#", {"cursor": "reader"})}
@@ -420,8 +420,8 @@ def publish_past(pipe: Pipe, load: Load, journalled: bool) -> None:
     """Publishes; goes on serving."""
     import zmqkit
 
-    with tempfile.TemporaryDirectory(dir=os.getcwd(), prefix=".bench-") as folder:
-        more = {"journal": os.path.join(folder, "journal.db")} if journalled else {}
+    with folder() as kept:
+        more = {"journal": os.path.join(kept, "journal.db")} if journalled else {}
         with zmqkit.Publisher("tcp://127.0.0.1:*", **more) as pub:  # type: ignore[arg-type]
             pipe.send(pub.addresses[0])
             pub.wait_for_subscribers(1, timeout=peers.PATIENCE_S)
@@ -503,9 +503,10 @@ def main() -> None:
         "curves": lambda: curves(max(asked.messages // 5, 1), max(asked.rounds // 2, 1)),
         "memory": lambda: memory(asked.messages),
     }
-    for name, part in parts.items():
-        if asked.only in name:
-            part()
+    with run_folder():
+        for name, part in parts.items():
+            if asked.only in name:
+                part()
 
 
 if __name__ == "__main__":

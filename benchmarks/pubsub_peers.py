@@ -18,13 +18,13 @@ import multiprocessing.connection
 import operator
 import os
 import shutil
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgpack
+
+from benchmarks.places import broker, folder, free_port
 
 Pipe = multiprocessing.connection.Connection
 
@@ -183,15 +183,6 @@ def hear(pipe: Pipe, seconds: float = PATIENCE_S) -> Any:
     return pipe.recv()
 
 
-def free_port() -> int:
-    """A port that nobody has now."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 # ---- zmqkit ------------------------------------------------------------------------
 
 
@@ -209,8 +200,7 @@ def publish_zmqkit(pipe: Pipe, load: Load, way: str = "publish") -> None:
     with contextlib.ExitStack() as stack:
         more: dict[str, Any] = {}
         if way == "journal":
-            folder = stack.enter_context(tempfile.TemporaryDirectory(dir=os.getcwd(), prefix=".bench-"))
-            more["journal"] = os.path.join(folder, "journal.db")
+            more["journal"] = os.path.join(stack.enter_context(folder()), "journal.db")
         pub = stack.enter_context(zmqkit.Publisher("tcp://127.0.0.1:*", limits=our_limits(), **more))
         pairs = load.pairs()
 
@@ -431,7 +421,7 @@ def publish_redis(pipe: Pipe, load: Load) -> None:
     port = free_port()
     command = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--daemonize", "no"]
     command += ["--client-output-buffer-limit", "pubsub", "0", "0", "0"]
-    with serving(command, port), redis.Redis(port=port) as client:
+    with broker(command, port), redis.Redis(port=port) as client:
         pack = msgpack.packb
         pairs = load.pairs()
 
@@ -503,7 +493,7 @@ def publish_nats(pipe: Pipe, load: Load) -> None:
         await asyncio.to_thread(publishing, pipe, str(port), say, run, load)
         await client.close()
 
-    with serving(["nats-server", "-a", "127.0.0.1", "-p", str(port)], port):
+    with broker(["nats-server", "-a", "127.0.0.1", "-p", str(port)], port):
         asyncio.run(main())
 
 
@@ -540,28 +530,6 @@ def subscribe_nats(pipe: Pipe, address: str, load: Load) -> None:
             report(load.count, weight)
 
     asyncio.run(main())
-
-
-@contextlib.contextmanager
-def serving(command: list[str], port: int) -> Iterator[None]:
-    """Run a broker as long as this process lives, and wait until it listens."""
-    import ctypes
-    import signal
-    import socket
-
-    def die_with_us() -> None:
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: the benchmark kills its processes
-
-    quiet = subprocess.DEVNULL
-    with subprocess.Popen(command, stdout=quiet, stderr=quiet, preexec_fn=die_with_us) as server:
-        try:
-            for _ in range(500):
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                    break
-                time.sleep(0.01)
-            yield
-        finally:
-            server.kill()
 
 
 RAW = Peer("raw PUB/SUB, one frame", publish_raw, subscribe_raw)

@@ -11,13 +11,13 @@ import importlib.util
 import multiprocessing
 import multiprocessing.connection
 import shutil
-import socket
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgpack
+
+from benchmarks.places import broker, free_port
 
 Pipe = multiprocessing.connection.Connection
 Call = Callable[[Any], Any]
@@ -47,13 +47,6 @@ class Peer:
         if self.name == "nats" and shutil.which("nats-server") is None:
             return "nats-server is not installed"
         return ""
-
-
-def free_port() -> int:
-    """A port that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager
@@ -299,7 +292,7 @@ def serve_nats(pipe: Pipe) -> None:
     import nats
 
     port = free_port()
-    with subprocess.Popen(["nats-server", "-a", "127.0.0.1", "-p", str(port)], stderr=subprocess.DEVNULL):
+    with broker(["nats-server", "-a", "127.0.0.1", "-p", str(port)], port):
 
         async def main() -> None:
             client = await nats.connect(f"nats://127.0.0.1:{port}")

@@ -1,0 +1,58 @@
+"""Where benchmarks keep their files, and the brokers that they start: nothing of either is left when a run ends."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+
+RUN = "ZMQKIT_BENCH"
+"""Names the folder of this run, to the processes that it starts."""
+
+
+@contextlib.contextmanager
+def run_folder() -> Iterator[None]:
+    """Makes a folder in the working directory, on a disk rather than in memory, for all that this run keeps.
+
+    The run removes it at its end: its processes are killed, and could not.
+    """
+    with tempfile.TemporaryDirectory(dir=os.getcwd(), prefix=".bench-") as folder:
+        os.environ[RUN] = folder
+        yield
+
+
+def folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder of its own in that of the run, or in the working directory."""
+    return tempfile.TemporaryDirectory(dir=os.environ.get(RUN) or os.getcwd(), prefix=".bench-")
+
+
+def free_port() -> int:
+    """A port that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def broker(command: list[str], port: int) -> Iterator[None]:
+    """Run a broker as long as this process lives, and wait until it listens."""
+
+    def die_with_us() -> None:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: the benchmark kills its processes
+
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=quiet, stderr=quiet, preexec_fn=die_with_us) as server:
+        try:
+            for _ in range(500):
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                    break
+                time.sleep(0.01)
+            yield
+        finally:
+            server.kill()
