@@ -104,8 +104,9 @@ class Limits:
     """What a stranger, or a fast friend, may make us hold.
 
     Attributes:
-        frame_bytes: the largest frame that is received, and the largest body that is sent. In publish-subscribe a frame
-            may hold many messages: frames of 256 KiB, and 2 MiB beside the bodies, are received whatever this says.
+        frame_bytes: the largest frame that is received; a body that is sent is at most 64 KiB smaller, the room of what
+            travels with it. In publish-subscribe a frame may hold many messages: frames of 256 KiB, and 2 MiB beside
+            the bodies, are received whatever this says.
         nesting: how deep lists and maps in a body may nest.
         queued_messages: how many messages may wait in memory.
         queued_bytes: how many bytes of bodies may wait in memory.

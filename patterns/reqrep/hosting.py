@@ -46,6 +46,9 @@ CREDIT: Final = 10_000
 READ_BYTES: Final = 16 << 20
 """Rows are read from the journal in portions of so many bytes."""
 
+MOST_WORKERS: Final = 10_000
+"""So many threads or processes at most: more is a slip of the finger that no machine survives."""
+
 
 class ServerBase(PeerBase):
     """A server without the waiting."""
@@ -65,6 +68,8 @@ class ServerBase(PeerBase):
         for name, value, least in (("threads", threads, 1), ("tasks", tasks, 1), ("processes", processes, 0)):
             if type(value) is not int or value < least:
                 raise ValueError(f"{name} must be a whole number of {least} or more, got {value!r}")
+            if value > MOST_WORKERS and name != "tasks":
+                raise ValueError(f"{name} must be {MOST_WORKERS} or less, got {value!r}: each is one of the system's")
         if durability not in ("power", "process", "memory"):
             raise ValueError(f'durability must be "power", "process" or "memory", got {durability!r}')
         if processes and executor is not None:

@@ -50,7 +50,7 @@ def cases(expected: type[Exception], make: Make, name: str, *values: object, say
 
 
 REFUSED = [
-    *cases(ValueError, servers, "threads", None, True, 0, -1, 1.5, "2", math.nan),
+    *cases(ValueError, servers, "threads", None, True, 0, -1, 1.5, "2", 10**9, math.nan),
     *cases(ValueError, servers, "processes", None, True, -1, 1.5, "2"),
     *cases(TypeError, servers, "executor", 0, False, object(), threading.Thread),
     *cases(TypeError, servers, "window", 0, False, [], {}, 600),
