@@ -29,7 +29,7 @@ Link = Hashable
 """One way to one peer, as the driver names it. A new connection of the binding side is a new link.
 
 ``("c", address)``: a connection that we made. ``("b", address, routing id)``: one that was made to us.
-``("d", address)``: a data endpoint, an XPUB or XSUB, with all its connections; see `Core.link_up`.
+``("d", address)``: a data endpoint, an XPUB, XSUB, PUSH or PULL, with all its connections; see `Core.link_up`.
 ``("d", address, token)``: one connection of such a one, where it is to be closed (`Outputs.disconnects`).
 """
 
@@ -82,7 +82,10 @@ class Probe(NamedTuple):
 class Outputs:
     """What a core wants done. The driver takes each list and leaves a new, empty one in its place."""
 
-    __slots__ = ("dials", "disconnects", "events", "items", "probes", "reads", "replies", "sends", "writes", "written")
+    __slots__ = (
+        "dials", "disconnects", "events", "items", "probes", "pulls", "pushes", "reads", "replies", "sends", "writes",
+        "written",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.sends: list[tuple[Link, Frames]] = []
@@ -99,6 +102,10 @@ class Outputs:
         self.dials: list[tuple[str, bool]] = []
         """Addresses to connect to (True), as link ("c", address), or to leave (False). They are counted: an address is
         left with the last who wanted it, the user among them. One that cannot be read is logged, and no link."""
+        self.pushes: list[tuple[Link, Sequence[Frames]]] = []
+        """Messages for data endpoints that are PUSH sockets. Each entry is answered by `PushCore.pushed`."""
+        self.pulls: list[tuple[Link, int]] = []
+        """How many messages may be taken from now on from a data endpoint that is a PULL socket; 0 until it is told."""
         self.written = 0
         """How many writes were ever put out; what ``stored(up_to)`` counts."""
 
@@ -175,3 +182,16 @@ class Core(Protocol):
     @property
     def finished(self) -> bool:
         """True when the driver may tear everything down."""
+
+
+class PushCore(Core, Protocol):
+    """A core whose data endpoints are PUSH sockets. Nothing is received there."""
+
+    def pushed(self, link: Link, taken: int, now: float) -> None:
+        """Of one entry of `Outputs.pushes` ZeroMQ has taken so many of the first messages, and none of the others.
+
+        There is nothing to push to this link before `link_room`.
+        """
+
+    def link_room(self, link: Link, now: float) -> None:
+        """After a `pushed`: the endpoint has a peer, and room for a message at least."""

@@ -30,7 +30,7 @@ def check_deadline(core: Core, now: float) -> None:
     out = core.out
     if out.sends or out.writes or out.reads or out.probes or out.replies or out.items or out.events:
         raise ContractBroken(f"drained, yet next_deadline() put out {', '.join(pending(core))}")
-    if out.disconnects or out.dials:
+    if out.disconnects or out.dials or out.pushes or out.pulls:
         raise ContractBroken(f"drained, yet next_deadline() put out {', '.join(pending(core))}")
 
 
@@ -46,7 +46,9 @@ def check_purity(core: Core) -> None:
 def pending(core: Core) -> list[str]:
     """The names of the output lists that are not empty."""
     out = core.out
-    names = ("sends", "writes", "reads", "probes", "replies", "items", "events", "disconnects", "dials")
+    names = (
+        "sends", "pushes", "pulls", "writes", "reads", "probes", "replies", "items", "events", "disconnects", "dials",
+    )  # fmt: skip
     return [name for name in names if getattr(out, name)]
 
 

@@ -102,7 +102,7 @@ class BaseDriver:
         self._thread: threading.Thread | None = None
         self._closing = False
         self._close_by = math.inf
-        self._flush = FLUSH_SECONDS
+        self._flush: float | None = None
         self._forked = False
         self._turns = 0
         self._wakeups = 0
@@ -304,7 +304,7 @@ class BaseDriver:
 
     def _start_close(self, close_by: float, flush: float, now: float) -> None:
         self._close_by = min(self._close_by, close_by)
-        self._flush = min(self._flush, flush)
+        self._flush = flush if self._flush is None else min(self._flush, flush)
         if not self._closing:
             self._closing = True
             try:
@@ -318,7 +318,7 @@ class BaseDriver:
     def _tear_down(self, finished: bool) -> None:
         try:
             self._end(self.failure or Closed(f"{self.name} is closed"))
-            self._close_sockets(self._flush)
+            self._close_sockets(FLUSH_SECONDS if self._flush is None else self._flush)
         except BaseException:
             log.exception("%s: tearing down", self.name)
         finally:

@@ -1,5 +1,7 @@
 """The sockets of publish-subscribe: XPUB and XSUB. Knows libzmq; no core, no thread, no clock.
 
+Those of plain pipelines, data endpoints too, are in `zmqkit.transport.pipes`.
+
 Either side may bind or connect. All connections of a bound one are one link, ("d", address): libzmq sends to them by
 their subscriptions, and takes from them in turn. A connecting one has a socket for each remote address, and for each
 connection to it a new one. libzmq would dial again by itself and repeat the subscriptions, so that nobody could tell
@@ -10,12 +12,13 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import Any, Literal
+from typing import Any
 
 import zmq
 
 from zmqkit.options import Heartbeat, Limits
 from zmqkit.transport.context import context
+from zmqkit.transport.driver import DataKind
 from zmqkit.transport.links import Dialer
 from zmqkit.transport.sockets import EVENTS, NOWAIT, RETRIED, SRCFD, Bound, Endpoint, Receive, Sender, shut
 
@@ -184,10 +187,10 @@ class PlainPublishingListener(PlainPublishing, DataListener):
     """The same for plain SUBs."""
 
 
-DIALERS: dict[Literal["XPUB", "PUB", "XSUB"], type[DataDialer]] = {
+DIALERS: dict[DataKind, type[DataDialer]] = {
     "XPUB": PublishingDialer, "PUB": PlainPublishingDialer, "XSUB": DataDialer,
 }  # fmt: skip
-LISTENERS: dict[Literal["XPUB", "PUB", "XSUB"], type[DataListener]] = {
+LISTENERS: dict[DataKind, type[DataListener]] = {
     "XPUB": PublishingListener, "PUB": PlainPublishingListener, "XSUB": DataListener,
 }  # fmt: skip
 

@@ -15,8 +15,9 @@ from zmqkit.transport.tickets import Ticket
 
 E = TypeVar("E", bound=Event)
 
-DataKind = Literal["XPUB", "PUB", "XSUB"]
-"""The data endpoints of a peer: XPUB sends to whoever subscribed to it, XSUB subscribes and receives."""
+DataKind = Literal["XPUB", "PUB", "XSUB", "PUSH", "PULL"]
+"""The data endpoints of a peer: XPUB sends to whoever subscribed to it, XSUB subscribes and receives. PUSH and PULL are
+those of plain pipelines."""
 
 
 class Driver(Protocol):

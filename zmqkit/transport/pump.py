@@ -123,6 +123,13 @@ class Pump:
         if out.sends:
             sends, out.sends = out.sends, []
             inputs |= self._wires.send_all(sends, now)
+        if out.pushes:
+            pushes, out.pushes = out.pushes, []
+            self._wires.push_all(pushes, now)
+            inputs = True
+        if out.pulls:
+            pulls, out.pulls = out.pulls, []
+            self._wires.let_in(pulls)
         if out.replies:
             replies, out.replies = out.replies, []
             for ticket, result in replies:

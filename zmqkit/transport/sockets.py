@@ -68,6 +68,7 @@ class Endpoint:
         expelled: routing ids of peers whose messages are dropped, and whether their connection was closed.
         unheard: how many messages of expelled peers, or of subscribers that are gone, were dropped.
         unread: see `Wires.unread`.
+        polled: what the socket is polled for: `READABLE`, zmq.POLLOUT, or 0.
         up: whether the connection stands; always, where others connect.
     """
 
@@ -89,6 +90,7 @@ class Endpoint:
         self.expelled: dict[bytes, bool] = {}
         self.unheard = 0
         self.unread = False
+        self.polled = READABLE
         self.up = True
         self._send: Callable[[bytes, int], object] = _closed
         self._heartbeat = heartbeat

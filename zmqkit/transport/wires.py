@@ -9,17 +9,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Hashable, Sequence
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import zmq
 
 from zmqkit.errors import AddressError
 from zmqkit.options import Heartbeat, Limits
-from zmqkit.protocol.core import Core, Frames, Link
+from zmqkit.protocol.core import Core, Frames, Link, PushCore
 from zmqkit.transport.connections import MESSAGES_A_TURN, Connections
 from zmqkit.transport.data import DIALERS, LISTENERS, DataDialer, DataListener, alive
 from zmqkit.transport.driver import DataKind
 from zmqkit.transport.links import Dialer, Listener
+from zmqkit.transport.pipes import Pulling, Pushing
 from zmqkit.transport.sockets import FD, READABLE, Bound, Endpoint
 from zmqkit.transport.timers import Alarms
 
@@ -159,7 +160,12 @@ class Wires:
         handlers.update(monitors)
         self._handlers = handlers
         self.changes += 1
-        self.pollset = [(socket, 1) for socket in handlers]
+        self._poll_anew()
+
+    def _poll_anew(self) -> None:
+        endpoints = [endpoint for endpoint in self._endpoints() if endpoint.socket is not None]
+        self.pollset = [(endpoint.socket, endpoint.polled) for endpoint in endpoints if endpoint.polled]
+        self.pollset += [(endpoint.monitor, READABLE) for endpoint in endpoints]
 
     def _endpoints(self) -> list[Endpoint]:
         return [*self._by_link.values(), *self._listeners.values()]
@@ -177,6 +183,12 @@ class Wires:
         return more
 
     def _receiver(self, endpoint: Endpoint) -> Callable[[float], bool]:
+        if isinstance(endpoint, Pushing):
+            pushing = endpoint
+            return lambda now: self._tell_room(pushing, now)
+        if isinstance(endpoint, Pulling):
+            pulling = endpoint
+            return lambda now: self._pull(pulling, now)
         receive, hand_on, look = endpoint.receive, self._receive, self._connections.look
 
         def handler(now: float) -> bool:
@@ -192,6 +204,26 @@ class Wires:
             return more
 
         return handler
+
+    def _pull(self, endpoint: Pulling, now: float) -> bool:
+        """Take from a PULL as many messages as the core has room for."""
+        if not endpoint.up:
+            self._connections.look(endpoint, now)
+        more = endpoint.receive(min(MESSAGES_A_TURN, max(endpoint.room, 0)), self._receive, now)
+        if endpoint.room > 0:
+            return more
+        endpoint.polled = 0
+        self._poll_anew()
+        return False
+
+    def let_in(self, pulls: list[tuple[Link, int]]) -> None:
+        """So many messages may be taken from these PULLs, from now on."""
+        for link, room in pulls:
+            endpoint = self._by_link.get(link)
+            if isinstance(endpoint, Pulling):
+                endpoint.room = room
+                endpoint.polled = READABLE if room > 0 else 0
+        self._poll_anew()
 
     def reread(self, now: float) -> bool:
         """Look at the endpoints that are `unread`. True if there was something."""
@@ -269,6 +301,31 @@ class Wires:
                 self._hear_out(link, now)
                 self._connections.tell_down(link, now)
         return bool(gone)
+
+    def push_all(self, pushes: list[tuple[Link, Sequence[Frames]]], now: float) -> None:
+        """Give messages to PUSHes, and tell the core how many of each entry were taken."""
+        core = cast(PushCore, self._core)
+        for link, messages in pushes:
+            endpoint = self._by_link.get(link)
+            taken = 0
+            if isinstance(endpoint, Pushing) and endpoint.up:
+                taken = endpoint.push(messages)
+                self.sent += taken
+            try:
+                core.pushed(link, taken, now)
+            except Exception:
+                self._bug("pushed")
+        self._poll_anew()
+
+    def _tell_room(self, endpoint: Pushing, now: float) -> bool:
+        """A PUSH can be written to again."""
+        endpoint.polled = 0
+        self._poll_anew()
+        try:
+            cast(PushCore, self._core).link_room(endpoint.link, now)
+        except Exception:
+            self._bug("link_room")
+        return False
 
     def _hear_out(self, link: Any, now: float) -> None:
         """A peer of a bound socket is gone: take first what it said before, its last acks and its goodbye."""
