@@ -50,6 +50,9 @@ SLACK_BYTES = 20_000
 SLACK_MESSAGES = 200
 """What may come in one group, or before a beat shows that it was not seen."""
 
+IDLE_S = 8.0
+"""So long nothing but beats happens after the faults of some worlds: what only time sets off happens there."""
+
 MOST = 160
 """So many messages a world at most, before the faults end."""
 
@@ -100,6 +103,7 @@ class PubsubScenario(Scenario):
         self.serial = 0
         self.finals: list[Message] | None = None
         self.quiet = rng.random() < 0.4
+        self.idles = world.stream("idle").random() < 0.1
         self.subscribers_bind = rng.random() < 0.25
         together = rng.random() < 0.4
         pubs = [f"pub{n}" for n in range(rng.choice((1, 1, 2, 2, 3)))]
@@ -404,8 +408,7 @@ class PubsubScenario(Scenario):
 
     def healed(self, world: World) -> None:
         world.network.data.forwarders.clear()
-        changed = any(reader.changed for reader in self.readers.values())
-        self.settled_at = world.clock.now + (8.0 if changed else 0.0)
+        self.settled_at = world.clock.now + (IDLE_S if self.idles else 0.0)
         for peer in (*self.publishers, *self.subscribers):
             if not peer.alive:
                 peer.start()
@@ -448,17 +451,18 @@ class PubsubScenario(Scenario):
         core = peer.core
         assert isinstance(core, PublisherCore)
         there = {
-            member.instance
+            member.instance: member
             for member in core.audience.members.values()
             if member.settled and (member.joined or member.follows)
         }
         for sub in self.subscribers:
             assert isinstance(sub.core, SubscriberCore)
-            stream = _stream(sub, self.openings[peer].line)
-            if sub.core.local.instance not in there or stream is None:
+            stream, member = _stream(sub, self.openings[peer].line), there.get(sub.core.local.instance)
+            if member is None or stream is None or stream.position is None or stream.session is None:
                 return False
-            if stream.position is None or stream.session is None:
-                return False
+            wanted = set(self.readers[sub].patterns)
+            if stream.pending is not None or set(stream.filter) != wanted or set(member.filter) != wanted:
+                return False  # topics were changed, and these are not in force yet
         return True
 
     def finish(self, world: World) -> None:

@@ -89,6 +89,10 @@ class DataConnection(Connection):
         """The bound socket is told."""
         self.bound.broke(self)
 
+    def was_told(self, prefix: bytes) -> bool:
+        """Whether a bound XPUB has told its core that this is subscribed over it."""
+        return prefix in self.prefixes and not any(frames[0] == b"\x01" + prefix for _, frames in self.up.queue)
+
 
 class Endpoint:
     """One XPUB or XSUB of one incarnation, at one address, bound or connecting.
@@ -245,7 +249,8 @@ class Endpoint:
             return frames if any(map(frames[0].startswith, self.subscribed)) else None
         if len(frames) == 2:
             connection.applied -= 1
-            return frames  # the socket's own words: nobody is left who subscribes this
+            # The socket's own words: nobody is left who subscribes this. They come before what came after them.
+            return None if any(each.was_told(frames[0][1:]) for each in self.connections) else frames
         if connection.applied:
             connection.applied -= 1
         else:
