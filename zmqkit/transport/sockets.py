@@ -113,7 +113,7 @@ class Endpoint:
             made.setsockopt(zmq.HEARTBEAT_TTL, min(_clamp(bound_ms * 0.6, 100), 6_553_500))
             made.setsockopt(zmq.HANDSHAKE_IVL, _clamp(bound_ms * 2, 1000))
             made.setsockopt(zmq.TCP_KEEPALIVE, 1)
-            self.monitor = _monitor(made, self.EVENTS)
+            self.monitor = open_monitor(made, self.EVENTS)
         except BaseException:
             made.close()
             raise
@@ -281,7 +281,7 @@ class Bound(Endpoint):
         """Bind. Raises `AddressInUse`, or `AddressError` for what cannot be bound here."""
         made = self._open()
         try:
-            if self.address.startswith("ipc://") and _answers(self.address[len("ipc://") :]):
+            if self.address.startswith("ipc://") and answers(self.address[len("ipc://") :]):
                 # libzmq would take the path away from whoever listens there.
                 raise AddressInUse(f"cannot bind {self.address!r}: another process is bound there; choose another path")
             made.bind(self.address)
@@ -345,7 +345,8 @@ def _is_of(connection: sockets.socket, address: str) -> bool:
     return address.startswith("ipc:") and os.fsdecode(here).replace("\0", "@", 1) == address[len("ipc://") :]
 
 
-def _monitor(socket: zmq.Socket[bytes], events: int) -> zmq.Socket[bytes]:
+def open_monitor(socket: zmq.Socket[bytes], events: int) -> zmq.Socket[bytes]:
+    """The socket on which libzmq tells these events of another one."""
     address = f"inproc://zmqkit-monitor-{next(_names)}"
     socket.monitor(address, events)
     made = context().socket(zmq.PAIR)
@@ -359,7 +360,7 @@ def _clamp(milliseconds: float, least: int = 10) -> int:
     return int(min(max(milliseconds, least), 2**31 - 1))
 
 
-def _answers(path: str) -> bool:
+def answers(path: str) -> bool:
     """Whether somebody listens at this path of a local socket."""
     if path == "*" or (not path.startswith("@") and not os.path.exists(path)):
         return False
