@@ -244,18 +244,20 @@ def test_sockets_that_do_not_go_together_are_refused() -> None:
 def test_a_forked_child_lets_go_of_the_ports() -> None:
     proxy = SteeredProxy("test", outlet("PULL"), outlet("PUSH"))
     proxy.open()
-    read, write = os.pipe()
+    (told, tell), (end, ending) = os.pipe(), os.pipe()
     child = os.fork()
     if not child:
-        os.close(write)
-        os.read(read, 1)  # until the parent has seen what it wants to see
+        os.close(ending)
+        os.write(tell, b"x")  # whatever runs at a fork has run
+        os.read(end, 1)  # until the parent has seen what it wants to see
         os._exit(0)
     try:
+        assert os.read(told, 1)
         address = proxy.addresses(0)
         proxy.close(0)
         with proxied(outlet("PULL", binds=address), outlet("PUSH")) as again:
             assert again.addresses(0) == address
     finally:
-        os.close(write)
-        os.close(read)
+        for each in (ending, end, told, tell):
+            os.close(each)
         assert os.waitpid(child, 0)[1] == 0
