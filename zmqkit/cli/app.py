@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from zmqkit import version
-from zmqkit.cli import calls, demo, journal, peers, publish, pull, push, services, subscribe, tap
+from zmqkit.cli import calls, demo, device, journal, peers, publish, pull, push, services, subscribe, tap
 from zmqkit.cli.outcome import EPILOG, Code, say, speak_in_lines
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.command("tap", epilog=EPILOG)(tap.tap)
 app.command("serve", epilog=EPILOG)(services.serve)
 app.command("call", epilog=EPILOG)(calls.call)
 app.command("methods", epilog=EPILOG)(calls.methods)
+app.add_typer(device.app, name="device", epilog=EPILOG)
 app.add_typer(journal.app, name="journal", epilog=EPILOG)
 app.command("peers", epilog=EPILOG)(peers.peers)
 

@@ -18,8 +18,6 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import ParamSpec
 
-import typer
-
 from zmqkit.address import ALLOW
 from zmqkit.errors import (
     AddressError,
@@ -164,6 +162,8 @@ def command(function: Callable[P, int]) -> Callable[P, None]:
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        import typer  # here: processes that run a device and have no command line do not wait for it
+
         raise typer.Exit(run_to_code(functools.partial(function, *args, **kwargs)))
 
     # The wrapper's own annotations: typer reads those of the function through __wrapped__.
