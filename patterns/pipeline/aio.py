@@ -35,7 +35,7 @@ from zmqkit.patterns.pipeline.taking import PullerBase, check_batches, check_han
 from zmqkit.peer.aio import Peer, call, run_tasks
 from zmqkit.peer.base import Common, check_timeout, deadline_of, left_of
 from zmqkit.peer.hooks import stop_on_signals
-from zmqkit.transport.tickets import Ticket, WaitExpired
+from zmqkit.transport.tickets import Ticket, WaitExpired, wait_async
 from zmqkit.transport.waiters import checkpoint
 
 T = TypeVar("T", default=Any)
@@ -81,9 +81,10 @@ class Pusher(PusherBase, Peer):
         max_failures: int = 20,
         backoff: Backoff | None = None,
         max_waiting: int | None = None,
+        plain: bool = False,
         **common: Unpack[Common],
     ) -> None:
-        super().__init__(addresses, journal, durability, max_failures, backoff, max_waiting, common)
+        super().__init__(addresses, journal, durability, max_failures, backoff, max_waiting, plain, common)
 
     async def send(self, body: object, /, *, headers: Headers | None = None, timeout: float | None = None) -> Receipt:
         """Send one message; returns once it is stored. See `zmqkit.Pusher.send`.
@@ -159,6 +160,7 @@ class Pusher(PusherBase, Peer):
         return bool(await self._wait(self._ask(self._core.withdraw, ticket), None))
 
     async def _close(self, linger: float | None) -> None:
+        deadline = deadline_of(linger)
         try:
             ticket = self._linger_ticket(linger)
             if ticket is not None:
@@ -167,7 +169,11 @@ class Pusher(PusherBase, Peer):
                 except Exception as error:
                     self._tell_lingered(error, linger)
         finally:
-            await self._end_driver()
+            if self._plain:
+                with anyio.CancelScope(shield=True), contextlib.suppress(WaitExpired):
+                    await wait_async(*self._begin_end(left_of(deadline)))
+            else:
+                await self._end_driver()
         self._tell_left_behind()
 
     async def __aexit__(self, t: type[BaseException] | None, v: BaseException | None, tb: TracebackType | None) -> None:
@@ -253,9 +259,10 @@ class Puller(PullerBase, Peer, Generic[T]):
         prefetch: int | None = None,
         on_error: OnError = "nack",
         max_lease: float = 3600.0,
+        plain: bool = False,
         **common: Unpack[Common],
     ) -> None:
-        super().__init__(addresses, prefetch, on_error, max_lease, common)
+        super().__init__(addresses, prefetch, on_error, max_lease, plain, common)
 
     @overload
     async def receive(self) -> Job[T]: ...
@@ -360,6 +367,7 @@ class Puller(PullerBase, Peer, Generic[T]):
         assert self._driver is not None
         self._driver.mailbox.stop()
         await self._end_driver()
+        self._tell_lost()
 
 
 class _Jobs(Generic[T]):

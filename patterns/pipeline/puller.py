@@ -33,7 +33,7 @@ class Parcel:
 
     Attributes:
         delivery: the message.
-        session: whose it is.
+        session: whose it is; in a core without sessions, what it has instead.
         acked: indexes that the user acked and the core has not seen yet.
         told: the core has been told to look at `acked`.
         lost: the session is gone; whoever holds these jobs now, it is not us.
@@ -46,7 +46,7 @@ class Parcel:
 
     __slots__ = ("acked", "bodies", "claims", "delivery", "lost", "open", "session", "size", "spoiled", "told")
 
-    def __init__(self, delivery: wire.Deliver, session: Session, size: int = 0) -> None:
+    def __init__(self, delivery: wire.Deliver, session: Any, size: int = 0) -> None:
         self.delivery = delivery
         self.session = session
         self.acked: deque[int] = deque()
@@ -137,7 +137,7 @@ class PullerCore(PatternCore):
         if parcel.lost or source is None or not self._end(source, parcel, 1 << index):
             self.counters["settles_stale"] += 1
             return
-        self.counters[_COUNTED[kind]] += 1
+        self.counters[COUNTED[kind]] += 1
         lease = parcel.delivery.lease + index
         reason, traceback = wire.sendable(reason)[: wire.MAX_REASON], wire.sendable(traceback)[-wire.MAX_TRACEBACK :]
         source.others.append(wire.Unsettled(lease, kind, delay, reason, traceback))
@@ -340,4 +340,4 @@ def _portions(others: list[wire.Unsettled]) -> list[list[wire.Unsettled]]:
     return found
 
 
-_COUNTED: Final = {wire.NACK: "nacked", wire.REJECT: "rejected", wire.RELEASE: "released", wire.ISOLATE: "released"}
+COUNTED: Final = {wire.NACK: "nacked", wire.REJECT: "rejected", wire.RELEASE: "released", wire.ISOLATE: "released"}

@@ -23,15 +23,19 @@ from zmqkit.errors import (
     Full,
     JournalDamaged,
     Unsettled,
+    UsageError,
     WaitTimeout,
     ZmqkitError,
 )
 from zmqkit.journal import SqliteJournal
 from zmqkit.options import Backoff, Durability, Point
+from zmqkit.patterns.pipeline.endpoints import CLOSING, FOR_EVER, PipePeer
 from zmqkit.patterns.pipeline.hands import PusherSettings
+from zmqkit.patterns.pipeline.outlets import FRAMES, OutletPusherCore
 from zmqkit.patterns.pipeline.pusher import PusherCore
 from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, Pack
-from zmqkit.peer.base import Common, PeerBase, check_types
+from zmqkit.peer.base import Common, check_types
+from zmqkit.protocol.local import Local
 from zmqkit.transport.tickets import Ticket, WaitExpired, wait
 
 T = TypeVar("T", default=Any)
@@ -45,6 +49,12 @@ CHUNK_MESSAGES: Final = 256
 CHUNK_BYTES: Final = 1 << 20
 """Bodies are packed, journalled and sent in runs of at most so many messages or bytes; a larger body goes alone."""
 
+
+MAX_FAILURES: Final = 20
+"""The default of ``max_failures=``."""
+
+MAX_FRAMES: Final = 1_000
+"""A plain message may have so many."""
 
 _POINTS: Final = ("accepted", "journalled", "received", "settled")
 
@@ -132,9 +142,10 @@ class ReceiptBase:
         return WaitTimeout(f"message {self.id} is not {until} within {timeout} s", id=self.id)
 
 
-class PusherBase(PeerBase):
+class PusherBase(PipePeer):
     """A pusher without the waiting."""
 
+    _socket = "PUSH"
     _role: ClassVar[str] = "push"
     _accepts: ClassVar[frozenset[str]] = frozenset({"pull"})
     _binds: ClassVar[bool] = True
@@ -143,7 +154,7 @@ class PusherBase(PeerBase):
 
     def __init__(
         self, addresses: Sequence[str], journal: Path | None, durability: Durability, max_failures: int,
-        backoff: Backoff | None, max_waiting: int | None, common: Common,
+        backoff: Backoff | None, max_waiting: int | None, plain: bool, common: Common,
     ) -> None:  # fmt: skip
         super().__init__(addresses, common)
         if durability not in ("power", "process", "memory"):
@@ -158,6 +169,7 @@ class PusherBase(PeerBase):
         self._backoff = Backoff() if backoff is None else backoff
         check_types(backoff=(self._backoff, Backoff))
         self._max_waiting = max_waiting
+        self._set_plain(plain, max_failures=max_failures != MAX_FAILURES, backoff=backoff is not None)
         self._journal: SqliteJournal | None = None
         self._sequence = 1
         self._handed_bytes = 0
@@ -181,7 +193,7 @@ class PusherBase(PeerBase):
             max_waiting=self._max_waiting,
             limits=self._limits,
         )
-        core = PusherCore(self._local(about={"epoch": epoch}), settings, self._random())
+        core = self._make_core(self._local(about={"epoch": epoch}), settings)
         if journal is not None:
             messages, marks = journal.totals(MESSAGES), journal.totals(MARKS)
             core.found(messages.first_key, messages.last_key, messages.weight - marks.weight)
@@ -191,15 +203,36 @@ class PusherBase(PeerBase):
         self._journal = journal
         return core, journal
 
+    def _make_core(self, local: Local, settings: PusherSettings) -> PusherCore:
+        kind = OutletPusherCore if self._plain else PusherCore
+        return kind(local, settings, self._random())
+
     # ---- sending -------------------------------------------------------------------
 
     def _pack_one(self, body: object, headers: Headers | None) -> Pack:
+        if self._plain:
+            return self._pack_plain(body, headers)
         data = codecs.encode(body, self._codec, limits=self._limits)
         kept = {} if headers is None else codecs.check_headers(headers)
         return Pack(self._codec, time.time_ns() // 1000, [len(data)], data, {}, {0: kept} if kept else {})
 
+    def _pack_plain(self, body: object, headers: Headers | None) -> Pack:
+        """For plain pullers: no headers; and in the codec "raw" a list of bytes is as many frames."""
+        if headers:
+            raise UsageError("plain=True sends the body, and nothing else: leave headers= out")
+        codec, kept = self._codec, {}
+        if codec == "raw" and isinstance(body, list | tuple) and body:
+            frames = [codecs.encode(each, "raw", limits=self._limits) for each in body]
+            if len(frames) > MAX_FRAMES:
+                raise UsageError(f"a message of {len(frames)} frames; at most {MAX_FRAMES} are allowed")
+            codec, body, kept = "msgpack", frames, {0: {FRAMES: str(len(frames))}}
+        data = codecs.encode(body, codec, limits=self._limits)
+        return Pack(codec, time.time_ns() // 1000, [len(data)], data, {}, kept)
+
     def _pack_many(self, bodies: list[Any], ids: list[str] | None = None) -> list[Pack]:
         """Encode bodies, `Outgoing` ones among them, into packs that keep to the limits of a chunk."""
+        if self._plain and (self._codec == "raw" or Outgoing in set(map(type, bodies))):
+            return [self._pack_plain(*_parts(each)) for each in bodies]
         headers: dict[int, dict[str, str]] = {}
         if Outgoing in set(map(type, bodies)):
             for at, each in enumerate(bodies):
@@ -318,6 +351,16 @@ class PusherBase(PeerBase):
         driver.submit(self._core.wait, "settled", 0, self._newest, ticket)
         return ticket
 
+    def _begin_end(self, linger: float | None) -> tuple[Ticket, float | None]:
+        """Ask the driver of a plain pusher to end; its sockets send meanwhile what ZeroMQ holds.
+
+        Returns what to wait for, and how long.
+        """
+        driver = self._driver
+        assert driver is not None
+        driver.begin_close(CLOSING, flush=FOR_EVER if linger is None else linger)
+        return driver.ended, None if linger is None else linger + 2 * CLOSING
+
     def _tell_lingered(self, error: Exception, linger: float | None) -> None:
         """Waiting for what `_linger_ticket` gave ended with this; what is left is told by `_tell_left_behind`."""
         if isinstance(error, WaitExpired):
@@ -374,6 +417,10 @@ class PusherBase(PeerBase):
                 wait(self._ask(self._core.wait, "settled", 0, self._newest), seconds)
         super()._close_at_exit(seconds)
         self._tell_left_behind()
+
+
+def _parts(body: object) -> tuple[object, Headers | None]:
+    return (body.body, body.headers) if isinstance(body, Outgoing) else (body, None)
 
 
 _LARGEST_ROW: Final = 1 << 12

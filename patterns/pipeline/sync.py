@@ -30,7 +30,7 @@ from zmqkit.patterns.pipeline.taking import PullerBase, check_batches, check_han
 from zmqkit.peer.base import Common, check_timeout, deadline_of, left_of
 from zmqkit.peer.hooks import stop_on_signals
 from zmqkit.peer.sync import Peer, run_threads
-from zmqkit.transport.tickets import Ticket, WaitExpired
+from zmqkit.transport.tickets import Ticket, WaitExpired, wait
 
 T = TypeVar("T", default=Any)
 
@@ -78,6 +78,10 @@ class Pusher(PusherBase, Peer):
         backoff: pauses between tries; drawn with full jitter.
         max_waiting: how many messages may be accepted and not settled; then `send` waits for room. None: as many
             as the disk (with a journal) or `limits` (without) take.
+        plain: send to plain PULL sockets of any language, the encoded body as one frame (with codec="raw" a list of
+            bytes as so many). A message waits here, in the journal if there is one, until a PULL is connected and has
+            room; then it is ZeroMQ's, and counts as acked: whether it arrives, and what becomes of it, nobody tells.
+            What ZeroMQ holds for a connection, 1,000 messages at most, is lost with it. No headers, ids or retries.
         **common: see `Common`.
     """
 
@@ -91,9 +95,10 @@ class Pusher(PusherBase, Peer):
         max_failures: int = 20,
         backoff: Backoff | None = None,
         max_waiting: int | None = None,
+        plain: bool = False,
         **common: Unpack[Common],
     ) -> None:
-        super().__init__(addresses, journal, durability, max_failures, backoff, max_waiting, common)
+        super().__init__(addresses, journal, durability, max_failures, backoff, max_waiting, plain, common)
 
     def send(self, body: object, /, *, headers: Headers | None = None, timeout: float | None = None) -> Receipt:
         """Send one message; returns once it is stored at the set durability.
@@ -193,6 +198,7 @@ class Pusher(PusherBase, Peer):
 
     def _close(self, linger: float | None) -> None:
         assert self._driver is not None
+        deadline = deadline_of(linger)
         try:
             ticket = self._linger_ticket(linger)
             if ticket is not None:
@@ -201,7 +207,12 @@ class Pusher(PusherBase, Peer):
                 except Exception as error:
                     self._tell_lingered(error, linger)
         finally:
-            self._driver.close(1.0)
+            if self._plain:
+                ended, seconds = self._begin_end(left_of(deadline))
+                with contextlib.suppress(WaitExpired):
+                    wait(ended, seconds)
+            else:
+                self._driver.close(1.0)
         self._tell_left_behind()
 
     def __exit__(self, t: type[BaseException] | None, v: BaseException | None, tb: TracebackType | None) -> None:
@@ -295,6 +306,11 @@ class Puller(PullerBase, Peer, Generic[T]):
             "raise" (nack, and let it through).
         max_lease: seconds that a pusher takes this puller for busy while its connection stands but its process does
             not answer; then its jobs go to others.
+        plain: read plain PUSH sockets of any language; bodies are in `codec` (with "raw", a message of several frames
+            is a list of bytes), and what cannot be decoded is told by `BadFrame` and passed over. Jobs are as ever, but
+            nobody keeps them elsewhere: one that fails is tried again here, 20 times at most, one that is rejected is
+            told by `JobDead` and gone, and what is not settled when this puller ends is lost. ``prefetch`` is for each
+            address. Ids are made up here.
         **common: see `Common`.
     """
 
@@ -307,9 +323,10 @@ class Puller(PullerBase, Peer, Generic[T]):
         prefetch: int | None = None,
         on_error: OnError = "nack",
         max_lease: float = 3600.0,
+        plain: bool = False,
         **common: Unpack[Common],
     ) -> None:
-        super().__init__(addresses, prefetch, on_error, max_lease, common)
+        super().__init__(addresses, prefetch, on_error, max_lease, plain, common)
 
     @overload
     def receive(self) -> Job[T]: ...
@@ -441,3 +458,4 @@ class Puller(PullerBase, Peer, Generic[T]):
         assert self._driver is not None
         self._driver.mailbox.stop()
         self._driver.close(1.0)
+        self._tell_lost()

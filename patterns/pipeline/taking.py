@@ -5,6 +5,7 @@ Knows the puller's core and its verbs, and codecs; no event loop.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import itertools
 import logging
@@ -21,11 +22,13 @@ from zmqkit.errors import (
     DecodeError,
     UsageError,
 )
-from zmqkit.options import OnError
+from zmqkit.options import Limits, OnError
 from zmqkit.patterns.pipeline import wire
+from zmqkit.patterns.pipeline.endpoints import PipePeer
 from zmqkit.patterns.pipeline.jobs import Run
+from zmqkit.patterns.pipeline.plain import PlainPullerCore
 from zmqkit.patterns.pipeline.puller import Parcel, PullerCore
-from zmqkit.peer.base import Common, PeerBase, left_of
+from zmqkit.peer.base import Common, left_of
 from zmqkit.transport.driver import Driver
 from zmqkit.transport.mailbox import Mailbox
 
@@ -39,6 +42,9 @@ PREFETCH: Final = 256
 MAX_PREFETCH: Final = 100_000
 """With more in one hand, what is settled out of order would not fit into a message."""
 PREFETCH_BYTES: Final = 64 * 1024 * 1024
+
+MAX_LEASE: Final = 3600.0
+"""The default of ``max_lease=``, in seconds."""
 
 LOOK_ROUND: Final = 5.0
 """Seconds after which a waiting puller looks whether it waits for itself."""
@@ -54,19 +60,21 @@ class Aside:
         self.claims = iter(list(indexes))
 
 
-class PullerBase(PeerBase):
+class PullerBase(PipePeer):
     """A puller without the waiting."""
 
+    _socket = "PULL"
     _role: ClassVar[str] = "pull"
     _accepts: ClassVar[frozenset[str]] = frozenset({"push"})
     _binds: ClassVar[bool] = False
-    _core: PullerCore
+    _core: PullerCore | PlainPullerCore
     _job: ClassVar[type[Any]]
     _batch: ClassVar[type[Any]]
 
     def __init__(
-        self, addresses: Sequence[str], prefetch: int | None, on_error: OnError, max_lease: float, common: Common
-    ) -> None:
+        self, addresses: Sequence[str], prefetch: int | None, on_error: OnError, max_lease: float, plain: bool,
+        common: Common,
+    ) -> None:  # fmt: skip
         super().__init__(addresses, common)
         checks.whole("prefetch", prefetch, most=MAX_PREFETCH, none=True)
         if on_error not in ("nack", "reject", "raise"):
@@ -78,6 +86,7 @@ class PullerBase(PeerBase):
         self._on_error: OnError = on_error
         self._max_lease = lease
         self._warned = False
+        self._set_plain(plain, max_lease=lease != MAX_LEASE)
 
     def _after_fork(self) -> None:
         super()._after_fork()
@@ -86,8 +95,16 @@ class PullerBase(PeerBase):
             for parcel in self._core.parcels():
                 parcel.told = False
 
-    def _build(self) -> tuple[PullerCore, Any]:
+    def _frame_limits(self) -> Limits:
+        limits = super()._frame_limits()
+        if self._plain:  # what ZeroMQ holds besides waits for nobody else either
+            limits = dataclasses.replace(limits, queued_messages=min(limits.queued_messages, self._prefetch))
+        return limits
+
+    def _build(self) -> tuple[PullerCore | PlainPullerCore, Any]:
         local = self._local(credit_messages=self._prefetch, credit_bytes=PREFETCH_BYTES, busy_bound=self._max_lease)
+        if self._plain:
+            return PlainPullerCore(local, self._random(), self._codec, time.time() - time.monotonic()), None
         return PullerCore(local, self._random()), None
 
     # ---- taking --------------------------------------------------------------------
@@ -155,7 +172,11 @@ class PullerBase(PeerBase):
         body = parcel.bodies[index]
         job = self._job(self, parcel, index, body)
         if type(body) is DecodeError:
-            job._settle("rejected", wire.REJECT, None, f"DecodeError: {body}")
+            if isinstance(self._core, PlainPullerCore):
+                told = f"a body of a plain pusher that cannot be decoded as {parcel.delivery.codec}: {body}"
+                self._usable().post(self._core.undecodable, parcel, index, told)
+            else:
+                job._settle("rejected", wire.REJECT, None, f"DecodeError: {body}")
             return None
         return job
 
@@ -277,10 +298,20 @@ class PullerBase(PeerBase):
         driver = self._driver
         if driver is None or self._closed:
             raise Closed(
-                f"{self.name} was closed, and gave back the jobs that were not settled: "
+                f"{self.name} was closed, and lost the jobs that were not settled: plain pushers do not send them again"
+                if self._plain
+                else f"{self.name} was closed, and gave back the jobs that were not settled: "
                 "their pusher delivers them again"
             )
         return driver
+
+    def _tell_lost(self) -> None:
+        """After closing: what a plain puller had taken, and nobody has settled."""
+        lost = self._core.counters["jobs_lost"] if self._plain else 0
+        if lost:
+            log.warning(
+                "%s was closed with %d jobs of plain pushers that were not settled: they are lost", self.name, lost
+            )
 
 
 def check_batches(most: int, wait: float) -> float:

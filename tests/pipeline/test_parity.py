@@ -49,7 +49,7 @@ CONTRACT: dict[str, dict[str, dict[str, object]]] = {
     "Pusher": {
         "__init__": {
             "addresses": REQUIRED, "journal": None, "durability": "power", "max_failures": 20, "backoff": None,
-            "max_waiting": None, "common": REQUIRED,
+            "max_waiting": None, "plain": False, "common": REQUIRED,
         },
         "send": {"body": REQUIRED, "headers": None, "timeout": None},
         "send_nowait": {"body": REQUIRED, "headers": None},
@@ -58,7 +58,8 @@ CONTRACT: dict[str, dict[str, dict[str, object]]] = {
     },
     "Puller": {
         "__init__": {
-            "addresses": REQUIRED, "prefetch": None, "on_error": "nack", "max_lease": 3600.0, "common": REQUIRED,
+            "addresses": REQUIRED, "prefetch": None, "on_error": "nack", "max_lease": 3600.0, "plain": False,
+            "common": REQUIRED,
         },
         "receive": {"timeout": None},
         "batches": {"max": 500, "wait": 0.05},
@@ -233,7 +234,7 @@ def test_attributes_that_programs_read_are_there(face: Any) -> None:
 def test_what_is_not_built_is_not_accepted() -> None:
     """A keyword that a later version may have is an error today, never ignored."""
     unknown = {
-        "Pusher": ("dedupe", "plain"), "Puller": ("inbox", "dead_letters", "rate", "plain"),
+        "Pusher": ("dedupe",), "Puller": ("inbox", "dead_letters", "rate"),
         "Worker": ("state", "processes", "time_limit"),
     }  # fmt: skip
     for face in (zmqkit, aio):
