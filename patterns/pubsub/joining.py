@@ -184,7 +184,7 @@ class Joining(Living):
         link.streams[fence.stream] = stream
         stream.link = stream.home = link
         stream.number = link.number
-        self._dial(stream, link, fence)
+        self._dial(stream, link, fence, now)
         self._match(stream, now)
         if link.quiet:
             self._follow(stream, fence.offset, now)
@@ -239,7 +239,7 @@ class Joining(Living):
         for what in ("reach", "again", "seen", "compare"):
             self._timers.cancel((what, stream.publisher))
         if stream.address:
-            self.out.dials.append((stream.address, False))
+            self.sessions.hang_up(stream.address, now)
             stream.address = ""
         self.drop_commits(stream.publisher, reason)
 
@@ -263,7 +263,7 @@ class Joining(Living):
 
     # ---- the recovery channel --------------------------------------------------------
 
-    def _dial(self, stream: Stream, link: DataLink, fence: Fence) -> None:
+    def _dial(self, stream: Stream, link: DataLink, fence: Fence, now: float) -> None:
         """Connect to where the fence says; whoever connects to us is not trusted to say whom we should connect to."""
         wanted = "" if link.bound else recovery_address(link.address, fence.recovery)
         if wanted is None:
@@ -271,15 +271,16 @@ class Joining(Living):
             self.sessions.bad_frame(None, told)
             wanted = ""
         if wanted and not stream.address:
-            dialled = sum(1 for each in link.streams.values() if each.address)
-            if dialled >= MAX_DIALS_OF_LINK:
+            # Behind a device all have one: the sessions there are told apart by what their publishers say.
+            dialled = {each.address for each in link.streams.values() if each.address}
+            if wanted not in dialled and len(dialled) >= MAX_DIALS_OF_LINK:
                 self.counters["publishers_refused"] += 1
                 wanted = ""
         if wanted != stream.address:
             if wanted:
-                self.out.dials.append((wanted, True))
+                self.sessions.dial(wanted)
             if stream.address:
-                self.out.dials.append((stream.address, False))
+                self.sessions.hang_up(stream.address, now)
             stream.address = wanted
 
     def _match(self, stream: Stream, now: float) -> None:

@@ -152,7 +152,7 @@ class Recovery(PatternCore):
         self.link_down(link, now)
         for address in [address for address, by in self._dialled.items() if by == link]:
             del self._dialled[address]
-            self.out.dials.append((address, False))
+            self.sessions.hang_up(address, now)
 
     def links_disturbed(self, group: Any, now: float) -> None:
         """See `Core`. Whoever lost a connection of the data plane comes back over a new one, and says so."""
@@ -241,7 +241,7 @@ class Recovery(PatternCore):
         if not address or address in self._dialled or len(self._dialled) >= MAX_DIALS:
             return
         self._dialled[address] = link
-        self.out.dials.append((address, True))
+        self.sessions.dial(address)
 
     def _cut(self, connection: Connection) -> None:
         """Close a connection of the data plane. Who was behind it is told so."""

@@ -82,7 +82,7 @@ class Server:
     Attributes:
         session: it.
         name: for people.
-        address: by which it is known again when it comes back: the link that we made, else its instance.
+        address: by which it is known again when it comes back: see `Sessions.place`.
         epoch: its calls are for this one.
         window: where its replies are kept.
         load: calls that were handed there and not answered.
@@ -103,10 +103,10 @@ class Server:
         "state", "unheard_bytes", "uploaded", "uploading", "window",
     )  # fmt: skip
 
-    def __init__(self, session: Session, window: Window, epoch: bytes, *, proved: bool) -> None:
+    def __init__(self, session: Session, address: Hashable, window: Window, epoch: bytes, *, proved: bool) -> None:
         self.session = session
         self.name = session.peer.name or session.peer.instance.hex()
-        self.address: Hashable = session.home if session.home is not None else session.peer.instance
+        self.address = address
         self.epoch = epoch
         self.window = window
         self.load = 0
@@ -153,11 +153,11 @@ class Balance:
         """Addresses that are out: the reason."""
         self._floors: dict[bytes, int] = {}
 
-    def add(self, session: Session, epoch: bytes, window: bytes, *, durable: bool) -> Server:
+    def add(self, session: Session, address: Hashable, epoch: bytes, window: bytes, *, durable: bool) -> Server:
         """A session opened. The server is to prove itself if its address was out."""
         home = self.window(window, durable=durable)
         home.durable = durable
-        server = Server(session, home, epoch, proved=True)
+        server = Server(session, address, home, epoch, proved=True)
         if self._out.pop(server.address, None) is not None:
             server.proved = False
         home.servers.append(server)

@@ -61,7 +61,8 @@ class Returning(Placing):
             self.sessions.bad_frame(session.link, "a server without an epoch")
             self.sessions.goodbye(session, "no epoch", now)
             return
-        server = self.balance.add(session, epoch, window, durable=about.get("journal") is True)
+        address = self.sessions.place(session)
+        server = self.balance.add(session, address, epoch, window, durable=about.get("journal") is True)
         if not server.proved:
             self.counters["servers_probed"] += 1
             self._timers.set(("proof", session.id), now + session.peer.bound)

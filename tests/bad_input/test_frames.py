@@ -38,7 +38,7 @@ NONSENSE: dict[str, list[bytes]] = {
     "a kind that is true": [pack([True, {}])],
     "a kind that is a float": [pack([1.0, {}])],
     "a kind that is negative": [pack([-1, {}])],
-    "a kind that does not exist": [pack([11, b"session!", 0, 0, 0])],
+    "a kind that does not exist": [pack([14, b"session!", 0, 0, 0])],
     "a kind of 2**63": [pack([2**63, b"session!", 0, 0, 0])],
     "HELLO without a map": [pack([1, None])],
     "HELLO that is cut": [pack([1, greeting("pull")])[:-5]],

@@ -14,7 +14,7 @@ from tests.protocol.pair import Side
 from zmqkit.errors import DecodeError
 from zmqkit.patterns.pipeline import rows, wire
 from zmqkit.protocol import wire as session_wire
-from zmqkit.protocol.core import Outputs
+from zmqkit.protocol.core import Link, Outputs
 from zmqkit.protocol.session import Session
 
 SESSION, PIPELINE, JOURNAL = load("session"), load("pipeline"), load("journal")
@@ -55,6 +55,10 @@ def test_a_session_frame_is_written_so(vector: dict[str, Any]) -> None:
     if kind in (session_wire.REFUSED, session_wire.LOST):
         assert [session_wire.pack(header)] == frames
         return
+    if kind >= session_wire.GONE:
+        say = {session_wire.GONE: session_wire.gone, session_wire.LISTEN: session_wire.listen}
+        assert [say[kind]() if kind in say else session_wire.more(header[1])] == frames
+        return
     out = Outputs()
     peer = session_wire.Hello(role="push", instance=b"i" * 16, session=header[1])
     session = Session(peer, "link", dialled=True)
@@ -70,8 +74,15 @@ def test_a_session_frame_is_written_so(vector: dict[str, Any]) -> None:
 @named(SESSION["bad"])
 def test_a_bad_session_frame_is_dropped_and_counted(vector: dict[str, Any]) -> None:
     side = Side("b", role="push", accepts=frozenset({"pull"}))
-    link = ("b", "x", 1)
+    link: Link = ("b", "x", 1)
     opening = SESSION["vectors"][0]["frames"]
+    if "to" in vector:
+        link = ("c", "x")
+        side.sessions.link_up(link, 0.0)
+        asked = session_wire.unpack(side.out.sends.pop()[1][0])[1]
+        said = session_wire.read_hello(session_wire.unpack(opening[0])[1])
+        answer = dataclasses.replace(said, session=asked["session"], attempt=asked["attempt"], resume=True)
+        opening = [answer.pack(session_wire.WELCOME)]
     side.sessions.receive_message(link, opening, 0.0)
     side.out.sends.clear()
     if vector["name"].startswith("a session"):
@@ -81,6 +92,8 @@ def test_a_bad_session_frame_is_dropped_and_counted(vector: dict[str, Any]) -> N
     assert side.counters["frames_bad"] == 1
     assert side.kinds() == ["PeerFound", "BadFrame"]
     assert not side.out.sends
+    assert not side.out.dials
+    assert not side.out.disconnects
     assert len(side.sessions) == 1
 
 

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, TypeVar
 
 from zmqkit import checks, discovery
 from zmqkit import codec as codecs
-from zmqkit.address import Address, parse, require_secure
+from zmqkit.address import Address, bare, parse, require_secure
 from zmqkit.errors import Closed, Forked, UsageError
 from zmqkit.events import Event, PeerLost
 from zmqkit.options import Heartbeat, Limits
@@ -202,7 +202,7 @@ class PeerBase:
 
     def _dialled_in_use(self) -> set[str]:
         """What was dialled and is of use. Runs where the core may be touched."""
-        return {session.link[1] for session in self._core.sessions if isinstance(session.link, tuple)}
+        return {bare(session.link[1]) for session in self._core.sessions if isinstance(session.link, tuple)}
 
     @staticmethod
     def _random() -> random.Random:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from typing import Any, Final
 
+from zmqkit.address import bare
 from zmqkit.errors import DecodeError
 from zmqkit.events import PeerFound, PeerRefused, PeerResumed
 from zmqkit.options import Backoff
@@ -41,7 +42,7 @@ WENT_BACK: Final = "the other side went back in time"
 class Dial:
     """A connection that we make: which session runs, or shall run, over it."""
 
-    __slots__ = ("link", "refused", "replaces", "session", "since", "tries", "wanted")
+    __slots__ = ("left", "link", "listening", "refused", "replaces", "session", "since", "tries", "wanted")
 
     def __init__(self, link: Link) -> None:
         self.link = link
@@ -52,6 +53,10 @@ class Dial:
         self.since = 0
         """The first attempt over the connection that stands: what answers an older one is old."""
         self.tries = 0
+        self.listening = False
+        """The other side says HELLO over the connection that stands."""
+        self.left = False
+        """We dial there no more: all that is left is its session."""
 
 
 class Handshake(Liveness):
@@ -146,6 +151,7 @@ class Handshake(Liveness):
             self._take_state(session, hello)
             if resumed:
                 self._resume(session, now)
+        self._astray.discard(link)
         dial.tries = 0
         dial.refused = False
         self.timers.cancel(("hello", link))
@@ -154,7 +160,12 @@ class Handshake(Liveness):
         code = wire.text(header[1], "code", 32)
         reason = wire.text(header[2], "reason") if len(header) > 2 else ""
         dial = self._dials.get(link)
-        if dial is None or link not in self._standing or (dial.session is not None and dial.session.link is not None):
+        if (
+            dial is None
+            or dial.listening
+            or link not in self._standing
+            or (dial.session is not None and dial.session.link is not None)
+        ):
             self.counters["frames_stray"] += 1
             return
         self._turned_away(dial, code, reason, now)
@@ -173,7 +184,7 @@ class Handshake(Liveness):
 
     def _receive_lost(self, link: Link, name: object, now: float) -> None:
         dial = self._dials.get(link)
-        session = dial.session if dial is not None else self._by_link.get(link)
+        session = dial.session if dial is not None and not dial.listening else self._by_link.get(link)
         if session is not None and session.id == name:
             self._end(session, FORGOTTEN, now)
             return
@@ -196,7 +207,8 @@ class Handshake(Liveness):
         if self._closed:
             self._refuse(link, "closed", "this side is closing", fields)
             return
-        if link in self._dials:
+        dial = self._dials.get(link)
+        if dial is not None and not dial.listening:
             raise DecodeError("HELLO from a side that we dialled")
         session = self._by_id.get(hello.session)
         if session is None:
@@ -305,15 +317,20 @@ class Handshake(Liveness):
         if sent > session.heard and session.ask_resume(self._out, now, self.local.heartbeat.interval):
             self.counters["resumes_asked"] += 1
 
-    def _has_ended(self, session: Session, reason: str, now: float) -> None:
+    def _has_ended(self, session: Session, link: Link | None, reason: str, now: float) -> None:
         home = session.home
         if home is None:
             self._past[session.id] = None
             if len(self._past) > MAX_PAST:
                 del self._past[next(iter(self._past))]
             return
+        self._astray.discard(home)
         dial = self._dials.get(home)
         if dial is None or dial.session is not session:
+            return
+        if dial.left:
+            del self._dials[home]
+            self.timers.cancel(("hello", home))
             return
         dial.session = None
         dial.replaces = session.id
@@ -326,4 +343,4 @@ class Handshake(Liveness):
 
 
 def _spoken(link: Link) -> str:
-    return str(link[1]) if isinstance(link, tuple) and len(link) > 1 else str(link)
+    return bare(str(link[1])) if isinstance(link, tuple) and len(link) > 1 else str(link)

@@ -51,6 +51,8 @@ class Liveness:
         self._by_link: dict[Link, Session] = {}
         self._standing: set[Link] = set()
         """Links that we made, while their connection stands."""
+        self._astray: set[Link] = set()
+        """Those of which a device said that they lead nowhere, until WELCOME comes: that they stand proves nothing."""
         self._closed = False
         for name in (
             "sessions_opened", "sessions_lost", "sessions_resumed", "links_lost", "frames_bad", "frames_stray",
@@ -67,8 +69,8 @@ class Liveness:
     def _offended(self, link: Link | None, weight: int) -> None:
         """Over this connection came what breaks the protocol, or is refused."""
 
-    def _has_ended(self, session: Session, reason: str, now: float) -> None:
-        """A session is lost for good."""
+    def _has_ended(self, session: Session, link: Link | None, reason: str, now: float) -> None:
+        """A session is lost for good; `link` is where it ran."""
 
     # ---- pings -------------------------------------------------------------------
 
@@ -114,7 +116,7 @@ class Liveness:
         bound = session.peer.bound
         patience = min(session.peer.busy_bound, self.local.busy_bound)
         asked = session.pings_out[0][1] if session.pings_out else None
-        if session.link is None and session.home not in self._standing:
+        if session.link is None and (session.home not in self._standing or session.home in self._astray):
             # Silent before the connection broke: the hop's own heartbeats gave up too. Else a grace to come back.
             end = session.down_at + bound
             if asked is not None:
@@ -199,12 +201,13 @@ class Liveness:
         if session.ended:
             return
         del self._by_id[session.id]
-        if session.link is not None:
-            self._by_link.pop(session.link, None)
+        link = session.link
+        if link is not None:
+            self._by_link.pop(link, None)
         session.end()
         for what in ("beat", "dead", "state", "probe"):
             self.timers.cancel((what, session.id))
         self.counters["sessions_lost"] += 1
         self.ups.append(Lost(session, reason))
         self._out.events.append(PeerLost(self.local.name, session.peer.instance.hex(), reason))
-        self._has_ended(session, reason, now)
+        self._has_ended(session, link, reason, now)

@@ -1,8 +1,8 @@
 """All sessions of one peer object: what runs in them, and the layer's face (docs/protocol.md, sections 4 to 6).
 
 Pure. Knows nothing of patterns: it is told the role it plays and the roles it accepts, and puts what the pattern
-must know into `ups`. The pattern's core hands on the link inputs and timers, then empties `ups`. Handshakes are in
-`zmqkit.protocol.handshake`, life and death in `zmqkit.protocol.liveness`.
+must know into `ups`. The pattern's core hands on the link inputs and timers, then empties `ups`. Connections are in
+`zmqkit.protocol.links`, handshakes in `zmqkit.protocol.handshake`, life and death in `zmqkit.protocol.liveness`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,24 @@ from zmqkit.errors import DecodeError
 from zmqkit.events import BadFrame
 from zmqkit.protocol import wire
 from zmqkit.protocol.core import Frames, Link, Outputs
-from zmqkit.protocol.handshake import MAX_SESSIONS, Dial, Handshake
+from zmqkit.protocol.handshake import MAX_SESSIONS
+from zmqkit.protocol.links import Links
 from zmqkit.protocol.local import Heard, Local, Received
 from zmqkit.protocol.session import STATE_BYTES, STATE_EVERY, Session
-from zmqkit.protocol.wire import DATA, GOODBYE, HELLO, LOST, MAX_NUMBER, PING, PONG, REFUSED, RESUME, WELCOME
+from zmqkit.protocol.wire import (
+    DATA,
+    GONE,
+    GOODBYE,
+    HELLO,
+    LOST,
+    MAX_NUMBER,
+    MORE,
+    PING,
+    PONG,
+    REFUSED,
+    RESUME,
+    WELCOME,
+)  # fmt: skip
 
 MAX_OFFENCES: Final = 1000
 """A connection over which so many frames came for sessions that are not there is of no more use..."""
@@ -35,7 +49,7 @@ _unpack = msgpack.unpackb
 _INT = {int}
 
 
-class Sessions(Handshake):
+class Sessions(Links):
     """The sessions of one peer object.
 
     Args:
@@ -52,7 +66,6 @@ class Sessions(Handshake):
     def __init__(self, local: Local, out: Outputs, counters: dict[str, int | float], rng: random.Random) -> None:
         super().__init__(local, out, counters, rng)
         self.granted: dict[bytes, Session] = {}
-        self._offences: dict[Link, int] = {}
         counters.setdefault("links_expelled", 0)
 
     def __iter__(self) -> Iterator[Session]:
@@ -105,53 +118,12 @@ class Sessions(Handshake):
             self._say_goodbye(session, reason, now)
         for dial in self._dials.values():
             self.timers.cancel(("hello", dial.link))
+        for address in self._further:
+            self.timers.cancel(("fewer", address))
         self._dials.clear()
         self._standing.clear()
 
     # ---- links -------------------------------------------------------------------
-
-    def link_up(self, link: Link, now: float) -> None:
-        """A connection that we made stands: say HELLO."""
-        self._offences.pop(link, None)
-        if self._closed:
-            return
-        dial = self._dials.get(link)
-        if dial is None:
-            dial = self._dials[link] = Dial(link)
-        session = dial.session
-        self._standing.add(link)
-        if session is not None:
-            if session.link is not None:
-                self._link_lost(session, now)  # the driver saw it come back before it saw it go
-            elif not session.ended:
-                session.down_at = now
-                self._judge(session, now)
-        dial.refused = False
-        dial.tries = 0
-        dial.since = self._attempts + 1
-        self._say_hello(dial, now)
-
-    def link_down(self, link: Link, now: float) -> None:
-        """A connection is gone, ours or theirs."""
-        self._offences.pop(link, None)
-        dial = self._dials.get(link)
-        self._standing.discard(link)
-        if dial is not None:
-            self.timers.cancel(("hello", link))
-        session = self._by_link.get(link)
-        if session is not None:
-            self._link_lost(session, now)
-        elif dial is not None and dial.session is not None:
-            dial.session.down_at = now
-            self._judge(dial.session, now)
-
-    def link_forgotten(self, link: Link, now: float) -> None:
-        """We shall not make this connection again: end its session."""
-        dial = self._dials.pop(link, None)
-        self.timers.cancel(("hello", link))
-        if dial is not None and dial.session is not None:
-            self._say_goodbye(dial.session, "disconnected", now)
-        self._standing.discard(link)
 
     def links_disturbed(self, group: Hashable, now: float) -> None:
         """Some connection of a bound socket broke: a ping finds out whose."""
@@ -173,11 +145,15 @@ class Sessions(Handshake):
             if not frames or len(frames[0]) > wire.MAX_SESSION_HEADER_BYTES:
                 raise DecodeError("a message without a header, or with one that is too large")
             header = wire.unpack(frames[0])
-            if type(header) is not list or len(header) < 2 or type(header[0]) is not int:
+            if type(header) is not list or not header or type(header[0]) is not int:
                 raise DecodeError("a message without a header")
             kind = header[0]
-            if kind >= DATA:
+            if DATA <= kind <= GOODBYE:
                 self._receive_in_session(link, kind, header, frames, now)
+            elif GONE <= kind <= MORE:
+                self._receive_from_device(link, kind, header, now)
+            elif len(header) < 2:
+                raise DecodeError(f"a frame of kind {kind} with one field")
             elif kind == HELLO:
                 self._receive_hello(link, header[1], now)
             elif kind == WELCOME:
@@ -253,7 +229,7 @@ class Sessions(Handshake):
             del offences[next(iter(offences))]
 
     def _receive_in_session(self, link: Link, kind: int, header: list[Any], frames: Frames, now: float) -> None:
-        if len(header) < 5 or kind > GOODBYE:
+        if len(header) < 5:
             raise DecodeError(f"a frame of kind {kind} with {len(header)} fields")
         session = self._by_link.get(link)
         if session is None or session.id != header[1]:
@@ -335,6 +311,9 @@ class Sessions(Handshake):
             what, name = key
             if what == "hello":
                 self._say_hello(self._dials[name], now)
+                continue
+            if what == "fewer":
+                self._leave_some(name, now)
                 continue
             session = self._by_id[name]
             if what == "beat":

@@ -2,9 +2,10 @@
 
 What the driver over libzmq shows to a core, this shows too (zmqkit/transport):
 
-- The connecting side sees one link ``("c", address)`` over all its connections: `link_up`, `link_down`. What it sends
-  while there is no connection is dropped. (Or, in some incarnations, it waits in the pipe and goes out *first* when
-  there is one again: the contract allows a driver that leaves reconnecting to libzmq.)
+- The connecting side sees one link ``("c", address)`` over all its connections: `link_up`, `link_down`. Several links
+  may lead to one address (`zmqkit.address.nth`), each over connections of its own. What is sent while there is no
+  connection is dropped. (Or, in some incarnations, it waits in the pipe and goes out *first* when there is one again:
+  the contract allows a driver that leaves reconnecting to libzmq.)
 - The binding side sees a fresh link ``("b", address, n)`` a connection, known from its first message on. That one
   broke is told only as ``links_disturbed(("b", address))``, at most every 50 ms; a send to it gives `link_down`.
 - The two sides learn of a break at different times, or only one of them does until its hop heartbeat runs out.
@@ -21,6 +22,7 @@ from collections import deque
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Literal
 
+from zmqkit.address import bare
 from zmqkit.protocol.core import Frames, Link
 
 if TYPE_CHECKING:
@@ -124,13 +126,13 @@ class Connection:
 
 
 class Dial:
-    """A DEALER: one address that a peer connects to, over as many connections as it takes."""
+    """A DEALER: one address that a peer connects to, over as many connections as it takes, one at a time."""
 
     __slots__ = ("address", "closed", "connection", "last", "link", "peer", "pipe", "tries")
 
     def __init__(self, peer: SimPeer, address: str) -> None:
         self.peer = peer
-        self.address = address
+        self.address = bare(address)
         self.link: Link = ("c", address)
         self.connection: Connection | None = None
         self.last: Way | None = None
