@@ -1,6 +1,6 @@
 """The two sides of a device: what each binds and connects, read and checked in one place.
 
-This module reads addresses. It opens no socket, and looks nothing up.
+This module reads addresses, and variables of the environment. It opens no socket.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from zmqkit import checks
+from zmqkit import checks, discovery
 from zmqkit.address import Address, parse, require_secure
 from zmqkit.errors import UsageError
 from zmqkit.options import Limits
@@ -157,6 +157,22 @@ def same(one: Address, other: Address) -> bool:
 def _host(address: Address) -> str:
     host = address.host.lower().rstrip(".")
     return "127.0.0.1" if host == "localhost" else host
+
+
+def resolved(side: Side, insecure: bool) -> list[Address]:
+    """What a side binds, environment variables read. Done when it is opened.
+
+    Raises:
+        DiscoveryError: a variable is not set.
+        InsecureAddress: what it says is beyond this host, and that is not allowed.
+        UsageError: it names what cannot be bound.
+    """
+    found = [each for address in side.binds for each in discovery.expand(address)]
+    for address in found:
+        if address.looked_up:
+            raise UsageError(f"{address} cannot be bound: name the address itself")
+        require_secure(address, insecure, "bind")
+    return found
 
 
 def high_water_mark(limits: Limits | None) -> int:

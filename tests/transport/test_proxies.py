@@ -13,7 +13,8 @@ import zmq
 
 from zmqkit.errors import AddressInUse, Closed
 from zmqkit.transport.context import context
-from zmqkit.transport.proxies import PAIRS, Outlet, SteeredProxy
+from zmqkit.transport.outlets import PAIRS, Outlet
+from zmqkit.transport.proxies import SteeredProxy
 
 LOOPBACK = ("tcp://127.0.0.1:*",)
 WAIT_MS = 5_000

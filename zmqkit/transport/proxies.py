@@ -13,8 +13,6 @@ gets rid of what it holds, and ends; what was spilled is sent first when it begi
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import errno
 import itertools
 import logging
 import os
@@ -23,29 +21,21 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Protocol
 
 import zmq
 
-from zmqkit.errors import AddressError, AddressInUse, Closed
-from zmqkit.options import Heartbeat
+from zmqkit.errors import Closed
 from zmqkit.transport import forks
 from zmqkit.transport.context import context
-from zmqkit.transport.sockets import EVENTS, LISTENING, NOWAIT, STOPPED, answers, open_monitor
+from zmqkit.transport.outlets import PAIRS, Outlet, PlainSocket, poll
+from zmqkit.transport.sockets import NOWAIT
 from zmqkit.transport.tickets import Ticket, WaitExpired, wait
 
 log = logging.getLogger("zmqkit")
 
 Which = Literal[0, 1]
 """The frontend, or the backend."""
-
-PAIRS = frozenset(
-    {
-        ("ROUTER", "DEALER"), ("DEALER", "ROUTER"), ("DEALER", "DEALER"), ("ROUTER", "ROUTER"),
-        ("XSUB", "XPUB"), ("XPUB", "XSUB"), ("PULL", "PUSH"), ("PUSH", "PULL"),
-    }
-)  # fmt: skip
-"""Kinds of sockets that can stand on the two sides of a proxy. PAIR is none: it has room for no spill."""
 
 PATIENCE = 0.25
 """Seconds after which a loop that was told to end is taken for blocked."""
@@ -55,9 +45,6 @@ ANSWER = 0.1
 
 ENDING = 3.0
 """Seconds in which a proxy has done a job, unless the machine is out of all measure busy."""
-
-_SPILLS = {"PUSH": zmq.PULL, "DEALER": zmq.DEALER}
-"""Kinds whose send blocks when there is no room, and what takes from them."""
 
 # What makes this libzmq's loop forward nothing more: 4.3.5 does the one when it is told the other.
 _HOLD = b"RESUME" if zmq.zmq_version_info() == (4, 3, 5) else b"PAUSE"
@@ -76,139 +63,28 @@ _ENDING_MS = int(ENDING * 1000)
 NOTHING: Counters = (0, 0, 0, 0, 0, 0, 0, 0)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Outlet:
-    """One socket of a proxy, as it is to be opened.
+Verdict = Literal["forward", "wait", "end"]
 
-    Attributes:
-        kind: "ROUTER", "XPUB"...
-        binds: addresses to bind.
-        connects: addresses to connect to.
-        messages: the high-water mark, both ways, of each connection.
-        frame_bytes: the largest frame that is received; who sends a larger one is disconnected.
-        heartbeat: ZMTP heartbeats for peers that understand them; None: TCP's own only.
+
+class Sense(Protocol):
+    """Looks at what comes first, in the proxy's thread, before anything is forwarded.
+
+    Its methods say what is to be done: "forward" all from now on, and first what was kept; "wait", and keep this, too;
+    "end": keep nothing, do nothing more, and be closed soon.
     """
 
-    kind: str
-    binds: tuple[str, ...]
-    connects: tuple[str, ...]
-    messages: int
-    frame_bytes: int
-    heartbeat: Heartbeat | None = None
+    @property
+    def patience(self) -> float | None:
+        """Seconds without news after which `quiet` is asked; None: never."""
 
+    def message(self, which: Which, frames: list[bytes]) -> Verdict:
+        """A message came from that side."""
 
-class _Socket:
-    """A socket of the proxy and what belongs to it."""
+    def mismatch(self, which: Which) -> Verdict:
+        """At that side is a peer whose socket does not go with ours."""
 
-    def __init__(self, outlet: Outlet) -> None:
-        self.outlet = outlet
-        self.addresses: tuple[str, ...] = ()
-        self._spill_address = f"inproc://zmqkit-spill-{next(_numbers)}"
-        self._spill: zmq.Socket[bytes] | None = None
-        self.spilled: deque[list[bytes]] = deque()
-        """Messages that are to be sent before any other."""
-        self.listening: list[tuple[int, int]] = []
-        """Descriptors on which connections are accepted, and their inodes; for a forked child."""
-        made = self.socket = context().socket(getattr(zmq, outlet.kind))
-        try:
-            made.setsockopt(zmq.LINGER, 0)
-            made.setsockopt(zmq.SNDHWM, min(outlet.messages, 2**31 - 1))
-            made.setsockopt(zmq.RCVHWM, min(outlet.messages, 2**31 - 1))
-            made.setsockopt(zmq.MAXMSGSIZE, outlet.frame_bytes)
-            made.setsockopt(zmq.IPV6, int(any("[" in each for each in (*outlet.binds, *outlet.connects))))
-            made.setsockopt(zmq.TCP_KEEPALIVE, 1)
-            if outlet.heartbeat is not None:
-                bound_ms = min(max(int(outlet.heartbeat.bound * 1000), 100), 6_553_500)
-                made.setsockopt(zmq.HEARTBEAT_IVL, bound_ms // 3)
-                made.setsockopt(zmq.HEARTBEAT_TIMEOUT, bound_ms)
-            self.monitor = open_monitor(made, LISTENING | STOPPED)
-        except BaseException:
-            made.close(0)
-            raise
-
-    def open(self) -> None:
-        """Bind and connect. Raises `AddressInUse` or `AddressError`."""
-        self.addresses = tuple(map(self._bind, self.outlet.binds))
-        for event, value in self._told():
-            if event == LISTENING:
-                self.listening.append((value, os.fstat(value).st_ino))
-        for address in self.outlet.connects:
-            self.connect(address)
-        if self.outlet.kind in _SPILLS:
-            self.socket.bind(self._spill_address)
-
-    def _bind(self, address: str) -> str:
-        if address.startswith("ipc://") and answers(address[len("ipc://") :]):
-            # libzmq would take the path away from whoever listens there.
-            raise AddressInUse(f"cannot bind {address!r}: another process is bound there; choose another path")
-        try:
-            self.socket.bind(address)
-        except zmq.ZMQError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise AddressInUse(
-                    f"cannot bind {address!r}: the address is in use; choose another port, or * for a free one"
-                ) from error
-            raise AddressError(f"cannot bind {address!r}: {error.strerror or error}") from error
-        return self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
-
-    def connect(self, address: str) -> None:
-        """Connect to one more address. Raises `AddressError`."""
-        try:
-            self.socket.connect(address)
-        except zmq.ZMQError as error:
-            raise AddressError(f"cannot connect to {address!r}: {error.strerror or error}") from error
-
-    def open_spill(self) -> None:
-        """Make room, if this socket may be blocked: by any thread."""
-        if self.outlet.kind in _SPILLS and self._spill is None:
-            spill = context().socket(_SPILLS[self.outlet.kind])
-            spill.setsockopt(zmq.RCVHWM, 0)
-            spill.connect(self._spill_address)
-            self._spill = spill
-
-    def collect_spill(self) -> None:
-        """Keep what was spilled, and take the room away again: by who owns the socket."""
-        spill = self._spill
-        if spill is None:
-            return
-        with contextlib.suppress(zmq.Again):
-            while True:
-                self.spilled.append(spill.recv_multipart(NOWAIT))
-        spill.disconnect(self._spill_address)  # at once; closing is libzmq's to do when it finds the time
-        spill.close(0)
-        self._spill = None
-        self.socket.get(EVENTS)  # it hears of that now, and sends nothing more there
-
-    def deliver_spilled(self, control: zmq.Socket[bytes]) -> bool:
-        """Send what was spilled. False if `control` has something to say before that is done."""
-        while self.spilled:
-            ready = dict(_poll((self.socket, zmq.POLLOUT), (control, zmq.POLLIN)))
-            if control in ready:
-                return False
-            self.socket.send_multipart(self.spilled[0], NOWAIT)
-            self.spilled.popleft()
-        return True
-
-    def _told(self) -> list[tuple[int, int]]:
-        told = []
-        with contextlib.suppress(zmq.Again):
-            while True:
-                head, _ = self.monitor.recv_multipart(NOWAIT)
-                told.append(struct.unpack("=HI", head))
-        return told
-
-    def close(self, linger_ms: int) -> None:
-        """Close; what was not sent yet may leave for so long (-1: no bound). `await_closed` waits for it."""
-        self.socket.close(linger_ms)
-
-    def await_closed(self, patience_ms: int | None) -> None:
-        """Wait until libzmq has freed everything, the port included."""
-        while self.monitor.poll(patience_ms):
-            if any(event == STOPPED for event, _ in self._told()):
-                self.monitor.close(0)
-                return
-        # Not closed: libzmq would wait for it.
-        log.warning("a socket at %s does not end", ", ".join(self.addresses) or "no address")
+    def quiet(self) -> Verdict:
+        """Nothing came."""
 
 
 class SteeredProxy:
@@ -219,13 +95,19 @@ class SteeredProxy:
         frontend: the one socket.
         backend: the other; together a pair of `PAIRS`.
         failed: called from the thread with the error that ended it by itself.
+        sense: asked in the thread before anything is forwarded, until it agrees; None: nobody is asked.
 
     Attributes:
         ended: resolved when all is closed.
     """
 
     def __init__(
-        self, name: str, frontend: Outlet, backend: Outlet, failed: Callable[[BaseException], object] = lambda _: None
+        self,
+        name: str,
+        frontend: Outlet,
+        backend: Outlet,
+        failed: Callable[[BaseException], object] = lambda _: None,
+        sense: Sense | None = None,
     ) -> None:
         if (frontend.kind, backend.kind) not in PAIRS:
             raise ValueError(f"no proxy stands between {frontend.kind} and {backend.kind}")
@@ -233,8 +115,9 @@ class SteeredProxy:
         self.ended = Ticket()
         self._outlets = (frontend, backend)
         self._failed = failed
+        self._sense = sense
         self._addresses: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
-        self._sockets: tuple[_Socket, _Socket] | None = None
+        self._sockets: tuple[PlainSocket, PlainSocket] | None = None
         self._jobs: deque[tuple[Callable[[], object], Ticket]] = deque()
         self._thread: threading.Thread | None = None
         self._paused = False
@@ -266,10 +149,10 @@ class SteeredProxy:
             AddressInUse: somebody else is bound there.
             AddressError: an address cannot be bound, or connected to. After either nothing is left open.
         """
-        made: list[_Socket] = []
+        made: list[PlainSocket] = []
         try:
             for outlet in self._outlets:
-                made.append(_Socket(outlet))
+                made.append(PlainSocket(outlet, self._sense is not None))
                 made[-1].open()
             self._control, self._steer = _control_pair()
         except BaseException:
@@ -373,7 +256,7 @@ class SteeredProxy:
     # ---- in the proxy's thread -----------------------------------------------------
 
     @property
-    def _both(self) -> tuple[_Socket, _Socket]:
+    def _both(self) -> tuple[PlainSocket, PlainSocket]:
         assert self._sockets is not None
         return self._sockets
 
@@ -407,6 +290,8 @@ class SteeredProxy:
             return
         if self._paused:
             self._pass_subscriptions()
+        elif self._sense is not None:
+            self._ask(self._sense)
         elif all(each.deliver_spilled(self._control) for each in self._both):
             self._forward()
         self._drain_control()
@@ -437,17 +322,44 @@ class SteeredProxy:
     def _pass_subscriptions(self) -> None:
         """Paused, wait for a job. What is subscribed meanwhile is passed on: it would wait without bound."""
         watched = [(each.socket, zmq.POLLIN) for each in self._both if each.outlet.kind == "XPUB"]
-        for socket, _ in _poll((self._control, zmq.POLLIN), *watched):
+        for socket, _ in poll((self._control, zmq.POLLIN), *watched):
             if socket is not self._control:
                 at = [each.socket for each in self._both].index(socket)
                 self._pass(at, socket.recv_multipart(NOWAIT))
 
+    def _ask(self, sense: Sense) -> None:
+        """Show what comes first to who knows, or be woken by a job."""
+        both = self._both
+        watched = [(each, zmq.POLLIN) for one in both for each in (one.monitor, one.socket)]
+        ready = {each for each, _ in poll((self._control, zmq.POLLIN), *watched, timeout=sense.patience)}
+        verdicts: list[Verdict] = [] if ready else [sense.quiet()]
+        which: Which
+        for which in (0, 1):
+            if both[which].monitor in ready and both[which].mismatched():
+                verdicts.append(sense.mismatch(which))
+            if both[which].socket in ready:
+                frames = both[which].socket.recv_multipart(NOWAIT)
+                both[1 - which].spilled.append(frames)
+                self._count(which, frames)
+                verdicts.append(sense.message(which, frames))
+        if not {"forward", "end"}.isdisjoint(verdicts):
+            self._sense = None
+            for each in both:
+                each.stop_sensing()
+            if "end" in verdicts:
+                self._paused = True
+                for each in both:
+                    each.spilled.clear()
+
     def _pass(self, source: int, frames: list[bytes]) -> None:
         self._both[1 - source].socket.send_multipart(frames, NOWAIT)
-        size = sum(map(len, frames))
-        took, gave = (len(frames), size), (len(frames), size)
+        self._count(source, frames)
+
+    def _count(self, source: int, frames: list[bytes]) -> None:
+        """Enter what did not go through the loop in C."""
+        count, size = len(frames), sum(map(len, frames))
+        one = (count, size, 0, 0, 0, 0, count, size) if source == 0 else (0, 0, count, size, count, size, 0, 0)
         with self._steer_lock:
-            one = (*took, 0, 0, 0, 0, *gave) if source == 0 else (0, 0, *gave, *took, 0, 0)
             self._before = _sum(self._before, one)
 
     def _drain_control(self) -> None:
@@ -503,13 +415,6 @@ def _control_pair() -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
         getattr(end, step)(address)
         ends.append(end)
     return ends[0], ends[1]
-
-
-def _poll(*watched: tuple[zmq.Socket[bytes], int]) -> list[tuple[zmq.Socket[bytes], int]]:
-    poller = zmq.Poller()
-    for socket, events in watched:
-        poller.register(socket, events)
-    return poller.poll()
 
 
 def _read(told: list[bytes]) -> Counters:
