@@ -113,17 +113,18 @@ class Connection:
         token: names the connection; b"" where it is not known which it is.
         privates: private topics that were subscribed over it, and whose.
         subscriptions: how many came, less those that were taken back, and in `size` their bytes.
-        seen: what whoever is behind it is known to have got.
+        data: how many of them let data in. Without any, hardly anything is sent over it.
+        seen: what somebody behind it is known to have got: through a forwarder many come over one.
         since: when it was first heard of.
     """
 
-    __slots__ = ("link", "privates", "seen", "since", "size", "subscriptions", "token")
+    __slots__ = ("data", "link", "privates", "seen", "since", "size", "subscriptions", "token")
 
     def __init__(self, link: Link, token: bytes, seen: Sent, since: float) -> None:
         self.link = link
         self.token = token
         self.privates: dict[bytes, bytes] = {}
-        self.subscriptions = self.size = 0
+        self.subscriptions = self.size = self.data = 0
         self.seen = seen
         self.since = since
 
@@ -299,8 +300,8 @@ class Audience:
         """All that was sent so far."""
         return Sent(self.marks.last.beat, self.marks.last.offset, self.size_bytes, self.frames)
 
-    def subscribed(self, link: Link, token: bytes, now: float, size: int = 0) -> Connection:
-        """A subscription of so many bytes came over this connection."""
+    def subscribed(self, link: Link, token: bytes, now: float, prefix: bytes = b"") -> Connection:
+        """This was subscribed over a connection."""
         key = (link, token)
         found = self._connections.get(key)
         if found is None:
@@ -308,15 +309,21 @@ class Audience:
                 self.forget(next(iter(self._connections.values())))
             found = self._connections[key] = Connection(link, token, self.now(), now)
         found.subscriptions += 1
-        found.size += size
+        found.size += len(prefix)
+        if _lets_data_in(prefix):
+            if not found.data:
+                found.seen = self.now()  # nothing of what was sent before was for it
+            found.data += 1
         return found
 
-    def taken_back(self, link: Link, token: bytes, size: int) -> None:
-        """A subscription of so many bytes is no more. libzmq tells that only if it was there."""
+    def taken_back(self, link: Link, token: bytes, prefix: bytes) -> None:
+        """A subscription is no more. libzmq tells that only if it was there."""
         found = self._connections.get((link, token))
         if found is not None and found.subscriptions:
             found.subscriptions -= 1
-            found.size -= size
+            found.size -= len(prefix)
+            if found.data and _lets_data_in(prefix):
+                found.data -= 1
 
     def is_private(self, prefix: bytes, instance: bytes, connection: Connection) -> None:
         """A private topic was subscribed over it."""
@@ -327,10 +334,12 @@ class Audience:
         self._by_private[prefix] = connection
         self._places.setdefault(instance, []).append(connection)
 
-    def unsubscribed(self, prefix: bytes) -> None:
-        """Nobody subscribes this private topic any more."""
+    def unsubscribed(self, prefix: bytes, gone: bool = False) -> None:
+        """Nobody subscribes this private topic any more. `gone`: because its connection ended."""
         connection = self._take_out(prefix)
-        if connection is not None and not connection.privates and connection.token:
+        if connection is None or connection.privates or not connection.token:
+            return
+        if gone or not connection.data:
             self.forget(connection)
 
     def _take_out(self, prefix: bytes) -> Connection | None:
@@ -395,8 +404,8 @@ class Audience:
         return [each for each in self.members.values() if each.joined and self._late(each.seen)]
 
     def stuck(self) -> list[Connection]:
-        """Connections over which nobody has seen what was sent long ago."""
-        return [each for each in self._connections.values() if each.token and self._late(each.seen)]
+        """Connections over which nobody has seen what was sent long ago: of several behind one, none."""
+        return [each for each in self._connections.values() if each.token and each.data and self._late(each.seen)]
 
     def behind(self, connection: Connection) -> Iterator[Member]:
         """The members who live on it."""
@@ -419,3 +428,7 @@ class Audience:
     def has_private(self) -> bool:
         """Some private topic is subscribed."""
         return bool(self._by_private)
+
+
+def _lets_data_in(prefix: bytes) -> bool:
+    return prefix[:1] in (b"d", b"")

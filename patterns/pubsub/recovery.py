@@ -176,12 +176,12 @@ class Recovery(PatternCore):
             return
         if not change.on:
             self.coverage.remove(link, prefix)
-            self.audience.taken_back(link, token, len(prefix))
+            self.audience.taken_back(link, token, prefix)
             if prefix[:1] == b"p":
-                self.audience.unsubscribed(prefix)
+                self.audience.unsubscribed(prefix, gone=not token)
             return
         self.coverage.add(link, prefix)
-        connection = self.audience.subscribed(link, token, now, len(prefix))
+        connection = self.audience.subscribed(link, token, now, prefix)
         if self._is_flooded(connection):
             return
         if prefix[:1] != b"p":
@@ -199,10 +199,10 @@ class Recovery(PatternCore):
         self._changed = True
         if not change.on:
             self.listeners.unsubscribed(link, change.prefix, token)
-            self.audience.taken_back(link, token, len(change.prefix))
+            self.audience.taken_back(link, token, change.prefix)
             return
         self.listeners.subscribed(link, change.prefix, token)
-        self._is_flooded(self.audience.subscribed(link, token, now, len(change.prefix)))
+        self._is_flooded(self.audience.subscribed(link, token, now, change.prefix))
 
     def _is_flooded(self, connection: Connection) -> bool:
         """Whether more is subscribed over a connection than may be: then it is closed."""
