@@ -38,6 +38,7 @@
     │   ├── DuplicateInstance     a copy of it, or itself under another name, is open
     │   ├── JournalFull           no room on the disk: what was being stored is not
     │   ├── JournalDamaged        the file does not hold what was written to it
+    │   │   └── JournalRolledBack ... but less: an older copy, or its tail is gone
     │   ├── JournalVersion        the file belongs to another version, or is not a journal
     │   └── CommitIndeterminate   stored or not: cannot be known now
     ├── DiscoveryError            a name that cannot be looked up or announced
@@ -354,6 +355,22 @@ class JournalFull(JournalError):
 
 class JournalDamaged(JournalError):
     """The file does not hold what was written to it."""
+
+
+class JournalRolledBack(JournalDamaged):
+    """The journal holds less than was stored in it: an older copy of it was put back, or its last commits are gone.
+
+    Attributes:
+        commits: how many commits are missing, as far as the sidecar knows; 0: it cannot tell.
+        logs: by log, the highest key that is there, and the highest that had been used; where the two differ.
+    """
+
+    def __init__(
+        self, message: str, *, commits: int = 0, logs: typing.Mapping[str, tuple[int, int]] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.commits = commits
+        self.logs = dict(logs or {})
 
 
 class JournalVersion(JournalError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from zmqkit.journal import Journal
+from zmqkit.journal import Journal, Watermark, tail
 from zmqkit.protocol.core import Read, Row, Write
 
 LAST = 2**63 - 1
@@ -63,6 +64,22 @@ def killed_owner(path: object, program: str, *, durability: str = "power") -> No
         assert process.stdout is not None
         assert process.stdout.readline() == "done\n"
         process.kill()
+
+
+def watermark(path: Path) -> Watermark | None:
+    """What the sidecar of this journal says."""
+    return tail.unpack(Path(f"{path}.lock").read_bytes()[512:1024])
+
+
+def change_watermark(path: Path, **changes: object) -> None:
+    """Let the sidecar of this journal say something else."""
+    found = watermark(path)
+    assert found is not None
+    mark = dataclasses.replace(found, **changes)  # type: ignore[arg-type]
+    names = tail.names_of(mark.journal, mark.durability, mark.boot, mark.opening, mark.epoch)
+    record = tail.pack(names, mark.commits, mark.synced, mark.highest)
+    lock = Path(f"{path}.lock")
+    lock.write_bytes(lock.read_bytes()[:512] + record)
 
 
 @contextlib.contextmanager

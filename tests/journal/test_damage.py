@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.journal.helpers import everything, keys, killed_owner, put, puts
+from tests.journal.helpers import change_watermark, everything, keys, killed_owner, put, puts
 from zmqkit.errors import JournalDamaged, JournalError, JournalVersion
 from zmqkit.journal import SqliteJournal
 from zmqkit.protocol.core import Row
@@ -141,16 +141,17 @@ def test_what_a_power_cut_may_take_in_process_mode_is_taken_with_a_warning(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     killed_owner(path, "for key in range(1, 9):\n    journal.commit([put(key, bytes(3000))])", durability="process")
-    wal, lock = path.with_name("jobs.db-wal"), path.with_name("jobs.db.lock")
+    wal = path.with_name("jobs.db-wal")
     wal.write_bytes(wal.read_bytes()[:-1])
     with pytest.raises(JournalDamaged, match="has lost its last 1 commits"):  # this machine never went down
         SqliteJournal(path)
-    text = lock.read_bytes()
-    start = text.index(b"boot=") + 5
-    lock.write_bytes(text[:start] + b"another-boot-of-this-machine--------" + text[start + 36 :])
+    change_watermark(path, boot="another")
     with caplog.at_level(logging.WARNING, "zmqkit.journal"), SqliteJournal(path) as journal:
         assert keys(journal) == list(range(1, 8))
-    assert "has lost its last 1 commits, since the machine went down" in caplog.text
+    assert (
+        "has lost its last 1 commits of 9 (with them, whatever was put under keys 8 to 8 of log messages), since the"
+        in (caplog.text)
+    )
 
 
 # ---- flipped bits ----------------------------------------------------------------

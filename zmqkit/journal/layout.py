@@ -388,6 +388,12 @@ def check_content(connection: apsw.Connection, path: str, *, count_up_to: int) -
     return state, About(str(about["kind"]), str(about["uuid"]))
 
 
+def openings(connection: apsw.Connection) -> dict[int, str]:
+    """Number and epoch of the openings that the file remembers."""
+    found: list[tuple[Any, ...]] = connection.execute("SELECT number, epoch FROM epochs").fetchall()
+    return {int(number): str(epoch) for number, epoch in found}
+
+
 def _crc_of(about: Mapping[str, object]) -> str:
     return str(zlib.crc32(f"{about['kind']}\n{about['uuid']}\n{about['created']}".encode()))
 

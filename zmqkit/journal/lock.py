@@ -11,12 +11,7 @@ process too. The kernel drops it when its owner dies: there are no stale locks. 
 The lock file is text of fixed width, rewritten in place so that it needs no room on a full disk::
 
     bytes 0-511      pid=4711 host=calc since=2026-11-20T10:00:00+00:00 owner=push.py
-    bytes 512-767    journal=<uuid> durability=power boot=<boot id>
-    bytes 768-788    the number of the last commit, 20 digits
-
-The second part is the *watermark*: SQLite drops a damaged tail of its write-ahead log without a word, and a backup
-looks like a journal too, so each commit notes its number here, after it was stored. A journal that holds less than
-its watermark has lost something.
+    bytes 512-1023   the watermark of the journal's sidecar, see `tail`
 """
 
 from __future__ import annotations
@@ -34,10 +29,12 @@ import sys
 import threading
 
 from zmqkit.errors import DuplicateInstance, JournalBusy, JournalError
+from zmqkit.journal import tail
+from zmqkit.journal.tail import Watermark
 
 _HOLDER_BYTES = 512
-_MARK_BYTES = 256
-_COMMITS_AT = _HOLDER_BYTES + _MARK_BYTES
+_READS = 3
+_sync_file = getattr(os, "fdatasync", os.fsync)
 
 _SETLK: int | None = getattr(fcntl, "F_OFD_SETLK", None)
 _GETLK: int | None = getattr(fcntl, "F_OFD_GETLK", None)
@@ -72,23 +69,6 @@ class Holder:
         return f"process {self.pid}{here} on {self.host} ({self.owner}) since {self.since}"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Watermark:
-    """How far a journal had come by its last confirmed commit.
-
-    Attributes:
-        journal: its uuid.
-        durability: at which the commits were made.
-        boot: the boot id of the machine then; empty where there is none.
-        commits: the number of the last one.
-    """
-
-    journal: str
-    durability: str
-    boot: str
-    commits: int
-
-
 def boot_id() -> str:
     """What tells one run of this machine's kernel from the next; empty where the system does not say."""
     try:
@@ -98,25 +78,8 @@ def boot_id() -> str:
         return ""
 
 
-def _fields(raw: bytes) -> dict[str, str]:
-    """``a=1 b=2 last=may have spaces`` as a dict; whatever cannot be read is left out."""
-    text = raw.decode("utf-8", "replace").strip("\0 \n")
-    fields: dict[str, str] = {}
-    while "=" in text:
-        name, _, text = text.partition("=")
-        if name == "owner":
-            fields[name] = text
-            break
-        fields[name], _, text = text.partition(" ")
-    return fields
-
-
-def _padded(text: str, size: int) -> bytes:
-    return text.encode("utf-8", "replace")[: size - 1].ljust(size - 1) + b"\n"
-
-
 def _read_holder(fd: int) -> Holder:
-    fields = _fields(os.pread(fd, _HOLDER_BYTES, 0))
+    fields = tail.fields(os.pread(fd, _HOLDER_BYTES, 0))
     pid = fields.get("pid", "")
     return Holder(
         int(pid) if pid.isdecimal() else 0, fields.get("host", ""), fields.get("since", ""), fields.get("owner", "")
@@ -124,11 +87,13 @@ def _read_holder(fd: int) -> Holder:
 
 
 def _read_watermark(fd: int) -> Watermark | None:
-    fields = _fields(os.pread(fd, _MARK_BYTES, _HOLDER_BYTES))
-    commits = os.pread(fd, 20, _COMMITS_AT)
-    if not (fields.get("journal") and commits.isdigit()):
-        return None
-    return Watermark(fields["journal"], fields.get("durability", ""), fields.get("boot", ""), int(commits))
+    found = tail.unpack(os.pread(fd, tail.SECTOR, _HOLDER_BYTES))
+    for _ in range(_READS):
+        if found is not tail.UNREADABLE:
+            break
+        # Its owner may have been writing it at this very moment.
+        found = tail.unpack(os.pread(fd, tail.SECTOR, _HOLDER_BYTES))
+    return found
 
 
 def inspect(path: str) -> tuple[Holder | None, Watermark | None]:
@@ -187,12 +152,13 @@ class OwnerLock:
         self._key = (0, 0)
         self._uuid = ""
         self._name: socket.socket | None = None
+        self._name_synced = False
         # Somebody may remove the file between our open and our lock: then we hold a lock on nothing.
         while not self._take(path, journal_path):
             self.release()
         since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._write(
-            _padded(f"pid={os.getpid()} host={socket.gethostname()} since={since} owner={owner}", _HOLDER_BYTES), 0
+            tail.padded(f"pid={os.getpid()} host={socket.gethostname()} since={since} owner={owner}", _HOLDER_BYTES), 0
         )
 
     def _take(self, path: str, journal_path: str) -> bool:
@@ -267,21 +233,27 @@ class OwnerLock:
         """What the last owner left, or we since; None if nobody did."""
         return _read_watermark(self._fd)
 
-    def mark_journal(self, journal: str, durability: str, commits: int) -> None:
-        """Begin a watermark: it is this journal's, and it has come so far."""
-        # The number first: between the two writes a new journal must not stand beside an old, higher number.
-        self.mark_commit(commits)
-        self._write(_padded(f"journal={journal} durability={durability} boot={boot_id()}", _MARK_BYTES), _HOLDER_BYTES)
+    def write_mark(self, record: bytes) -> None:
+        """Rewrite the watermark (see `tail.pack`) in place."""
+        self._write(record, _HOLDER_BYTES)
 
-    def mark_commit(self, commits: int) -> None:
-        """Note that this commit is stored."""
-        self._write(b"%020d\n" % commits, _COMMITS_AT)
+    def sync(self) -> None:
+        """Write the file, and its name, to the disk; as far as the disk can do it."""
+        with contextlib.suppress(OSError):
+            _sync_file(self._fd)
+            if not self._name_synced:
+                folder = os.open(os.path.dirname(os.path.abspath(self.path)), os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fsync(folder)
+                finally:
+                    os.close(folder)
+                self._name_synced = True
 
     def release(self) -> None:
         """Let go. Releasing twice is harmless."""
         if self._fd < 0:
             return
-        self._write(_padded("", _HOLDER_BYTES), 0)
+        self._write(tail.padded("", _HOLDER_BYTES), 0)
         self._unclaim()
         with _held_lock:
             _held.pop(self._key, None)

@@ -30,12 +30,13 @@ import apsw
 
 from zmqkit import checks
 from zmqkit.errors import CommitIndeterminate, Forked, JournalDamaged, JournalError, JournalFull, JournalVersion
-from zmqkit.journal import forks, layout
+from zmqkit.journal import forks, layout, sidecar
 from zmqkit.journal.changes import Change, plan
 from zmqkit.journal.layout import LogState, State
-from zmqkit.journal.lock import OwnerLock, Watermark, boot_id, busy, inspect
+from zmqkit.journal.lock import OwnerLock, busy, inspect
 from zmqkit.journal.reserve import Reserve
 from zmqkit.journal.store import HIGHEST_KEY, Totals, checksum
+from zmqkit.journal.tail import Watermark
 from zmqkit.options import Durability
 from zmqkit.protocol.core import Read, Row, Write
 
@@ -62,7 +63,7 @@ class SqliteJournal:
     """A `Journal` in one file; opened when it is made, made if it is not there.
 
     The directory needs to be there. Beside the file lie ``-wal`` (while it is open, or after a crash), ``.lock`` (who
-    holds it, and how far it has come; see `lock`) and ``-reserve`` (see `reserve`).
+    holds it, and how far it has come; see `lock` and `tail`) and ``-reserve`` (see `reserve`).
 
     Args:
         path: of the file.
@@ -80,7 +81,7 @@ class SqliteJournal:
     Raises:
         JournalBusy: somebody holds it; the message says who.
         JournalVersion: not a journal, or of another format or kind. It was left as it is.
-        JournalDamaged: not what was written, or less than was confirmed.
+        JournalDamaged: not what was written; `JournalRolledBack`: less than was confirmed, see `sidecar`.
         JournalFull: no room to open it in.
         JournalError: no such directory, no permission, an error of the disk.
     """
@@ -109,6 +110,7 @@ class SqliteJournal:
         self._lock = threading.RLock()
         self._connection: apsw.Connection | None = None
         self._owner_lock: OwnerLock | None = None
+        self._sidecar: sidecar.Sidecar | None = None
         self._reserve = Reserve(self.path + "-reserve", 0 if read_only else reserve_bytes)
         self._state = State(0, {})
         self._names: tuple[str, ...] = tuple(logs or ())
@@ -152,8 +154,9 @@ class SqliteJournal:
             self._place = layout.place_of(self.path)
             self._admit(self._connection_now(), kind, self._names, mark)
             self._owner_lock.claim(self.uuid, self.path)
-            self._begin_epoch()
-            self._owner_lock.mark_journal(self.uuid, self.durability, self._state.commits)
+            opening = self._begin_epoch()
+            assert self._sidecar is not None
+            self._sidecar.begin(opening, self.epoch, self._state, sync=self.durability == "power")
             self._reserve.fill()
             forks.watch(self)
         except BaseException:
@@ -183,39 +186,30 @@ class SqliteJournal:
             )
         if mark is None and self.read_only:
             mark = inspect(self.path + ".lock")[1]
-        if mark is not None and mark.journal == self.uuid and mark.commits > self._state.commits:
-            lost = mark.commits - self._state.commits
-            if mark.durability == "process" and (mark.boot != boot_id() or not mark.boot):
-                _log.warning(
-                    "%s has lost its last %d commits, since the machine went down; with durability='process' that may "
-                    "happen. What was confirmed in them is gone.", self.path, lost
-                )  # fmt: skip
-            else:
-                raise JournalDamaged(
-                    f"{self.path} has lost its last {lost} commits of {mark.commits}: it is an older copy, or its -wal "
-                    "file was damaged or removed. Put back what is missing; or, to go on with what is in it, remove "
-                    f"{self.path}.lock."
-                )
+        excused = sidecar.compare(self.path, mark, self.uuid, self._state, layout.openings(connection))
+        if self._owner_lock is not None:
+            self._sidecar = sidecar.Sidecar(self._owner_lock, self.durability, self.uuid, mark)
+            if excused:
+                # Synced first: numbers that are used again must not be held against what is gone.
+                self._sidecar.begin(0, "", self._state, sync=True)
         for log in logs or ():
             if log not in self._state.logs and self.read_only:
                 raise ValueError(f"{self.path} has no log {log!r}, only {', '.join(self._state.logs)}")
 
-    def _begin_epoch(self) -> None:
-        """Note in the file that we own it. Synced, and with it all that an owner who was killed left unsynced."""
+    def _begin_epoch(self) -> int:
+        """Note in the file that we own it, and with it sync all that a killed owner left; this opening's number."""
         for remedy in (None, self._reserve.give_back):
             if remedy is not None and not remedy():
                 continue
             try:
-                self._store_epoch()
+                return self._store_epoch()
             except apsw.FullError as error:
                 full = error
                 self._drop_connection()
                 self._connect()
-            else:
-                return
         raise self._full("opening it") from full
 
-    def _store_epoch(self) -> None:
+    def _store_epoch(self) -> int:
         connection = self._connection_now()
         opened = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         state = State(self._state.commits + 1, dict(self._state.logs))
@@ -228,10 +222,12 @@ class SqliteJournal:
             "INSERT INTO epochs(epoch, opened, durability, pid, host) VALUES(?, ?, ?, ?, ?)",
             (self.epoch, opened, self.durability, os.getpid(), socket.gethostname()),
         )
-        connection.execute("DELETE FROM epochs WHERE number <= (SELECT max(number) FROM epochs) - 32")
+        opening = connection.last_insert_rowid()
+        connection.execute("DELETE FROM epochs WHERE number <= ? - 32", (opening,))
         connection.execute(_SET_STATE, layout.state_row(*state))
         connection.execute("COMMIT")
         self._state = state
+        return opening
 
     # ---- asking ------------------------------------------------------------------
 
@@ -365,8 +361,8 @@ class SqliteJournal:
             else:
                 assert full is not None
                 raise full
-            assert self._owner_lock is not None
-            self._owner_lock.mark_commit(self._state.commits)
+            assert self._sidecar is not None
+            self._sidecar.commit(self._state)
             if self._wal_pages >= layout.WAL_PAGES:
                 self._checkpoint()
                 self._reserve.fill()
@@ -501,6 +497,8 @@ class SqliteJournal:
             _log.warning("%s: the write-ahead log could not be carried over (%s); it grows", self.path, error)
             self._wal_pages = 0
             return False
+        if pages == done and self._sidecar is not None:
+            self._sidecar.checkpoint(self._state)
         return pages == done
 
     def _restart_wal(self, changes: list[Change]) -> bool:
@@ -545,6 +543,8 @@ class SqliteJournal:
             with contextlib.suppress(apsw.Error):  # room that cannot be given back now is given back next time
                 connection.execute("PRAGMA incremental_vacuum").fetchall()
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+                assert self._sidecar is not None
+                self._sidecar.checkpoint(self._state)
         finally:
             connection.close(True)
             # Readers leave it behind; we ourselves need none.
