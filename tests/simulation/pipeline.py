@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from tests.simulation.history import History, Message, Opening, waits
+from tests.simulation.paths import Direct
 from tests.simulation.users import LARGEST_ROW, CountingPusher, Job, Told, User, forget, local_of, parts_of
 from zmqkit.events import BadFrame, JobFailed, PeerLost
 from zmqkit.options import Backoff, Limits
@@ -28,7 +29,7 @@ BOUND_S = 1.0
 MAX_FAILURES = 3
 
 
-class PipelineScenario(Scenario):
+class PipelineScenario(Direct, Scenario):
     """One or two pushers, one to three pullers; either side binds."""
 
     faults = Faults(break_s=1.5, partition_s=3.0, freeze_s=4.0, stop_s=4.0, crash_s=1.5, disk_s=3.0)
@@ -75,6 +76,7 @@ class PipelineScenario(Scenario):
         kinds: list[Any] = [rng.choice(("power", "power", "process", False)) for _ in range(pushers)]
         names = [f"push{n}" for n in range(pushers)], [f"pull{n}" for n in range(pullers)]
         bound = names[self.binding == "pullers"]
+        self.arrange(world, bound, ("pull", "push") if self.binding == "pushers" else ("push", "pull"))
         self.pushers: list[SimPeer] = []
         self.pullers: list[SimPeer] = []
         for name in (*bound, *(set_ for set_ in (*names[0], *names[1]) if set_ not in bound)):
@@ -83,9 +85,8 @@ class PipelineScenario(Scenario):
                 name,
                 self._make_pusher if pusher else self._make_puller,
                 host="shared" if together and name.endswith("0") else None,
-                bind=[f"tcp://{name}:1"] if name in bound else (),
-                connect=() if name in bound else [f"tcp://{each}:1" for each in bound],
                 journal=kinds[int(name[4:])] if pusher else False,
+                **self.place(name) if name in bound else {"connect": self.reach(bound)},
             )
             (self.pushers if pusher else self.pullers).append(peer)
             peer.on_items, peer.on_event, peer.on_down = self._on_items, self._on_event, self._on_down

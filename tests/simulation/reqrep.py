@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from tests.simulation.callers import Caller, idempotent
 from tests.simulation.calls import STREAM, UPLOAD, Deed, Judge
 from tests.simulation.handlers import Handlers, Sink
+from tests.simulation.paths import Direct
 from tests.simulation.users import local_of
 from zmqkit.events import BadFrame, CallRetried, PeerLost
 from zmqkit.options import Limits, Window
@@ -52,7 +53,7 @@ METHODS = {
 }
 
 
-class ReqrepScenario(Scenario):
+class ReqrepScenario(Direct, Scenario):
     """Two or three servers, of which some have journals; two or three clients, of which some have."""
 
     faults = Faults(
@@ -103,9 +104,10 @@ class ReqrepScenario(Scenario):
         together = rng.random() < 0.4
         self.busy = rng.random() < 0.3
         names = [f"server{n}" for n in range(rng.choice((2, 2, 3)))]
+        self.arrange(world, names, ("client", "server"))
         self.servers = [
             world.peer(
-                name, self._make_server, bind=[f"tcp://{name}:1"], logs=(CALLS,), start=False,
+                name, self._make_server, **self.place(name), logs=(CALLS,), start=False,
                 host="shared" if together and name.endswith("0") else None,
                 journal=rng.choice((False, False, "power", "power", "process")),
             )
@@ -113,7 +115,7 @@ class ReqrepScenario(Scenario):
         ]  # fmt: skip
         self.clients = [
             world.peer(
-                f"client{n}", self._make_client, connect=[f"tcp://{name}:1" for name in names], logs=(REQUESTS,),
+                f"client{n}", self._make_client, connect=self.reach(names), logs=(REQUESTS,),
                 start=False, host="shared" if together and n == 0 else None, journal=rng.random() < 0.5,
             )
             for n in range(rng.choice((1, 2, 2, 3)))

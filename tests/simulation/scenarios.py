@@ -23,6 +23,8 @@ SCENARIOS = {
     "chain": Entry("tests.simulation.chain:ChainScenario", 200, 20),
     "reqrep": Entry("tests.simulation.reqrep:ReqrepScenario", 2000, 200),
     "pubsub": Entry("tests.simulation.pubsub:PubsubScenario", 2000, 200),
+    "devices-reqrep": Entry("tests.simulation.switched:SwitchedReqrep", 300, 30),
+    "devices-pipeline": Entry("tests.simulation.switched:SwitchedPipeline", 300, 30),
 }
 
 

@@ -381,7 +381,11 @@ class Nemesis:
 
     def _take_over(self) -> None:
         """Two processes die; when they come back, each has the address that the other had."""
-        binders = [peer for peer in self.world.peers.values() if peer.may_crash and peer.binds and not peer.closing]
+        binders = [
+            peer
+            for peer in self.world.peers.values()
+            if peer.may_crash and peer.may_move and peer.binds and not peer.closing
+        ]
         if len(binders) < 2:
             return
         one, two = self._rng.sample(binders, 2)

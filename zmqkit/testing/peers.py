@@ -52,6 +52,7 @@ class SimPeer(Places):
         mailbox: what came out of ``out.items`` in this incarnation; the workload takes it from here.
         on_items, on_event, on_turn, on_down: called with the peer (and what came); set them in `Scenario.build`.
         may_crash: whether `Nemesis` may kill it.
+        may_move: whether `Nemesis` may have it change places with another that binds.
         life: which incarnation's ids this one has: its own, unless it was restored from a snapshot.
         stopped: it stands still as after SIGSTOP. `frozen` is true in a busy loop too.
     """
@@ -66,6 +67,7 @@ class SimPeer(Places):
         self.number = number
         self.disk = disk
         self.may_crash = may_crash
+        self.may_move = True
         self.core: Core | None = None
         self.journal: SimulatedJournal | None = None
         self.incarnation = 0
