@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from zmqkit import checks
-from zmqkit.address import ALLOW, Address, parse
+from zmqkit.address import ALLOW, Address, parse, require_secure
 from zmqkit.cli.device_specs import KINDS, PROXY_ONLY, SIDES, STREAMER_ONLY, Spec
 from zmqkit.cli.outcome import Code, Failed
 from zmqkit.cli.toml_lines import Place, lines_of
@@ -208,6 +208,8 @@ class _Reader:
         self._bound: list[Bound] = []
         self._specs: dict[str, Spec] = {}
         self._named_at: dict[str, int] = {}
+        self._insecure = False
+        """Of the device that is being read."""
 
     def read(self) -> Config:
         document = self._known(self._document, TOP, (), "the file")
@@ -247,6 +249,12 @@ class _Reader:
         for option in _OPTION_KEYS:
             if option in found:
                 self._options(found[option], (*at, option), option)
+        if "linger" in found:
+            try:
+                checks.seconds("linger", found["linger"])
+            except ValueError as error:
+                self._wrong((*at, "linger"), str(error))
+        self._insecure = found.get("insecure", False)
         bound: dict[str, tuple[Side, list[int]]] = {
             key: self._side(key, found[key], (*at, key)) for key in SIDES if key in found
         }
@@ -347,6 +355,10 @@ class _Reader:
             place = (*at, index) if several else at
             try:
                 side = make(text)
+                for address in side.binds:
+                    require_secure(address, self._insecure, "bind")
+                for address in side.connects:
+                    require_secure(address, self._insecure, "connect")
             except ZmqkitError as error:
                 self._wrong(place, f"{key}: {_in_toml(error).removeprefix(f'{key}: ')}")
                 continue

@@ -150,6 +150,7 @@ class Keeper:
             "kind": self.spec.kind,
             "state": self.state,
             "paused": self.paused,
+            "pid": None if self._process is None else self._process.pid,
             "restarts": self.restarts,
             **({"error": self.error} if self.error else {}),
             **self._ready,
@@ -280,7 +281,9 @@ class Keeper:
         self.error = ""
         self._up.set()
         at = "; ".join([f"{side} {', '.join(found)}" for side, found in ready.items() if found])
-        self._say(logging.INFO, "%s runs%s: %s", self.spec.kind, ", paused" if self.paused else "", at)
+        again = f" again ({self.restarts})" if self.restarts else ""
+        paused = ", paused" if self.paused else ""
+        self._say(logging.INFO, "%s runs%s%s: %s", self.spec.kind, again, paused, at)
         self.tried.set()
 
     def _answered(self, told: dict[str, Any]) -> None:
@@ -311,7 +314,7 @@ class Keeper:
             except NoAnswer as error:
                 if self._process is None or self.state != "running":
                     return
-                self._hangs(str(error))
+                self._hangs(f"it {str(error).removeprefix(f'{self.spec.name} ')}")
                 return
 
     def _hangs(self, why: str) -> None:
