@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from typing import Any, ClassVar, Final
 
+from zmqkit.address import Address
 from zmqkit.errors import UsageError
 from zmqkit.peer.base import PeerBase, check_types
 from zmqkit.transport.driver import DataKind, Driver
@@ -39,11 +40,13 @@ class PipePeer(PeerBase):
             if is_given:
                 raise UsageError(f"nobody answers over a plain {self._socket} socket: plain=True goes without {name}=")
         for address in (*self._to_bind, *self._to_connect):
-            if any(each.scheme == "inproc" for each in (address, *address.members)):
-                raise UsageError(
-                    f"{address} is within this process, where zmqkit meets only itself: plain=True is for tcp:// and "
-                    "ipc://"
-                )
+            self._check_plain_address(address)
+
+    @staticmethod
+    def _check_plain_address(address: Address) -> None:
+        if any(each.scheme == "inproc" for each in (address, *address.members)):
+            raise UsageError(f"{address}: plain sockets are reached over tcp:// and ipc://, for within this process "
+                             "zmqkit meets only itself")  # fmt: skip
 
     def _endpoints(self, binds: list[str]) -> dict[str, Any]:
         return {"data": self._socket, "data_binds": binds} if self._plain else super()._endpoints(binds)

@@ -21,7 +21,7 @@ from zmqkit.protocol.core import Frames, Link
 from zmqkit.protocol.local import Local
 
 FRAMES: Final = "zmqkit-frames"
-"""The header of a message that is a list of frames: how many. Its body is the list, in msgpack."""
+"""The header, of any value, of a message that was, or is to be, several frames. Its body is their list, in msgpack."""
 
 PUSH_MESSAGES: Final = 256
 PUSH_BYTES: Final = 1 << 20
@@ -51,9 +51,15 @@ class OutletPusherCore(PusherCore):
 
     # ---- verbs ---------------------------------------------------------------------
 
-    def pause(self, paused: bool, now: float) -> None:
-        """Lend and hand over nothing from now on; or go on. What is lent is settled as ever."""
+    def pause(self, paused: bool, ticket: Any, now: float) -> None:
+        """Lend and hand over nothing from now on, or go on; `ticket` gets None. What is lent is settled as ever."""
         self.paused = paused
+        self.out.replies.append((ticket, None))
+
+    @property
+    def broken(self) -> bool:
+        """The journal failed in such a way that nothing more is stored until it is opened again."""
+        return self._broken is not None
 
     def connected(self) -> set[str]:
         """Addresses of outlets that are up."""

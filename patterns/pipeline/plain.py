@@ -77,6 +77,8 @@ class PlainPullerCore(PatternCore):
         self._later: list[tuple[float, int, Parcel]] = []
         """Jobs that wait to be tried again, by the time when."""
         self._order = 0
+        self._shut = False
+        self._told_shut: list[Any] = []
         for name in (
             "received", "acked", "nacked", "rejected", "released", "dead", "settles_stale", "jobs_lost",
             "messages_undecodable",
@@ -129,6 +131,13 @@ class PlainPullerCore(PatternCore):
         self.out.replies.append((ticket, UsageError(
             "plain pushers do not say that they are there: with plain=True receive, and wait for what comes"
         )))  # fmt: skip
+
+    def take_no_more(self, ticket: Any, now: float) -> None:
+        """Read the endpoints no more; `ticket` gets None. What came so far is handed out."""
+        self._shut = True
+        for source in self._sources.values():
+            self._changed[id(source)] = source
+        self._told_shut.append(ticket)
 
     def close(self, now: float) -> None:
         """See `Core`. What is not settled is lost: nobody sends it again."""
@@ -253,9 +262,12 @@ class PlainPullerCore(PatternCore):
             self._flush(source, now)
             local = self.local
             room = max(0, local.credit_messages - source.held) if source.size < local.credit_bytes else 0
+            room = 0 if self._shut else room
             if room != source.room and self._sources.get(source.link) is source:
                 source.room = room
                 self.out.pulls.append((source.link, room))
+        told, self._told_shut = self._told_shut, []
+        self.out.replies += [(ticket, None) for ticket in told]
         super().end_turn(now)
 
     def _flush(self, source: _Source, now: float) -> None:

@@ -77,8 +77,8 @@ class PusherCore(PatternCore):
         self._ailing: Exception | None = None
         self._broken: Exception | None = None
         for name in (
-            "sent", "acked", "dead", "failed", "delivered", "redelivered", "settles_stale", "sends_refused",
-            "commits_failed",
+            "sent", "acked", "dead", "failed", "delivered", "delivered_bytes", "redelivered", "settles_stale",
+            "sends_refused", "commits_failed",
         ):  # fmt: skip
             self.counters.setdefault(name, 0)
 
@@ -432,6 +432,7 @@ class PusherCore(PatternCore):
                 if (
                     count > ROW_MESSAGES or size > ROW_BYTES or each.pack.codec != first.pack.codec
                     or each.first != group[-1].first + len(group[-1].pack) or not self._has_room(each.pack)
+                    or ((each.pack.dated or first.pack.dated) and each.pack.sent_at != first.pack.sent_at)
                 ):  # fmt: skip
                     break
                 self._accept(each)
@@ -535,6 +536,7 @@ class PusherCore(PatternCore):
             self.sessions.owe(session, True, now)
             self._lease += run.count
             self.counters["delivered"] += run.count
+            self.counters["delivered_bytes"] += len(message.blob)
             if session.room_messages <= 0:
                 open_holders.remove(holder)
 

@@ -37,6 +37,8 @@ class Pack:
     blob: bytes
     ids: Mapping[int, str] = dataclasses.field(default_factory=dict)
     headers: Mapping[int, dict[str, str]] = dataclasses.field(default_factory=dict)
+    dated: bool = False
+    """`sent_at` is somebody else's: it shares a row only with what was sent at that very time."""
 
     def __len__(self) -> int:
         return len(self.lengths)
