@@ -96,6 +96,9 @@ class Links(Handshake):
             self._link_lost(session, now)  # the driver saw it come back before it saw it go
         elif dial.session is not None:
             self._not_attached(dial.session, link, now)
+        elif dial.wanted and isinstance(link, tuple) and bare(link[1]) in self._further:
+            # Somebody may have begun that session, and its WELCOME got lost. The device may lead to another now.
+            dial.replaces, dial.wanted = dial.wanted, b""
         dial.refused = dial.listening = dial.left = False
         dial.tries = 0
         dial.since = self._attempts + 1
