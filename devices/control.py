@@ -147,7 +147,8 @@ class DevicePanel(Panel):
 
 def kind_of(device: object) -> str:
     """``queue``, ``forwarder``, ``streamer``, ``proxy``: the name of its class, in small letters."""
-    return type(device).__name__.lower()
+    kind: str = getattr(device, "kind", None) or type(device).__name__.lower()
+    return kind
 
 
 def check_name(name: object, names: Sequence[str]) -> None:

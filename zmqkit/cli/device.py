@@ -16,6 +16,7 @@ from zmqkit.cli.device_specs import Spec
 from zmqkit.cli.outcome import EPILOG, Code, Failed, command, say
 from zmqkit.devices import sides
 from zmqkit.devices.sides import Side
+from zmqkit.errors import UsageError
 
 log = logging.getLogger("zmqkit.devices")
 
@@ -240,8 +241,11 @@ def _sides(
     for name, addresses, announced in (("frontend", frontend, announce), ("backend", backend, announce_backend)):
         if not (addresses or announced):
             raise Failed(f"the {name} needs an address: --{name} tcp://127.0.0.1:5555, say", Code.USAGE)
-        side = Side(announce=announced) if not addresses else sides.read(name, addresses)
-        found[name] = Side(bind=side.bind, connect=side.connect, announce=announced or side.announce)
+        try:
+            side = Side(announce=announced) if not addresses else sides.read(name, addresses)
+            found[name] = Side(bind=side.bind, connect=side.connect, announce=announced or side.announce)
+        except UsageError as error:
+            raise Failed(str(error), Code.USAGE) from error
     return found
 
 
@@ -252,7 +256,7 @@ def _run(
     try:
         spec = Spec(name or kind, kind, found)
         host = Host(spec.make(), control)
-    except (TypeError, ValueError) as error:
+    except (UsageError, TypeError, ValueError) as error:
         raise Failed(str(error), Code.USAGE) from error
     device_logs.begin(form.value, spec.name if form is device_ctl.LogForm.JSON else None)
     with host.signals():
