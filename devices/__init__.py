@@ -1,8 +1,73 @@
 """Devices: what stands between peers and passes messages on. Installs as ``zmqkit.devices``.
 
+::
+
+    from zmqkit.devices import Queue
+
+    Queue("tcp://127.0.0.1:5555", "tcp://127.0.0.1:5556").run()
+
+`zmqkit.devices.aio` bears the same names for asyncio and trio; `DeviceProcess` runs one in a process of its own. This
+file only says where each name lives; a name is imported when it is first used.
+
 The folder stands at the top of the repository, so a program started there could import it under its bare
 name and get a second copy of every class; this file refuses that.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
 if __name__ != "zmqkit.devices":
     raise ImportError(f"the package is called zmqkit.devices, not {__name__}: import zmqkit.devices instead")
+
+if TYPE_CHECKING:
+    from zmqkit.devices import aio
+    from zmqkit.devices.device import Device, DeviceCommon
+    from zmqkit.devices.forwarder import Forwarder
+    from zmqkit.devices.processes import DeviceProcess
+    from zmqkit.devices.proxy import Proxy
+    from zmqkit.devices.queue import Queue
+    from zmqkit.devices.sides import Side
+    from zmqkit.devices.streamer import Streamer
+
+_MODULES = ("aio",)
+
+_HOMES = {
+    "Device": "zmqkit.devices.device",
+    "DeviceCommon": "zmqkit.devices.device",
+    "DeviceProcess": "zmqkit.devices.processes",
+    "Forwarder": "zmqkit.devices.forwarder",
+    "Proxy": "zmqkit.devices.proxy",
+    "Queue": "zmqkit.devices.queue",
+    "Side": "zmqkit.devices.sides",
+    "Streamer": "zmqkit.devices.streamer",
+}
+"""Where each public name is defined."""
+
+__all__ = [
+    "Device",
+    "DeviceCommon",
+    "DeviceProcess",
+    "Forwarder",
+    "Proxy",
+    "Queue",
+    "Side",
+    "Streamer",
+    "aio",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return importlib.import_module(f"zmqkit.devices.{name}")
+    try:
+        home = _HOMES[name]
+    except KeyError:
+        raise AttributeError(f"module 'zmqkit.devices' has no attribute {name!r}") from None
+    value = globals()[name] = getattr(importlib.import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -13,7 +13,7 @@ All are made with the same keywords, and each with some of its own::
         name="host:4711",           # for logs, threads and events
         frontend=Side(...),         # as the user gave it, or with the ports that were bound before it
         backend=Side(...),
-        heartbeat=Heartbeat(),
+        heartbeat=None,             # as the user gave it; None: Heartbeat() among zmqkit peers, none to plain ones
         limits=None,                # of sides that have none of their own; None: the engine's own defaults
         insecure=False,             # what discovery finds beyond this host is connected to, too
         linger=5.0,                 # seconds; None: no bound

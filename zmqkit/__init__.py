@@ -22,7 +22,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zmqkit import aio, events, testing
+    from zmqkit import aio, devices, events, testing
     from zmqkit.errors import (
         AddressError,
         AddressInUse,
@@ -107,7 +107,7 @@ if TYPE_CHECKING:
         stop_on_signals,
     )
 
-_MODULES = ("aio", "events", "testing")
+_MODULES = ("aio", "devices", "events", "testing")
 
 _HOMES = {
     "AddressError": "zmqkit.errors",
@@ -254,6 +254,7 @@ __all__ = [
     "Worker",
     "ZmqkitError",
     "aio",
+    "devices",
     "events",
     "method",
     "on",
