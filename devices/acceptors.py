@@ -7,7 +7,7 @@ connection each, for one session, or idle. What goes over the lines: `zmqkit.dev
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Final
 
 from zmqkit.address import nth
@@ -25,6 +25,9 @@ ASKS: Final = 32
 
 MAX_ACCEPTORS: Final = 1000
 """More instances than these that dial the switch are refused."""
+
+MAX_GONE: Final = 1000
+"""So many connections are remembered that acceptors were told to close."""
 
 FLUSH_SECONDS: Final = 0.25
 """How long a line that is given up still stands, so that what was said last, a GOODBYE say, gets out."""
@@ -117,6 +120,8 @@ class Acceptors:
         self._timers = timers
         self._by_key: dict[str | bytes, Acceptor] = {}
         self._leaving: dict[Link, Line] = {}
+        self._gone: dict[Link, None] = {}
+        """Lines of those who dialled us that were given up and are not known to be closed."""
 
     def __iter__(self) -> Iterator[Acceptor]:
         return iter(self._by_key.values())
@@ -165,6 +170,7 @@ class Acceptors:
 
     def listen(self, link: Link, instance: bytes) -> bool:
         """An acceptor said HELLO on this link: have it listen. False: there are too many."""
+        self._gone.pop(link, None)
         line = self.lines.get(link)
         if line is None:
             acceptor = self._by_key.get(instance)
@@ -187,12 +193,24 @@ class Acceptors:
             acceptor.told = wanted
             self._out.sends.append((next(reversed(acceptor.lines)), [wire.more(wanted)]))
 
-    def call_again(self, acceptor: Acceptor) -> bool:
-        """Tell it once more, over each line, if there is no spare connection. Returns whether it was told."""
-        if acceptor.address or acceptor.idle or acceptor.told == MAX_CONNECTIONS == len(acceptor.lines):
-            return False
-        self._out.sends.extend((link, [wire.more(max(acceptor.told, 1))]) for link in acceptor.lines)
-        return True
+    def call_again(self) -> bool:
+        """Say once more what was not heeded. Returns whether there was anything."""
+        self.ask_gone()
+        said = bool(self._gone)
+        for acceptor in self:
+            if not (acceptor.address or acceptor.idle or acceptor.told == MAX_CONNECTIONS == len(acceptor.lines)):
+                self._out.sends.extend((link, [wire.more(max(acceptor.told, 1))]) for link in acceptor.lines)
+                said = True
+        return said
+
+    def ask_gone(self, group: Hashable = None) -> None:
+        """Say GONE again where it was said: who heeded it is not there any more. `group`: only to its links."""
+        gone = [wire.gone()]
+        self._out.sends.extend((link, gone) for link in self._gone if group in (None, group_of(link)))
+
+    def closed(self, link: Link) -> None:
+        """A connection that was made to us is gone."""
+        self._gone.pop(link, None)
 
     # ---- lines -------------------------------------------------------------------
 
@@ -231,6 +249,9 @@ class Acceptors:
         if not line.acceptor.address:
             self._out.sends.append((line.link, [wire.gone()]))
             self.drop(line)
+            self._gone[line.link] = None
+            if len(self._gone) > MAX_GONE:
+                del self._gone[next(iter(self._gone))]
         elif not line.up:
             self._close(line)
         else:
@@ -276,3 +297,8 @@ class Acceptors:
         acceptor.idle.pop(line.link, None)
         acceptor.asked.pop(line.link, None)
         self.changed = True
+
+
+def group_of(link: Link) -> Hashable:
+    """The bound socket that a link is of; see `zmqkit.protocol.core.Core.links_disturbed`."""
+    return link[:2] if isinstance(link, tuple) else None

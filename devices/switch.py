@@ -17,7 +17,7 @@ from collections.abc import Collection, Hashable, Iterable, Sequence
 from typing import Any, Final
 
 from zmqkit.address import bare
-from zmqkit.devices.acceptors import Line
+from zmqkit.devices.acceptors import Line, group_of
 from zmqkit.devices.greetings import Greetings
 from zmqkit.errors import DecodeError
 from zmqkit.protocol import wire
@@ -204,6 +204,7 @@ class SwitchCore(Greetings):
     def link_down(self, link: Link, now: float) -> None:
         """See `Core`."""
         self._offences.pop(link, None)
+        self.acceptors.closed(link)
         initiator = self.initiators.by_link.get(link)
         if initiator is not None:
             self._forget(initiator, now)
@@ -223,11 +224,12 @@ class SwitchCore(Greetings):
     def links_disturbed(self, group: Hashable, now: float) -> None:
         """See `Core`: what may be said any number of times finds out whose connection broke."""
         for initiator in self.initiators:
-            if _group(initiator.link) == group:
+            if group_of(initiator.link) == group:
                 self.out.sends.append((initiator.link, [wire.more(max(initiator.told, 1))]))
         for link in self.acceptors.lines:
-            if _group(link) == group:
+            if group_of(link) == group:
                 self.out.sends.append((link, [wire.listen()]))
+        self.acceptors.ask_gone(group)
 
     # ---- time ----------------------------------------------------------------------
 
@@ -278,7 +280,3 @@ class SwitchCore(Greetings):
     def finished(self) -> bool:
         """See `Core`."""
         return self._finished
-
-
-def _group(link: Link) -> Hashable:
-    return link[:2] if isinstance(link, tuple) else None

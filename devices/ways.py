@@ -161,16 +161,14 @@ class Ways:
                     self.out.sends.append((initiator.link, [wire.more(wanted)]))
 
     def _call_again(self, now: float) -> None:
-        """Who has fewer connections than it was told to have is told again: that may have got lost."""
+        """What was not heeded may have got lost: it is said again."""
         short = False
         for links in self.initiators.instances.values():
             for initiator in links.values():
                 if len(links) < initiator.told:
                     self.out.sends.append((initiator.link, [wire.more(initiator.told)]))
                     short = True
-        for acceptor in self.acceptors:
-            short |= self.acceptors.call_again(acceptor)
-        if short:
+        if self.acceptors.call_again() or short:
             self.timers.set(("again", None), now + self._pause)
             self._pause = min(2 * self._pause, CALL_AGAIN_MOST)
 
