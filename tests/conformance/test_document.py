@@ -16,7 +16,7 @@ from zmqkit.patterns.pipeline import puller, rows
 from zmqkit.patterns.pipeline import wire as pipeline
 from zmqkit.patterns.reqrep import calls, dispatch, outcomes, plain, plain_calls, server, window
 from zmqkit.patterns.reqrep import wire as reqrep
-from zmqkit.protocol import handshake, liveness, session, sessions, wire
+from zmqkit.protocol import handshake, links, liveness, session, sessions, wire
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "protocol.md").read_text()
@@ -108,6 +108,8 @@ def test_the_constants_are_the_codes() -> None:
         "code; message or reason": f"{reqrep.MAX_CODE}; {reqrep.MAX_MESSAGE:,} characters",
         "calls that wait for one request id": f"{server.MAX_OTHERS}",
         "requests open on a plain connection": f"{plain_calls.MAX_OPEN}",
+        "connections to one address, by MORE": f"{wire.MAX_CONNECTIONS}",
+        "connections of no more use are left after": f"{links.FEWER_DELAY:.0f} s",
     }
     for name, value in said.items():
         assert table[name] == value, name

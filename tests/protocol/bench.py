@@ -39,7 +39,8 @@ class Plug:
 
     def hello(self) -> dict[str, Any]:
         """The last HELLO that the side said, the rest forgotten."""
-        return [header[1] for header in self.take() if header[0] == wire.HELLO][-1]
+        said: list[dict[str, Any]] = [header[1] for header in self.take() if header[0] == wire.HELLO]
+        return said[-1]
 
 
 class Bench:
@@ -165,3 +166,26 @@ class Bench:
             for side in self.sides:
                 due = side.sessions.next_deadline()
                 assert due is None or due > self.now, f"{side.name} would spin"
+
+
+def switched() -> tuple[Bench, Plug, Plug]:
+    """A side ``c`` in session with a side ``b`` that binds, through a device that dialled ``b``."""
+    bench = Bench(Side("c"), Side("b"))
+    front = bench.dial(bench.sides[0])
+    back = bench.reach(bench.sides[1], 1)
+    bench.join(front, back)
+    assert bench.sides[0].session.link == front.link
+    return bench, front, back
+
+
+def listening(*numbers: int) -> tuple[Bench, list[Plug]]:
+    """Sides ``c`` and ``a``, which both dialled; ``a`` was told LISTEN on each of its connections."""
+    bench = Bench(Side("c"), Side("a"))
+    plugs = [bench.dial(bench.sides[1])]
+    if len(numbers) > 1:
+        bench.say(plugs[0], wire.more(len(numbers)))
+        plugs += [bench.dial(bench.sides[1], number) for number in numbers[1:]]
+    for plug in plugs:
+        bench.say(plug, wire.listen())
+        plug.take()
+    return bench, plugs

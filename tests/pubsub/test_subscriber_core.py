@@ -10,12 +10,14 @@ import pytest
 from tests.protocol.pair import local
 from tests.pubsub.plane import Plane, Site
 from tests.pubsub.test_both_cores import judge, made
+from zmqkit.address import nth
 from zmqkit.errors import CursorInUse
 from zmqkit.events import EpochChanged, MessagesExpired
-from zmqkit.patterns.pubsub import living, wire
+from zmqkit.patterns.pubsub import joining, living, wire
 from zmqkit.patterns.pubsub.seen import FLOOR_SPAN, Seen
 from zmqkit.patterns.pubsub.subscriber import SubscriberCore, SubscriberSettings
 from zmqkit.patterns.pubsub.talk import Refused
+from zmqkit.protocol import wire as session_wire
 from zmqkit.protocol.local import Local
 from zmqkit.protocol.session import Session
 
@@ -253,3 +255,74 @@ def busy(plane: Plane, site: Site, dice: random.Random, *, restarts: bool = Fals
     plane.drop = lambda frame: False
     plane.post(site, "a", "b", "c")
     plane.advance(40.0)
+
+
+# ---- several publishers behind one recovery address ------------------------------------
+
+DATA = "tcp://127.0.0.1:7000"
+RECOVERY = "tcp://127.0.0.1:7001"
+
+
+def meets(core: SubscriberCore, number: int, name: str, now: float) -> Session:
+    """The number-th connection to the recovery address stands, and leads to this publisher."""
+    link = ("c", nth(RECOVERY, number))
+    core.out.sends.clear()
+    core.link_up(link, now)
+    ((_, said),) = [sent for sent in core.out.sends if sent[0] == link]
+    hello = session_wire.read_hello(session_wire.unpack(said[0])[1])
+    peer = session_wire.Hello(
+        role="publish", instance=name.encode().ljust(16, b"-"), session=hello.session, attempt=hello.attempt,
+        credit_messages=1000, credit_bytes=1 << 20, about={"stream": name.encode().ljust(8, b"-")},
+    )  # fmt: skip
+    core.receive_message(link, [peer.pack(session_wire.WELCOME)], now)
+    return next(each for each in core.sessions if each.home == link)
+
+
+def behind_a_device(*names: str) -> SubscriberCore:
+    core = subscriber(topics=("a",))
+    core.link_up(("d", DATA), 1.0)
+    for name in names:
+        core.receive_message(("d", DATA), [fence(core, DATA, name, recovery=":7001").pack()], 1.0)
+    return core
+
+
+def test_sessions_behind_one_recovery_address_are_matched_by_what_their_publishers_say() -> None:
+    core = behind_a_device("one", "two")
+    first = meets(core, 1, "two", 1.0)
+    core.receive_message(("c", RECOVERY), [session_wire.more(2)], 1.0)
+    assert core.out.dials == [(RECOVERY, True), (RECOVERY, True), (nth(RECOVERY, 2), True)]
+    second = meets(core, 2, "one", 1.0)
+    one, two = (core._by_name[name.encode().ljust(8, b"-")] for name in ("one", "two"))
+    assert (one.session, two.session) == (second, first)
+    # The connections change places, as they may when the device begins anew.
+    for link in (first.home, second.home):
+        core.link_down(link, 2.0)
+    while (due := core.next_deadline()) is not None and due < 20.0:
+        core.handle_timer(due)
+    assert (one.session, two.session) == (None, None)
+    assert meets(core, 1, "one", 20.0) is one.session
+    assert meets(core, 2, "two", 20.0) is two.session
+
+
+def test_an_address_is_left_with_the_last_publisher_behind_it_and_all_connections_to_it_with_it() -> None:
+    core = behind_a_device("one", "two")
+    meets(core, 1, "one", 1.0)
+    core.receive_message(("c", RECOVERY), [session_wire.more(2)], 1.0)
+    meets(core, 2, "two", 1.0)
+    core.out.dials.clear()
+    one, two = list(core.streams.values())
+    core._forget(one, "gone", 2.0)
+    assert core.out.dials == [(RECOVERY, False)]
+    assert two.session is not None
+    core._forget(two, "gone", 2.0)
+    assert core.out.dials == [(RECOVERY, False), (RECOVERY, False), (nth(RECOVERY, 2), False)]
+
+
+def test_publishers_behind_one_recovery_address_are_one_to_connect_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joining, "MAX_DIALS_OF_LINK", 2)
+    core = behind_a_device("one", "two", "three", "four")
+    assert [each.address for each in core.streams.values()] == [RECOVERY] * 4
+    for at, name in enumerate(("five", "six")):
+        core.receive_message(("d", DATA), [fence(core, DATA, name, recovery=f":{7002 + at}").pack()], 1.0)
+    assert [each.address for each in core.streams.values()][4:] == ["tcp://127.0.0.1:7002", ""]
+    assert core.counters["publishers_refused"] == 1
