@@ -12,6 +12,7 @@ All subscriptions of one prefix from below go up as one, and end with the last.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -297,7 +298,7 @@ class Fences:
             if asked and inlet.dialled and found.recovery:
                 self._learn(inlet, True, found.recovery, now)
             for outlet, name in asked:
-                told = found._replace(private=name[1:-1].decode(), recovery=outlet.hint)
+                told = found._replace(private=name[1:-1].decode(), recovery=outlet.hint, seat=_seat(inlet, found))
                 self.down.append((outlet.link, told.pack()))
         else:  # of a version that is not spoken here: only the name may be read
             self.down += [(outlet.link, name + frame[end + 1 :]) for outlet, name in asked]
@@ -366,6 +367,14 @@ def _private(prefix: bytes) -> wire.Private | None:
         return wire.read_private(prefix)
     except DecodeError:
         return None
+
+
+def _seat(inlet: Inlet, fence: wire.Fence) -> str:
+    """Who else comes with this seat came in the place of the one who had it: at an address to which we connect there is
+    one publisher, or a forwarder that knows their seats. Those who connect to us come beside each other."""
+    if not inlet.dialled:
+        return fence.publisher
+    return hashlib.blake2b(f"{inlet.address} {fence.seat}".encode(), digest_size=8).hexdigest()
 
 
 def _named(key: tuple[bytes, int], hint: str) -> bytes:

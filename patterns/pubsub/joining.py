@@ -183,6 +183,7 @@ class Joining(Living):
             stream.seen_beat = 0  # what came over another connection says nothing of this one
         link.streams[fence.stream] = stream
         stream.link = stream.home = link
+        stream.seat = fence.seat
         stream.number = link.number
         self._dial(stream, link, fence, now)
         self._match(stream, now)
@@ -208,15 +209,35 @@ class Joining(Living):
         if known is not None:
             epoch, offset = known
             stream.turn_over(offset, epoch)
-        before, link.before = link.before, None
-        if before is not None and not link.bound and before.link is None:
+        before = self._predecessor(link, fence)
+        if before is not None:
             # Who was here is gone, and somebody else came in his place.
+            self._leave_seat(before, now)
             stream.anew = True
             last = before.position or 0
             self.out.events.append(EpochChanged(self.local.name, fence.publisher, fence.epoch, last, tail_unknown=True))
             if not before.durable and self.streams.get(before.publisher) is before:
                 self._forget(before, "another publisher came in its place", now)
         return stream
+
+    def _predecessor(self, link: DataLink, fence: Fence) -> Stream | None:
+        """In whose place a new publisher came: over a connection of its own, the only one's there before; behind a
+        forwarder, which knows each by its seat, the one's who had it."""
+        if not fence.seat:
+            before, link.before = link.before, None
+            alone = before is not None and not link.bound and before.link is None and not before.seat
+            return before if alone else None
+        for stream in self.streams.values():
+            if stream.seat == fence.seat and stream.home is link and stream.publisher != fence.publisher:
+                return stream
+        return None
+
+    def _leave_seat(self, stream: Stream, now: float) -> None:
+        """Another publisher came in its place, while the forwarder between stood."""
+        if stream.link is not None:
+            stream.link.streams.pop(stream.name, None)
+            self._unlink(stream, now)
+        stream.seat = ""
 
     def _make_room(self, now: float) -> bool:
         for stream in self.streams.values():

@@ -117,6 +117,7 @@ class Stream:
         home: the one that it came over last.
         fence: the offset of its fence, and in `number` which.
         address: that its recovery channel is dialled at; "": it dials, or is not known.
+        seat: at a forwarder, see `wire.Fence`; "" if there is none between.
         session: the recovery channel; None: there is none.
         since: since when there is none.
         unreachable: that was told.
@@ -134,7 +135,7 @@ class Stream:
         "address", "adopting", "anew", "announced", "asked", "cursor_since", "cursor_told", "durable", "epoch",
         "fence", "filter", "groups", "held", "held_bytes", "held_messages", "home", "link", "lossy", "name", "number",
         "numbers", "pending", "position", "position_epoch", "publisher", "quiet", "quiet_asked", "released_bytes",
-        "released_messages", "seen", "seen_at", "seen_beat", "session", "shorter", "since", "state", "tally", "task",
+        "released_messages", "seat", "seen", "seen_at", "seen_beat", "session", "shorter", "since", "state", "tally", "task",
         "told", "told_seen", "unreachable", "unseen_bytes",
     )  # fmt: skip
 
@@ -148,6 +149,7 @@ class Stream:
         self.fence = 0
         self.number = 0
         self.address = ""
+        self.seat = ""
         self.session: Session | None = None
         self.since = now
         self.unreachable = False

@@ -23,6 +23,7 @@ MAX_SENT_AT: Final = 253_402_300_799_999_999
 """The last microsecond of the year 9999."""
 MAX_HINT: Final = 300
 MAX_PRIVATE: Final = 32 + 22 + MAX_HINT
+MAX_SEAT: Final = 64
 
 FRAME_MESSAGES: Final = 4096
 FRAME_BYTES: Final = 256 * 1024
@@ -160,6 +161,7 @@ class Fence(NamedTuple):
         instance: of the publisher's peer object: 32 hex digits.
         offset: the last one given out.
         recovery: where to connect: ":PORT" at the data address's host, a whole address, or "": the publisher connects.
+        seat: of a forwarder: who comes with the seat of another one came in its place; "" without a forwarder.
     """
 
     private: str
@@ -169,10 +171,13 @@ class Fence(NamedTuple):
     instance: str
     offset: int
     recovery: str
+    seat: str = ""
 
     def pack(self) -> bytes:
         """The frame."""
         head = [VERSION, self.stream, self.publisher, self.epoch, self.instance, self.offset, self.recovery]
+        if self.seat:
+            head.append(self.seat)
         return topics.private_topic(self.private) + wire.pack(head)
 
 
@@ -327,6 +332,7 @@ def _read_fence(frame: bytes) -> Fence | OtherVersion:
         read_id(head[4], "instance"),
         wire.number(head[5], "offset"),
         wire.text(head[6], "recovery", MAX_HINT),
+        wire.text(head[7], "seat", MAX_SEAT) if len(head) > 7 else "",
     )
 
 

@@ -57,6 +57,11 @@ def on(made: Fences, link: tuple[str, str], *prefixes: bytes, token: bytes = b"a
     return [frame for _, frame in take(made.up)]
 
 
+def told(made: Fences) -> list[tuple[Any, Any]]:
+    """The fences that go down, without their seats."""
+    return [(link, wire.read(frame)._replace(seat="")) for link, frame in take(made.down)]  # type: ignore[call-arg]
+
+
 def off(made: Fences, link: tuple[str, str], *prefixes: bytes, token: bytes = b"a") -> list[bytes]:
     for prefix in prefixes:
         made.subscription(link, wire.subscription(prefix, False), token, 0.0)
@@ -133,7 +138,7 @@ def test_a_fence_names_the_recovery_channel_of_the_forwarder_and_the_forwarder_g
     made = dialling()
     assert on(made, BACK, private(7)) == [b"\1" + private(7)]
     assert made.fence(FRONT, fence(private(7)).pack(), 0.0)
-    assert [(link, wire.read(frame)) for link, frame in made.down] == [(BACK, fence(private(7), OURS))]
+    assert told(made) == [(BACK, fence(private(7), OURS))]
     assert made.places == [Place(front=True, address="tcp://127.0.0.1:5001", wanted=True)]
 
 
@@ -142,7 +147,7 @@ def test_where_publishers_come_and_subscribers_bind_the_hints_are_exchanged() ->
     assert on(made, DIALLED_BACK, private(2, ":9001")) == [b"\1" + private(2, ":6001")]
     assert made.places == [Place(front=False, address="tcp://127.0.0.1:9001", wanted=True)]
     assert made.fence(BOUND_FRONT, fence(private(2, ":6001"), "").pack(), 0.0)
-    assert [(link, wire.read(frame)) for link, frame in made.down] == [(DIALLED_BACK, fence(private(2, ":9001"), ""))]
+    assert told(made) == [(DIALLED_BACK, fence(private(2, ":9001"), ""))]
 
 
 def test_the_page_of_the_protocol_is_kept_to_the_byte() -> None:
@@ -160,7 +165,8 @@ def test_the_page_of_the_protocol_is_kept_to_the_byte() -> None:
         + b"\x29\xa0"
     )
     made.fence(BOUND_FRONT, name + b":6001\0" + rest, 0.0)
-    assert made.down == [(DIALLED_BACK, name + b":9001\0" + rest)]
+    seat = b"\xd9\x20" + b"ab" * 16  # 15.4: the publisher's id, where it connected
+    assert made.down == [(DIALLED_BACK, name + b":9001\0\x98" + rest[1:] + seat)]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +178,7 @@ def test_a_fence_that_names_another_host_is_passed_on_and_not_followed(elsewhere
     made.fence(FRONT, fence(private(1), elsewhere).pack(), 0.0)
     assert made.places == []
     assert made.counters["fences_bad"] == 1
-    assert [wire.read(frame) for _, frame in made.down] == [fence(private(1), OURS)]
+    assert told(made) == [(BACK, fence(private(1), OURS))]
 
 
 def test_who_connects_to_a_forwarder_may_not_say_whom_it_should_connect_to() -> None:
@@ -228,6 +234,34 @@ def test_streams_are_known_by_their_fences() -> None:
     made = dialling()
     made.fence(FRONT, fence(private(1)).pack(), 0.0)
     assert list(made.streams) == [b"stream01"]
+
+
+def seat_of(made: Fences, link: Any, publisher: str, seat: str = "") -> str:
+    made.fence(link, fence(private(1))._replace(publisher=publisher, seat=seat).pack(), 0.0)
+    [(_, frame)] = take(made.down)
+    found = wire.read(frame)
+    assert isinstance(found, wire.Fence)
+    return found.seat
+
+
+def test_at_an_address_that_it_dials_there_is_one_seat_and_who_dials_in_has_a_seat_of_his_own() -> None:
+    made = dialling()
+    made.add_inlet(BOUND_FRONT, BOUND_FRONT[1], dialled=False, hint=":6001")
+    on(made, BACK, private(1))
+    one, other = "aa" * 16, "bb" * 16
+    seat = seat_of(made, FRONT, one)
+    assert 0 < len(seat) <= wire.MAX_SEAT
+    assert seat_of(made, FRONT, other) == seat
+    assert seat_of(dialling_with(private(1)), FRONT, one) == seat, "after a restart it is the same"
+    assert len({seat, seat_of(made, BOUND_FRONT, one), seat_of(made, BOUND_FRONT, other)}) == 3
+    # Behind another forwarder there are as many as it tells of.
+    assert len({seat, seat_of(made, FRONT, one, "x"), seat_of(made, FRONT, one, "y")}) == 3
+
+
+def dialling_with(*prefixes: bytes) -> Fences:
+    made = dialling()
+    on(made, BACK, *prefixes)
+    return made
 
 
 # ---- places ----------------------------------------------------------------------

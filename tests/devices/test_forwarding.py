@@ -296,6 +296,28 @@ def test_a_publisher_that_begins_again_with_its_journal_is_followed_into_its_new
     assert len(epochs) == 1
 
 
+def test_of_a_publisher_that_comes_in_the_place_of_another_all_is_read_and_the_change_told(site: Site) -> None:
+    first = Publisher(ANY, heartbeat=QUICK)
+    first.open()
+    beside = site.publisher(history=100)
+    forwarder = site.forwarder(Side(connect=[first.addresses[0], beside.addresses[0]]))
+    subscriber = site.subscriber(forwarder.backend_addresses[0])
+    epochs: list[EpochChanged] = []
+    subscriber.on(EpochChanged, epochs.append)
+    for each in (first, beside):
+        each.wait_for_subscribers(1, timeout=PATIENCE_S)
+        post(each, 1)
+    assert bodies(subscriber, 2) == [1, 1]
+    address = first.addresses[0]
+    first.close()
+    second = site.publisher(address, history=100)
+    post(second, 2, 3, 4)
+    assert bodies(subscriber, 3) == [2, 3, 4]
+    assert [(event.last, event.tail_unknown) for event in epochs] == [(1, True)]
+    post(beside, 5)
+    assert bodies(subscriber, 1) == [5]
+
+
 def test_a_pause_loses_nothing_that_the_history_holds(site: Site) -> None:
     publisher = site.publisher(history=1000)
     forwarder = site.forwarder(dialled(publisher))
