@@ -24,10 +24,10 @@ import os
 import re
 import sys
 import urllib.parse
-import uuid
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import apsw
 
@@ -84,6 +84,11 @@ def table_of(log: str) -> str:
     return f"log_{log}"
 
 
+def is_log_table(name: str) -> bool:
+    """Whether a table is named as that of a log."""
+    return name.startswith("log_") and _LOG_NAME.fullmatch(name.removeprefix("log_")) is not None
+
+
 def _schema_of_log(log: str) -> str:
     return (
         f"CREATE TABLE {table_of(log)}"
@@ -132,16 +137,30 @@ def load_state(connection: apsw.Connection, path: str) -> State:
 # ---- making and opening ----------------------------------------------------------
 
 
-def create(path: str, *, kind: str, logs: Sequence[str], vfs: str | None) -> None:
+def create(
+    path: str,
+    *,
+    kind: str,
+    logs: Sequence[str],
+    vfs: str | None,
+    uuid: str | None = None,
+    fill: Callable[[apsw.Connection], object] | None = None,
+) -> None:
     """Make a new journal, whole or not at all: it is made beside its place and then renamed.
+
+    Args:
+        path: of the file; what is there is replaced.
+        kind: what it is for.
+        logs: the names of its logs.
+        vfs: the name of an apsw VFS.
+        uuid: its own; None draws one.
+        fill: puts in what it is to hold from the beginning, the state row included, in transactions of its own.
 
     Raises:
         apsw.Error, OSError: it could not be made.
     """
     draft = path + "-new"
-    for leftover in (draft, draft + "-wal", draft + "-journal"):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(leftover)
+    remove_draft(draft)
     try:
         connection = apsw.Connection(draft, vfs=vfs)
         try:
@@ -155,7 +174,7 @@ def create(path: str, *, kind: str, logs: Sequence[str], vfs: str | None) -> Non
             for log in logs:
                 connection.execute(_schema_of_log(log))
             created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            about = {"kind": kind, "uuid": uuid.uuid4().hex, "created": created}
+            about = {"kind": kind, "uuid": uuid or uuid4().hex, "created": created}
             about["crc"] = _crc_of(about)
             connection.executemany("INSERT INTO about VALUES(?, ?)", list(about.items()))
             connection.execute(
@@ -165,19 +184,28 @@ def create(path: str, *, kind: str, logs: Sequence[str], vfs: str | None) -> Non
             _pragma(connection, "application_id", APPLICATION_ID)
             _pragma(connection, "user_version", FORMAT_VERSION)
             connection.execute("COMMIT")
+            if fill is not None:
+                fill(connection)
             _pragma(connection, "journal_mode", "wal")
         finally:
             connection.close(True)
-        _sync(draft)
+        sync(draft)
         os.rename(draft, path)
-        _sync(os.path.dirname(path))
+        sync(os.path.dirname(path))
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(draft)
+        remove_draft(draft)
         raise
 
 
-def _sync(path: str) -> None:
+def remove_draft(draft: str) -> None:
+    """Remove what is left of a file that was being made, if anything is."""
+    for leftover in (draft, draft + "-wal", draft + "-journal"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(leftover)
+
+
+def sync(path: str) -> None:
+    """Write a file, or the names in a folder, to the disk."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -204,7 +232,7 @@ def connect(path: str, *, durability: str, vfs: str | None) -> apsw.Connection:
     connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
     try:
         connection.set_busy_timeout(READERS_WAIT_MS)
-        _guard(connection)
+        guard(connection)
         synchronous = {"power": 2, "process": 1}[durability]
         # Exclusive before anything is read: then there is no shared memory, and no one else can write.
         wanted: list[tuple[str, str | int]] = [("locking_mode", "exclusive"), ("journal_mode", "wal")]
@@ -242,7 +270,7 @@ def connect_to_read(path: str, *, vfs: str | None) -> apsw.Connection:
         connection = apsw.Connection(f"file:{urllib.parse.quote(path)}?immutable=1", flags=flags, vfs=vfs)
     try:
         connection.set_busy_timeout(READERS_WAIT_MS)
-        _guard(connection)
+        guard(connection)
         connection.pragma("query_only", 1)
     except BaseException:
         connection.close(True)
@@ -250,7 +278,7 @@ def connect_to_read(path: str, *, vfs: str | None) -> apsw.Connection:
     return connection
 
 
-def _guard(connection: apsw.Connection) -> None:
+def guard(connection: apsw.Connection) -> None:
     """The file may be damaged, or a stranger's: nothing in it is to be run, and pages are checked as they come."""
     connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
     connection.pragma("trusted_schema", 0)
@@ -369,9 +397,8 @@ def check_content(connection: apsw.Connection, path: str, *, count_up_to: int) -
             raise damaged(path, str(verdict))
     if connection.pragma("auto_vacuum") != _INCREMENTAL:
         raise damaged(path, "its header is not that of a journal")
-    found = {str(sql) for (sql,) in connection.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL")}
     state = load_state(connection, path)
-    if found != {*_SCHEMA, *(_schema_of_log(log) for log in state.logs)}:
+    if tables_of(connection) != expected_tables(state):
         raise damaged(path, "its tables are not those of its logs")
     for log, (rows, weight, highest) in state.logs.items():
         table = table_of(log)
@@ -382,10 +409,29 @@ def check_content(connection: apsw.Connection, path: str, *, count_up_to: int) -
             counted = connection.execute(f"SELECT count(*), coalesce(sum(weight), 0) FROM {table}").fetchone()
             if counted != (rows, weight):
                 raise damaged(path, f"log {log} holds rows and messages {counted}, not {(rows, weight)}")
+    return state, load_about(connection, path)
+
+
+def tables_of(connection: apsw.Connection) -> set[str]:
+    """All that is in the schema, in SQLite's words."""
+    return {str(sql) for (sql,) in connection.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL")}
+
+
+def expected_tables(state: State) -> set[str]:
+    """All that should be."""
+    return {*_SCHEMA, *(_schema_of_log(log) for log in state.logs)}
+
+
+def load_about(connection: apsw.Connection, path: str) -> About:
+    """The ``about`` table, checked.
+
+    Raises:
+        JournalDamaged: it is not what was written.
+    """
     about: dict[str, object] = dict(connection.execute("SELECT name, value FROM about").fetchall())  # type: ignore[arg-type]
     if about.keys() != {"kind", "uuid", "created", "crc"} or about["crc"] != _crc_of(about):
         raise damaged(path, "what it says about itself is not what was written")
-    return state, About(str(about["kind"]), str(about["uuid"]))
+    return About(str(about["kind"]), str(about["uuid"]))
 
 
 def openings(connection: apsw.Connection) -> dict[int, str]:
