@@ -90,6 +90,7 @@ class Links(Handshake):
         dial = self._dials.get(link)
         if dial is None:
             dial = self._dials[link] = Dial(link)
+        dial.left = False  # before its session is judged: the dial of one that was left ends with it
         session = self._by_link.get(link)
         self._standing.add(link)
         if session is not None:
@@ -99,7 +100,7 @@ class Links(Handshake):
         elif dial.wanted and isinstance(link, tuple) and bare(link[1]) in self._further:
             # Somebody may have begun that session, and its WELCOME got lost. The device may lead to another now.
             dial.replaces, dial.wanted = dial.wanted, b""
-        dial.refused = dial.listening = dial.left = False
+        dial.refused = dial.listening = False
         dial.tries = 0
         dial.since = self._attempts + 1
         self._say_hello(dial, now)
