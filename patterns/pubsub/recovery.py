@@ -571,8 +571,10 @@ class Recovery(PatternCore):
 
     def next_deadline(self) -> float | None:
         """See `Core`."""
-        times = (self.sessions.next_deadline(), self._timers.next())
-        return min((each for each in times if each is not None), default=None)
+        sessions, own = self.sessions.next_deadline(), self._timers.next()
+        if sessions is None or own is None:
+            return own if sessions is None else sessions
+        return min(sessions, own)
 
     def handle_timer(self, now: float) -> None:
         """See `Core`."""

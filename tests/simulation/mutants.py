@@ -7,7 +7,7 @@ is a broken patch, unless it says ``raises=True``.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
@@ -35,12 +35,14 @@ class Mutant(NamedTuple):
         scenario: whose seeds must find it.
         plant: makes a context manager under which the bug is there.
         raises: it may be found by an exception that is not an assertion.
+        settings: attributes of the scenario that make what it takes frequent: other faults, say.
     """
 
     name: str
     scenario: str
     plant: Callable[[], AbstractContextManager[None]]
     raises: bool = False
+    settings: Mapping[str, Any] = {}
 
 
 class Caught(NamedTuple):
@@ -77,7 +79,8 @@ def hunt(mutant: Mutant, *, first: int = 0, seeds: int = SEEDS) -> Caught:
     Raises:
         RuntimeError: the patched code raised, and the bug did not say that it would.
     """
-    scenario = find(mutant.scenario)
+    found = find(mutant.scenario)
+    scenario = type(found.__name__, (found,), dict(mutant.settings))
     for seed in range(first, first + seeds):
         with mutant.plant():
             failure = simulate(scenario, seed).failure

@@ -7,6 +7,7 @@ subscriber's user. No state of a core. No two bodies are alike.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Iterable
 
@@ -14,6 +15,7 @@ from zmqkit.patterns.pubsub.rows import MESSAGES, Row
 from zmqkit.testing.journal import Disk
 
 
+@functools.cache
 def lets_in(pattern: str, topic: str) -> bool:
     """Whether a pattern lets a topic in, as the documentation has it and not as the code does it."""
     want, have = pattern.split("."), topic.split(".")

@@ -16,7 +16,7 @@ from tests.simulation.published import Book, Line, Message, Opening
 from tests.simulation.readers import Reader
 from tests.simulation.users import Told, local_of
 from zmqkit import events
-from zmqkit.options import Durability, Limits, OnGap, OnSlow, Retention
+from zmqkit.options import Durability, Heartbeat, Limits, OnGap, OnSlow, Retention
 from zmqkit.patterns.pubsub.publisher import PublisherCore, PublisherSettings
 from zmqkit.patterns.pubsub.rows import CURSORS, LOGS, MESSAGES, Found, Pack, Row, first_offset, look_into
 from zmqkit.patterns.pubsub.streams import Stream
@@ -41,6 +41,9 @@ from zmqkit.testing.scenario import Scenario
 from zmqkit.testing.world import World
 
 BOUND_S = 1.0
+HEARTBEAT = Heartbeat(BOUND_S / 3, 3)
+"""As many intervals as by default; most of what happens in a quiet world is beats."""
+
 WALL_S = 1_700_000_000.0
 """What the calendar says when a world begins."""
 
@@ -68,6 +71,12 @@ class PubsubScenario(Scenario):
     settle_s = 60.0
     step_s = 0.06
     bound_s = BOUND_S
+    journals: ClassVar[tuple[bool | Durability, ...]] = (False, False, "power", "process", "process")
+    """Of which a publisher has one."""
+    undone: ClassVar[tuple[int, ...]] = (5, 5, 5, 60)
+    """How many commits a power cut undoes, at most."""
+    forwarders: ClassVar[float] = 0.35
+    """The share of worlds in which something loses frames of the data plane."""
     expects: ClassVar[tuple[str, ...]] = (
         *NETWORK_FAULTS, *STALL_FAULTS, *CRASH_FAULTS, *JOURNAL_FAULTS, *DISK_FAULTS, *READ_FAULTS, *TORN_FAULTS,
         *CLOCK_FAULTS, *IDENTITY_FAULTS, "start failed: JournalError", "closed", "commits lost",
@@ -103,6 +112,7 @@ class PubsubScenario(Scenario):
         self.serial = 0
         self.finals: list[Message] | None = None
         self.quiet = rng.random() < 0.4
+        world.undone = world.stream("undone").choice(self.undone)
         self.idles = world.stream("idle").random() < 0.1
         self.subscribers_bind = rng.random() < 0.25
         together = rng.random() < 0.4
@@ -110,7 +120,7 @@ class PubsubScenario(Scenario):
         subs = [f"sub{n}" for n in range(rng.choice((2, 2, 3, 4)))]
         bound = subs if self.subscribers_bind else pubs
         addresses = [f"tcp://{name}:1" for name in bound]
-        if rng.random() < 0.35:
+        if rng.random() < self.forwarders:
             for address in addresses:
                 world.network.data.forwarders[address] = Forwarder(
                     rng.choice((0.0, 0.02, 0.1)), rng.choice((0.0, 0.02)), rng.choice((3, 30))
@@ -120,8 +130,7 @@ class PubsubScenario(Scenario):
         self.subscribers: list[SimPeer] = []
         for name in (*bound, *(each for each in (*pubs, *subs) if each not in bound)):
             binds, publishes = name in bound, name in pubs
-            kinds: tuple[bool | Durability, ...] = (False, False, "power", "process", "process")
-            journal = rng.choice(kinds) if publishes else False
+            journal = rng.choice(self.journals) if publishes else False
             peer = world.peer(
                 name, self._make_publisher if publishes else self._make_subscriber, start=False,
                 host="shared" if together and name.endswith("0") else None, data="XPUB" if publishes else "XSUB",
@@ -173,7 +182,9 @@ class PubsubScenario(Scenario):
         """As the face builds it; but the offsets of one that is restored from a snapshot go on."""
         rng, journal = peer.random, peer.journal
         count, size, retention, last_value = self.histories[peer]
-        local = local_of(peer, "publish", "subscribe", credit_messages=100, credit_bytes=1 << 20, busy_bound=5.0)
+        local = local_of(
+            peer, "publish", "subscribe", HEARTBEAT, credit_messages=100, credit_bytes=1 << 20, busy_bound=5.0
+        )
         found = Found()
         line, epoch, first = local.instance.hex(), rng.randbytes(16).hex(), 1
         if journal is not None:
@@ -208,7 +219,7 @@ class PubsubScenario(Scenario):
         )  # fmt: skip
         about: dict[str, Any] = {"durable": reader.durable, "cursor": reader.cursor or ""}
         local = local_of(
-            peer, "subscribe", "publish", credit_messages=rng.choice((3, 20, 1000)), credit_bytes=1 << 20,
+            peer, "subscribe", "publish", HEARTBEAT, credit_messages=rng.choice((3, 20, 1000)), credit_bytes=1 << 20,
             busy_bound=5.0, about=about,
         )  # fmt: skip
         core = SubscriberCore(local, rng, settings)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 from tests.simulation.mutants import Mutant, replaced
+from tests.simulation.pubsub import PubsubScenario
 from zmqkit.patterns.pubsub import links
 from zmqkit.patterns.pubsub.cursors import Cursors
 from zmqkit.patterns.pubsub.delivering import Delivering
@@ -17,6 +19,7 @@ from zmqkit.patterns.pubsub.living import Living
 from zmqkit.patterns.pubsub.offsets import LastOffsets
 from zmqkit.patterns.pubsub.publisher import PublisherCore
 from zmqkit.patterns.pubsub.recovery import Recovery
+from zmqkit.patterns.pubsub.seen import Seen
 from zmqkit.patterns.pubsub.streams import Stream, Task
 from zmqkit.patterns.pubsub.talk import Commit, Committed
 from zmqkit.patterns.pubsub.topics import Filter
@@ -134,11 +137,15 @@ def subscribes_only_what_is_below(old: Callable[..., tuple[bytes, ...]]) -> Call
 # ---- the subscriber ------------------------------------------------------------------
 
 
-def takes_all_for_new(old: Callable[..., Any]) -> Callable[..., Any]:
-    def new(self: Stream, offsets: Any, topic: str) -> None:
-        return None
+def takes_what_it_fetched_for_new(old: Callable[..., Any]) -> Callable[..., Any]:
+    def chosen(self: Fetching, stream: Stream, *more: Any) -> Any:
+        seen, stream.seen = stream.seen, Seen()
+        try:
+            return old(self, stream, *more)
+        finally:
+            stream.seen = seen
 
-    return new
+    return chosen
 
 
 def overlooks_gaps(old: Callable[..., bool]) -> Callable[..., bool]:
@@ -229,9 +236,27 @@ def hands_a_group_on_topic_by_topic(old: Callable[..., None]) -> Callable[..., N
     return group
 
 
+FAULTS = PubsubScenario.faults
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "joins without what it missed": {"forwarders": 1.0},
+    "keeps its position over a torn tail": {
+        "journals": ("process",), "undone": (60,), "forwarders": 0.0, "faults": dataclasses.replace(FAULTS, crash_s=0.5)
+    },
+    "tells beats of another opening": {
+        "journals": (False,), "forwarders": 0.0, "faults": dataclasses.replace(FAULTS, restore_s=0.5)
+    },
+}  # fmt: skip
+"""Bugs that do harm in few worlds only, and what makes these frequent."""
+
 MUTANTS = [
     *(
-        Mutant(name, "pubsub", lambda owner=owner, method=method, make=make: replaced(owner, method, make))  # type: ignore[misc]
+        Mutant(
+            name,
+            "pubsub",
+            lambda owner=owner, method=method, make=make: replaced(owner, method, make),  # type: ignore[misc]
+            settings=SETTINGS.get(name, {}),
+        )
         for name, owner, method, make in (
             ("sends before it is stored", PublisherCore, "_take", sends_before_it_is_stored),
             ("says that nothing was before", LastOffsets, "put", says_that_nothing_was_before),
@@ -245,7 +270,7 @@ MUTANTS = [
             ("reads past what was deleted", History, "wanted", reads_past_what_was_deleted),
             ("takes # for one word or more", Filter, "matches", hash_is_one_word_or_more),
             ("subscribes only what is below", links, "wire_prefixes", subscribes_only_what_is_below),
-            ("takes all for new", Stream, "new", takes_all_for_new),
+            ("takes what it fetched for new", Fetching, "_chosen", takes_what_it_fetched_for_new),
             ("overlooks gaps", Living, "_gap", overlooks_gaps),
             ("believes a beat whatever it held", Living, "take_beat", believes_a_beat_while_it_fetches),
             ("joins without what it missed", Joining, "_first_task", joins_without_what_it_missed),

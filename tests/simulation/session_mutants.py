@@ -128,8 +128,8 @@ def silence_is_no_death(old: Callable[..., None]) -> Callable[..., None]:
 
 
 def an_id_begins_again(old: Callable[..., None]) -> Callable[..., None]:
-    def has_ended(self: Handshake, session: Session, reason: str, now: float) -> None:
-        old(self, session, reason, now)
+    def has_ended(self: Handshake, session: Session, *more: Any) -> None:
+        old(self, session, *more)
         self._past.clear()
 
     return has_ended

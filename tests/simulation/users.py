@@ -114,9 +114,12 @@ def forget(made: PullerCore, parcel: Parcel, now: float) -> None:
         made._changed[source.session.id] = source
 
 
-def local_of(peer: SimPeer, role: str, accepts: str, **more: Any) -> Local:
+HEARTBEAT = Heartbeat(0.25, 4)
+
+
+def local_of(peer: SimPeer, role: str, accepts: str, heartbeat: Heartbeat = HEARTBEAT, **more: Any) -> Local:
     """What a simulated peer says of itself."""
     return Local(
-        role=role, accepts=frozenset({accepts}), instance=peer.random.randbytes(16), heartbeat=Heartbeat(0.25, 4),
+        role=role, accepts=frozenset({accepts}), instance=peer.random.randbytes(16), heartbeat=heartbeat,
         name=peer.name, host=peer.host, pid=peer.pid, started=peer.started, **more,
     )  # fmt: skip

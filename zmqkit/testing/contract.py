@@ -19,9 +19,18 @@ class ContractBroken(AssertionError):
     """A core did what `zmqkit.protocol.core` forbids. The message says what."""
 
 
-def check_deadline(core: Core, now: float) -> None:
-    """To be called when a core is drained: `next_deadline` is None or later than now, and repeats itself."""
-    first = core.next_deadline()
+def check_deadline(core: Core, now: float, *said: float | None) -> float | None:
+    """To be called when a core is drained: `next_deadline` is None or later than now, and repeats itself.
+
+    Args:
+        core: which.
+        now: the time of its turn.
+        said: what it said just before, if it was asked already.
+
+    Returns:
+        What it says.
+    """
+    first = said[0] if said else core.next_deadline()
     second = core.next_deadline()
     if first != second:
         raise ContractBroken(f"next_deadline() said {first!r} and then {second!r}: asking must change nothing")
@@ -32,6 +41,7 @@ def check_deadline(core: Core, now: float) -> None:
         raise ContractBroken(f"drained, yet next_deadline() put out {', '.join(pending(core))}")
     if out.disconnects or out.dials or out.pushes or out.pulls:
         raise ContractBroken(f"drained, yet next_deadline() put out {', '.join(pending(core))}")
+    return first
 
 
 def check_purity(core: Core) -> None:

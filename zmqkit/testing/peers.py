@@ -33,7 +33,10 @@ MAX_ROUNDS = 1000
 """More drains than this in one turn are a core that spins."""
 
 PURITY_EVERY = 1000
-"""`check_purity` is slow: it is made every so many turns."""
+"""`check_purity` is slow: it is made every so many turns, the first time after 20, 40, ... 100..."""
+
+PURITY_OF = 3
+"""...in one of so many incarnations."""
 
 _STAMP = struct.Struct("<dI").pack
 
@@ -110,6 +113,8 @@ class SimPeer(Places):
         self._now = -math.inf
         self._turns = 0
         self._in_turn = False
+        self._deadline: float | None = None
+        """What the core said at the end of its turn."""
 
     # ---- life --------------------------------------------------------------------
 
@@ -163,6 +168,8 @@ class SimPeer(Places):
         self.closing = self.stopped = False
         self.doom = None
         # Kernels give a pid out again; with another start time.
+        nth = self.number + self.incarnation + world.seed
+        self._purity = -1 if nth % PURITY_OF else 20 + 20 * (nth // PURITY_OF % 5)
         before = self.pid
         self.pid = 1000 + self.number if shape.random() < 0.3 else 10_000 + 100 * self.number + self.incarnation
         self.started = f"{world.clock.now:.6f}/{self.incarnation}"
@@ -241,7 +248,7 @@ class SimPeer(Places):
         disk = self.disk
         if how == "power cut" and disk is not None and (disk.durability != "power" or disk.lying):
             name = "synced commits lost" if disk.durability == "power" else "commits lost"
-            world.counts[name] += disk.cut_power(self._shape.randint(1 if disk.lying else 0, 5))
+            world.counts[name] += disk.cut_power(self._shape.randint(1 if disk.lying else 0, world.undone))
         self.core = None
         world.processes.discard((self.host, self.pid, self.started))
         world.network.vanish(self, how=how)
@@ -348,15 +355,18 @@ class SimPeer(Places):
                 dead = True
         if dead:
             self.ways = [way for way in self.ways if way.queue or not way.dead]
-        deadline = self.core.next_deadline()
+        deadline = self._deadline
+        now = self.world.clock.now
         if deadline is not None:
-            due = min(due, self._clock.true(deadline) + latency)
-        if self._notices:
-            due = min(due, self._notices[0][0])
-        if self._commands:
-            due = min(due, self.world.clock.now + latency)
+            true = self._clock.true(deadline) + latency
+            if true < due:
+                due = true
+        if self._notices and self._notices[0][0] < due:
+            due = self._notices[0][0]
+        if self._commands and now + latency < due:
+            due = now + latency
         if due < math.inf:
-            self.wake_by(max(due, self.world.clock.now))
+            self.wake_by(due if due > now else now)
 
     def _turn(self, true: float) -> None:
         core = self.core
@@ -514,9 +524,10 @@ class SimPeer(Places):
                     f"still not drained after {rounds} rounds: deadline {core.next_deadline()!r} at {now!r}"
                 )
         self._turns += 1
+        self._deadline = deadline
         if world.checks:
-            check_deadline(core, now)
-            if self._turns % PURITY_EVERY == 20:
+            check_deadline(core, now, deadline)
+            if self._turns % PURITY_EVERY == self._purity:
                 check_purity(core)
 
     def _send(self, core: Core, sends: list[tuple[Link, Frames]], now: float) -> bool:

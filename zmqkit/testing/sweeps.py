@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from zmqkit.testing.scenario import Failure, Outcome, Scenario, simulate
 
-CHUNK = 100
+CHUNK = 250
 """How many seeds one process runs at most before it answers."""
 
 FEW = 200

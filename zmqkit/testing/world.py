@@ -37,6 +37,7 @@ class World:
         threaded_journals: the share of incarnations whose journal works in a thread of its own.
 
     Attributes:
+        undone: so many commits, at most, are gone after a power cut on a disk that does not hold them (5).
         clock: the true time.
         network: see `SimulatedNetwork`.
         peers: by name, in the order of their making.
@@ -62,6 +63,7 @@ class World:
         self.checks = checks
         self.threaded_journals = threaded_journals
         self.slow_commits = 0.0
+        self.undone = 5
         self.clock = VirtualClock()
         self.counts: Counter[str] = Counter()
         self.branches: Counter[str] = Counter()
