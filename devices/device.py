@@ -73,7 +73,7 @@ class DeviceBase(PeerBase):
     _types: tuple[str, str]
     """Of the sockets for plain peers, frontend first."""
 
-    def __init__(self, sides: Mapping[str, At | None], plain: bool | None, common: DeviceCommon) -> None:
+    def __init__(self, sides: Mapping[str, At], plain: bool | None, common: DeviceCommon) -> None:
         unknown = set(common) - set(DeviceCommon.__annotations__)
         if unknown:
             raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {sorted(unknown)[0]!r}")
@@ -99,7 +99,7 @@ class DeviceBase(PeerBase):
 
             check_address(control)
         self._control: Control | None = None
-        self._sides = {name: read(name, at) for name, at in sides.items() if at is not None}
+        self._sides = {name: read(name, at) for name, at in sides.items()}
         check(self._sides, self._insecure)
         self._opened = False
         self._pausing = False

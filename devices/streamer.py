@@ -33,12 +33,12 @@ class StreamerBase(DeviceBase):
         **common: Unpack[DeviceCommon],
     ) -> None:
         self._journal = None if journal is None else Path(checks.file_path("journal", journal))
-        given = {
+        asked = {
             "frontend": frontend, "backend": backend, "plain_frontend": plain_frontend, "plain_backend": plain_backend
         }  # fmt: skip
-        there = [name for name, side in given.items() if side is not None]
+        given = {name: side for name, side in asked.items() if side is not None}
         if journal is None:
-            if there != ["frontend", "backend"]:
+            if list(given) != ["frontend", "backend"]:
                 raise UsageError(
                     "without journal=, a streamer has frontend= and backend= and no other side: "
                     "it carries either plain traffic or zmqkit's"
