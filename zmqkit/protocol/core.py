@@ -29,6 +29,7 @@ Link = Hashable
 """One way to one peer, as the driver names it. A new connection of the binding side is a new link.
 
 ``("c", address)``: a connection that we made. ``("b", address, routing id)``: one that was made to us.
+``("c", nth(address, 2))`` and so on: further connections to that address, see `zmqkit.address.nth`.
 ``("d", address)``: a data endpoint, an XPUB, XSUB, PUSH or PULL, with all its connections; see `Core.link_up`.
 ``("d", address, token)``: one connection of such a one, where it is to be closed (`Outputs.disconnects`).
 """
@@ -100,8 +101,9 @@ class Outputs:
         self.disconnects: list[Link] = []
         """Links that are of no more use: their connections are closed. What we connected is connected anew."""
         self.dials: list[tuple[str, bool]] = []
-        """Addresses to connect to (True), as link ("c", address), or to leave (False). They are counted: an address is
-        left with the last who wanted it, the user among them. One that cannot be read is logged, and no link."""
+        """Addresses to connect to (True), as link ("c", address), or to leave (False); also names that `nth` gave. They
+        are counted: an address is left with the last who wanted it, the user among them. One that cannot be read is
+        logged, and no link."""
         self.pushes: list[tuple[Link, Sequence[Frames]]] = []
         """Messages for data endpoints that are PUSH sockets. Each entry is answered by `PushCore.pushed`."""
         self.pulls: list[tuple[Link, int]] = []
