@@ -22,28 +22,21 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from functools import partial
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Final
 
-from zmqkit import discovery
-from zmqkit.address import parse, require_secure
+from zmqkit.devices.custody_sides import Sink, Source, packs, places
 from zmqkit.devices.engine import Ended, Tell
-from zmqkit.devices.sides import Side, resolved
+from zmqkit.devices.sides import Side
 from zmqkit.errors import Closed, UsageError
 from zmqkit.events import Event
 from zmqkit.options import Heartbeat, Limits
-from zmqkit.patterns.pipeline import Puller, Pusher
-from zmqkit.patterns.pipeline.hands import PusherSettings
-from zmqkit.patterns.pipeline.outlets import FRAMES, OutletPusherCore
 from zmqkit.patterns.pipeline.plain import PlainPullerCore
 from zmqkit.patterns.pipeline.puller import Parcel
 from zmqkit.patterns.pipeline.rows import Pack
-from zmqkit.patterns.pipeline.sending import CHUNK_BYTES, CHUNK_MESSAGES, Path, counted
+from zmqkit.patterns.pipeline.sending import CHUNK_MESSAGES, Path
 from zmqkit.peer.base import Common, deadline_of, left_of
 from zmqkit.peer.sync import Peer
-from zmqkit.protocol.local import Local
-from zmqkit.transport.driver import Driver
 from zmqkit.transport.tickets import WaitExpired, wait
 
 log = logging.getLogger("zmqkit.devices")
@@ -58,98 +51,12 @@ ENDING: Final = 5.0
 """Seconds at most in which a closing device stores what it has read, where no shorter time is given."""
 
 
-class _Source(Puller[Any]):
-    """A side where jobs come in. Bodies are not looked into: they need not be of a codec that is known here."""
-
-    def _decode(self, parcel: Parcel) -> None:
-        parcel.bodies = [None] * len(parcel)
-
-
-class _Sink(Pusher):
-    """The side where they go out; plain PULLs, if there are any, have addresses of their own beside the pullers'."""
-
-    _core: OutletPusherCore
-
-    def __init__(self, side: Side, beside: Side | None, *, journal: Path, plain: bool, **common: Any) -> None:
-        super().__init__(journal=journal, plain=plain, **_places(side), **common)
-        self._beside = beside
-        self._found_beside: dict[str, frozenset[str]] = {}
-        """What each name of plain PULLs stands for now."""
-        for each in (*beside.binds, *beside.connects) if beside is not None else ():
-            self._check_plain_address(each)
-
-    def _make_core(self, local: Local, settings: PusherSettings) -> OutletPusherCore:
-        return OutletPusherCore(local, settings, self._random(), mixed=not self._plain)
-
-    def _endpoints(self, binds: list[str]) -> dict[str, Any]:
-        found = super()._endpoints(binds)
-        if self._beside is not None:
-            found |= {"data": "PUSH", "data_binds": list(map(str, resolved(self._beside, self._insecure)))}
-        return found
-
-    def _set_up(self, driver: Driver) -> None:
-        super()._set_up(driver)
-        side = self._beside
-        if side is None:
-            return
-        for address in side.connects:
-            if address.looked_up:
-                on_change = partial(self._changed_beside, str(address))
-                self._watches.append(discovery.watch(address, on_change=on_change, roles=self._accepts))
-            else:
-                driver.connect_data(str(address))
-        if side.announce is not None:
-            instance = self._core.local.instance.hex()
-            made = discovery.announce(
-                side.announce, driver.data_addresses, role=self._role, instance=instance, peer_name=self.name
-            )
-            self._announcements.append(made)
-
-    def _changed_beside(self, name: str, found: Iterable[discovery.Found]) -> None:
-        """What stands behind a name of plain PULLs came or went."""
-        there = set()
-        for each in found:
-            try:
-                require_secure(parse(each.address), self._insecure, "connect")
-            except UsageError as error:
-                log.warning("%s: found by %s, but not connected: %s", self.name, name, error)
-                continue
-            there.add(each.address)
-        with self._state_lock:
-            before = frozenset[str]().union(*self._found_beside.values())
-            self._found_beside[name] = frozenset(there)
-            after = frozenset[str]().union(*self._found_beside.values())
-        driver = self._driver
-        if driver is not None and not self._closed:
-            for address in after - before:
-                driver.connect_data(address)
-            for address in before - after:
-                driver.post(self._hang_up_beside, address)
-
-    def _hang_up_beside(self, address: str, now: float) -> None:
-        driver = self._driver
-        if driver is not None:
-            self._core.link_forgotten(("d", address), now)
-            driver.disconnect_data(address)
-
-    def _close(self, linger: float | None) -> None:
-        # Nothing is waited for but the sockets: what is not settled stays in the journal, and leases outlive this.
-        ended, seconds = self._begin_end(linger)
-        with contextlib.suppress(WaitExpired):
-            wait(ended, seconds)
-        failure = self._driver.failure if self._driver is not None else None
-        if failure is not None:
-            raise failure
-        if self._core.unsettled:
-            log.info("%s: %s in %s", self.name, f"{counted(self._core.unsettled)} left", self._journal_path)
-
-
 class _Taken:
     """Jobs on their way into the journal; the sink resolves it."""
 
     __slots__ = ("_engine", "_indexes", "_parcel", "_source", "pack")
 
-    def __init__(self, engine: CustodyEngine, source: _Source, parcel: Parcel, indexes: list[int], pack: Pack) -> None:
+    def __init__(self, engine: CustodyEngine, source: Source, parcel: Parcel, indexes: list[int], pack: Pack) -> None:
         self._engine = engine
         self._source = source
         self._parcel = parcel
@@ -213,8 +120,8 @@ class CustodyEngine:
         self._tell_ended = ended
         common = Common(name=name, heartbeat=heartbeat, insecure=insecure)  # type: ignore[typeddict-item]
         self._sink = self._made_sink(backend, plain_backend, journal, limits, common)
-        self._front: _Source | None = None
-        self._plain_front: _Source | None = None
+        self._front: Source | None = None
+        self._plain_front: Source | None = None
         if frontend is not None:
             self._front = self._made_source(frontend, False, limits, common)
         if plain_frontend is not None:
@@ -238,24 +145,24 @@ class CustodyEngine:
     @staticmethod
     def _made_sink(
         backend: Side | None, plain_backend: Side | None, journal: Path, limits: Limits | None, common: Common
-    ) -> _Sink:
+    ) -> Sink:
         side = backend or plain_backend
         if side is None:
             raise UsageError("a streamer with a journal needs a backend, or a plain_backend")
         if backend is not None and plain_backend is not None and plain_backend.limits is not None:
             raise UsageError("plain_backend has the limits of backend: give them there")
         own = Common(**common, limits=side.limits or limits)  # type: ignore[typeddict-item]
-        return _Sink(side, plain_backend if backend else None, journal=journal, plain=backend is None, **own)
+        return Sink(side, plain_backend if backend else None, journal=journal, plain=backend is None, **own)
 
     @staticmethod
-    def _made_source(side: Side, plain: bool, limits: Limits | None, common: Common) -> _Source:
+    def _made_source(side: Side, plain: bool, limits: Limits | None, common: Common) -> Source:
         own = Common(**common, limits=side.limits or limits, codec="raw")  # type: ignore[typeddict-item]
-        made = _Source(prefetch=PREFETCH, plain=plain, **_places(side), **own)
+        made = Source(prefetch=PREFETCH, plain=plain, **places(side), **own)
         made._warned = True  # what it waits for, while it holds all it may, is the journal
         return made
 
     @property
-    def _sources(self) -> list[_Source]:
+    def _sources(self) -> list[Source]:
         return [each for each in (self._front, self._plain_front) if each is not None]
 
     @property
@@ -347,12 +254,7 @@ class CustodyEngine:
 
     def begin_close(self) -> None:
         """See `Engine`: at once, and without waiting."""
-        self._closing = True
-        for peer in (*self._sources, self._sink):
-            peer.stop()
-            if peer._driver is not None:
-                with contextlib.suppress(Exception):
-                    peer._driver.begin_close(0.0)
+        threading.Thread(target=self.close, args=(0.0,), name="zmqkit-farewell", daemon=True).start()
 
     def _fail(self, error: BaseException) -> None:
         with self._gate:
@@ -373,7 +275,7 @@ class CustodyEngine:
 
     # ---- taking over ---------------------------------------------------------------
 
-    def _pass_on(self, source: _Source) -> None:
+    def _pass_on(self, source: Source) -> None:
         """What a thread does for each source, to its end."""
         try:
             while True:
@@ -397,14 +299,14 @@ class CustodyEngine:
                 self._taking -= 1
                 self._gate.notify_all()
 
-    def _take_some(self, source: _Source) -> bool:
+    def _take_some(self, source: Source) -> bool:
         """Hand over what is here, to be stored. False: there was nothing, or no more is taken."""
         if self._failed or (source._stopped and not source._plain):
             return False  # it goes back to its pusher
         run = source._take_run(CHUNK_MESSAGES)
         if run is None:
             return False
-        for indexes, pack in _packs(run.parcel, run.indexes, source._plain):
+        for indexes, pack in packs(run.parcel, run.indexes, source._plain):
             count = self._counts[source]
             count[0] += len(pack)
             count[1] += len(pack.blob)
@@ -493,40 +395,3 @@ _PLAIN: Final = (
     "plain_backend_messages_sent",
     "plain_backend_bytes_sent",
 )
-
-
-def _places(side: Side) -> dict[str, Any]:
-    return {"bind": list(side.bind), "connect": list(side.connect), "announce": side.announce}
-
-
-def _packs(parcel: Parcel, indexes: list[int], plain: bool) -> Iterator[tuple[list[int], Pack]]:
-    """Jobs as they came, in runs of what a row takes: their ids, headers and time as they were."""
-    delivery = parcel.delivery
-    starts = [0]
-    for length in delivery.lengths:
-        starts.append(starts[-1] + length)
-    lists = plain and delivery.codec == "msgpack"  # a plain message of several frames
-    chunk: list[int] = []
-    size = 0
-
-    def pack() -> tuple[list[int], Pack]:
-        ids = {
-            at: delivery.ids.get(index) or f"{delivery.origin}-{delivery.sequence + index}"
-            for at, index in enumerate(chunk)
-        }
-        headers = {at: delivery.headers[index] for at, index in enumerate(chunk) if index in delivery.headers}
-        if lists:
-            headers = {at: {FRAMES: "several"} for at in range(len(chunk))}
-        whole = len(chunk) == len(parcel)
-        blob = delivery.blob if whole else b"".join([delivery.blob[starts[at] : starts[at + 1]] for at in chunk])
-        lengths = [delivery.lengths[at] for at in chunk]
-        return chunk, Pack(delivery.codec, delivery.sent_at, lengths, blob, ids, headers, dated=True)
-
-    for index in indexes:
-        if chunk and (len(chunk) >= CHUNK_MESSAGES or size + delivery.lengths[index] > CHUNK_BYTES):
-            yield pack()
-            chunk, size = [], 0
-        chunk.append(index)
-        size += delivery.lengths[index]
-    if chunk:
-        yield pack()

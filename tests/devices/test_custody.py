@@ -260,6 +260,23 @@ def test_sides_may_connect_too(tmp_path: Path, raw: Raw) -> None:
             assert engine.frontend_addresses == engine.backend_addresses == ()
 
 
+def test_plain_pulls_behind_a_name_are_looked_up(
+    tmp_path: Path, raw: Raw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain_pull = raw.bare(zmq.PULL)
+    plain_pull.bind("tcp://127.0.0.1:*")
+    monkeypatch.setenv("ZMQKIT_TEST_PULLS", plain_pull.getsockopt_string(zmq.LAST_ENDPOINT))
+    monkeypatch.setenv("ZMQKIT_TEST_PUSHES", "tcp://127.0.0.1:*")
+    engine = CustodyEngine(
+        name="device", frontend=Side(bind=LOCAL), backend=Side(bind=LOCAL), journal=tmp_path / "j.db",
+        plain_frontend=Side(bind="env://ZMQKIT_TEST_PUSHES"), plain_backend=Side(connect="env://ZMQKIT_TEST_PULLS"),
+    )  # fmt: skip
+    engine.open()
+    with closing_engine(engine):
+        raw.push(engine.plain_frontend_addresses[0]).send(b"a")
+        assert plain_pull.recv() == b"a"
+
+
 def test_only_plain_sides_are_a_durable_queue_between_plain_sockets(tmp_path: Path, raw: Raw) -> None:
     def engine() -> CustodyEngine:
         return CustodyEngine(
