@@ -28,7 +28,7 @@ def context() -> Iterator[zmq.Context[Any]]:
 
 
 def connected(context: zmq.Context[Any], kind: int, address: str) -> zmq.Socket[Any]:
-    made = context.socket(kind)
+    made: zmq.Socket[Any] = context.socket(kind)
     made.linger = 0
     made.rcvtimeo = made.sndtimeo = int(WAIT_S * 1000)
     made.connect(address)

@@ -28,7 +28,8 @@ from zmqkit.cli.device_file import Config
 from zmqkit.cli.device_keeper import HANG_S, Described, Keeper
 from zmqkit.cli.device_notify import Notifier
 from zmqkit.cli.outcome import Failed
-from zmqkit.devices.control import Control, Panel, check_name
+from zmqkit.devices.control import Control
+from zmqkit.devices.panel import Panel, check_name
 from zmqkit.errors import ServiceError, ZmqkitError
 
 log = logging.getLogger("zmqkit.devices")
@@ -78,11 +79,12 @@ class Daemon(Panel):
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         self._reloading = asyncio.Lock()
+        self._starting = asyncio.Semaphore(max(2, os.cpu_count() or 1))
         with self._handling():
             await self._open_control(self._config.control)
             try:
                 for spec in self._config.specs.values():
-                    self._begin(Keeper(spec, self._rng, self._hang_s))
+                    self._begin(Keeper(spec, self._rng, self._starting, self._hang_s))
                 self._soon(self._get_ready())
                 if self._notifier.watchdog_s is not None:
                     self._soon(self._beat(self._notifier.watchdog_s))
@@ -194,7 +196,7 @@ class Daemon(Panel):
             del self._keepers[name]
         fresh = [spec for name, spec in config.specs.items() if name not in self._keepers]
         for spec in fresh:
-            self._begin(Keeper(spec, self._rng, self._hang_s))
+            self._begin(Keeper(spec, self._rng, self._starting, self._hang_s))
         if config.control != self._config.control:
             await self._close_control()
             try:

@@ -12,12 +12,15 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from zmqkit.cli.device_specs import Device
 from zmqkit.cli.outcome import Stopped
-from zmqkit.devices.control import Control, DevicePanel
+from zmqkit.devices.panel import DevicePanel
 from zmqkit.errors import ZmqkitError
+
+if TYPE_CHECKING:
+    from zmqkit.devices.control import Control
 
 log = logging.getLogger("zmqkit.devices")
 
@@ -41,7 +44,11 @@ class Host:
 
     def __init__(self, device: Device, control: str | None = None) -> None:
         self._device = device
-        self._control = None if control is None else Control(device, control, name=f"{device.name}-control")
+        self._control: Control | None = None
+        if control is not None:
+            from zmqkit.devices.control import Control  # here: a server takes long to import where none is wanted
+
+            self._control = Control(device, control, name=f"{device.name}-control")
         self._work: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._error: BaseException | None = None
         self._runner = threading.Thread(target=self._run_device, name="zmqkit-device", daemon=True)

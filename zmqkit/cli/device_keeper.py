@@ -20,7 +20,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Final, Literal
 
 from zmqkit.cli.device_logs import DEVICE
@@ -65,6 +65,7 @@ class Keeper:
     Args:
         spec: what it is to be.
         rng: for the jitter of its backoff.
+        starting: as many as this lets through start at a time: many at once would each take too long.
         hang_s: what has not answered for so long is killed.
 
     Attributes:
@@ -76,7 +77,7 @@ class Keeper:
         tried: set when it has run, or failed to.
     """
 
-    def __init__(self, spec: Spec, rng: random.Random, hang_s: float = HANG_S) -> None:
+    def __init__(self, spec: Spec, rng: random.Random, starting: asyncio.Semaphore, hang_s: float = HANG_S) -> None:
         self.spec = spec
         self.state: State = "starting"
         self.paused = False
@@ -84,6 +85,7 @@ class Keeper:
         self.error = ""
         self.tried = asyncio.Event()
         self._rng = rng
+        self._starting = starting
         self._hang_s = hang_s
         self._leaving = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
@@ -198,29 +200,50 @@ class Keeper:
         failures = 0
         while not self._leaving.is_set():
             self._ready_at = 0.0
+            self.state = "starting"
+            self._up = asyncio.Event()
+            if not await self._unless_leaving(self._starting.acquire()):
+                break
+            release = asyncio.create_task(self._give_turn())
             try:
                 self.error = await self._live()
             except OSError as error:
                 self.error = f"its process cannot be started: {error.strerror or error}"
+            self._up.set()
             self.tried.set()
+            await release
             if self._leaving.is_set():
                 break
             ran_s = loop.time() - self._ready_at if self._ready_at else 0.0
             failures = 1 if ran_s >= STABLE_S else failures + 1
             delay = self._rng.uniform(0, BACKOFF.ceiling(failures))
             self._say(logging.WARNING, "%s; started again in %.2f s", self.error, delay)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(delay):
-                    await self._leaving.wait()
+            await self._unless_leaving(asyncio.sleep(delay))
             self.restarts += 1
         self.state = "ended"
         self._say(logging.INFO, "ended")
 
+    async def _unless_leaving(self, awaited: Coroutine[Any, Any, object]) -> bool:
+        """Whether this was over before it is to end; if not, it is cancelled."""
+        work = asyncio.ensure_future(awaited)
+        leaving = asyncio.ensure_future(self._leaving.wait())
+        try:
+            await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            return work.done()
+        finally:
+            work.cancel()
+            leaving.cancel()
+
+    async def _give_turn(self) -> None:
+        """Let the next one start, once this one has, or has ended."""
+        try:
+            await self._up.wait()
+        finally:
+            self._starting.release()
+
     async def _live(self) -> str:
         """From its start to its end: why it ended."""
-        self.state = "starting"
         self._failed = ""
-        self._up = asyncio.Event()
         self._rates = Rates()
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "zmqkit.cli.device_child",
@@ -276,7 +299,7 @@ class Keeper:
     def _came(self, ready: dict[str, list[str]]) -> None:
         self._ready = ready
         self._ready_at = asyncio.get_running_loop().time()
-        self._bound = self.spec.settled(frontend=ready["frontend"], backend=ready["backend"])
+        self._bound = self.spec.settled(ready["control"], frontend=ready["frontend"], backend=ready["backend"])
         self.state = "running"
         self.error = ""
         self._up.set()

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol, Self
 
 from zmqkit import devices
 from zmqkit.devices import sides
-from zmqkit.devices.control import Steered
+from zmqkit.devices.panel import Steered
 from zmqkit.devices.sides import Side
 from zmqkit.options import Heartbeat, Limits
 
@@ -58,10 +58,11 @@ class Spec:
         address: str | None = self.options.get("control")
         return address
 
-    def settled(self, **bound: Sequence[str]) -> Self:
+    def settled(self, control: Sequence[str] = (), /, **bound: Sequence[str]) -> Self:
         """The same with the ports that were bound: started again, it is where its peers look for it.
 
         Args:
+            control: where its control socket is bound.
             **bound: by the name of the side, what is bound there, in the order of its addresses.
         """
         options = dict(self.options)
@@ -71,6 +72,8 @@ class Spec:
                 limits = options[name].get("limits") if isinstance(options[name], Mapping) else None
                 options[name] = {"bind": list(addresses), "connect": list(side.connect), "announce": side.announce}
                 options[name] |= {} if limits is None else {"limits": limits}
+        if control:
+            options["control"] = control[0]
         return dataclasses.replace(self, options=options)
 
     def make(self) -> Device:
