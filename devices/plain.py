@@ -6,6 +6,7 @@ peer, high-water marks that push back (or drop, where publishers do), and nothin
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -206,8 +207,11 @@ class PlainEngine:
 
     def begin_close(self) -> None:
         self._closed = True
-        # Nothing here may wait; saying goodbye to discovery does.
-        threading.Thread(target=self.close, args=(0.0,), name="zmqkit-farewell", daemon=True).start()
+        if self._proxy is not None:
+            self._proxy.begin_close()
+        if self._watches or self._announcements:  # to say goodbye takes some time
+            with contextlib.suppress(RuntimeError):  # no threads any more: the interpreter ends
+                threading.Thread(target=self.close, args=(0.0,), name="zmqkit-farewell", daemon=True).start()
 
     def _failed(self, error: BaseException) -> None:
         if not self._closed:

@@ -126,8 +126,8 @@ class SteeredProxy:
         self._forked = False
         self._jobs_lock = threading.Lock()
         """Held by who hands over a job, and waits for it: one at a time."""
-        self._steer_lock = threading.Lock()
-        """For what follows: the other end of the control socket, and the counters."""
+        self._steer_lock = threading.RLock()
+        """For what follows: the other end of the control socket, and the counters. A finalizer may need it anywhere."""
         self._steer: zmq.Socket[bytes]
         self._running = False
         """The C loop is, or is about to be, entered."""
@@ -208,16 +208,19 @@ class SteeredProxy:
                 wait(self.ended, None if linger is None else linger + ENDING)
 
     def begin_close(self, timeout: float | None = 0.0, *, flush: float = 0.0) -> None:
-        """The same, without waiting for anything."""
+        """The same, without waiting for anything: also from a finalizer, whichever thread runs it."""
         if self._thread is None or self._forked or self.ended.done:
             return
-        with contextlib.suppress(RuntimeError):  # no threads any more: the interpreter ends
-            threading.Thread(target=self.close, args=(flush,), name="zmqkit-farewell", daemon=True).start()
+        self._jobs.append((lambda: self._end(flush), Ticket()))
+        with self._steer_lock:
+            self._interrupt()
+            for each in self._both:
+                each.open_spill()  # nobody is going to look whether it is blocked
 
     def become_forked(self) -> None:
         """This is the child of a fork: let go of the ports, or they would stay taken when the parent closes them."""
         self._forked = True
-        self._steer_lock, self._jobs_lock = threading.Lock(), threading.Lock()
+        self._steer_lock, self._jobs_lock = threading.RLock(), threading.Lock()
         for each in self._sockets or ():
             for fd, inode in each.listening:
                 with contextlib.suppress(OSError):  # it was closed before the fork
