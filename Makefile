@@ -61,6 +61,7 @@ chaos: $(READY) ## kill real processes at random, at length: make chaos KILLS=50
 	$(BIN)/python -m tests.chaos --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 	$(BIN)/python -m tests.chaos.calls --seconds $(CALLS_S) $(if $(SEED),--seed $(SEED))
 	$(BIN)/python -m tests.chaos.pubsub --seconds $(PUBSUB_S) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.chaos.pubsub --forwarder --seconds $(PUBSUB_S) $(if $(SEED),--seed $(SEED))
 
 mutants: $(READY) ## plant known bugs and see that the simulator catches each
 	$(BIN)/python -m tests.simulation --mutants --seeds $(SEEDS)

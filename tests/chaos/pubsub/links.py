@@ -84,13 +84,23 @@ class Links:
         self._thread = threading.Thread(target=self._run, name="links", daemon=True)
 
     def add(self, publisher: str, subscribers: Sequence[str]) -> None:
-        """Make the links of a publisher; call it before entering. The port of each plane is free at its host, too."""
-        for plane in ("data", "recovery"):
-            port, listeners = _listen([host_of(at) for at in range(len(subscribers))])
-            self.ports[publisher, plane] = port
+        """Make the links of a publisher; call it before entering. The port of each plane is free at its host, too.
+
+        That of recovery is the one after that of data: where forwarders bind it.
+        """
+        hosts = [host_of(at) for at in range(len(subscribers))]
+        while True:
+            port, data = _listen(hosts)
+            found = _listen_at(hosts, port + 1)
+            if found is not None:
+                break
+            for each in data:
+                each.close()
+        for plane, at, listeners in (("data", port, data), ("recovery", port + 1, found)):
+            self.ports[publisher, plane] = at
             for name, listener in zip(subscribers, listeners, strict=True):
                 listener.setblocking(False)
-                link = self._links[publisher, name, plane] = Link(listener, (HOST, port))
+                link = self._links[publisher, name, plane] = Link(listener, (HOST, at))
                 self._selector.register(listener, selectors.EVENT_READ, link)
 
     def harm(self, publisher: str, subscriber: str, plane: str, kind: Harm, seconds: float) -> None:
@@ -234,13 +244,22 @@ class Links:
 def _listen(hosts: Sequence[str]) -> tuple[int, list[socket.socket]]:
     """Listeners at one port of several hosts, which is free at `HOST`, too."""
     while True:
-        made = [socket.create_server((hosts[0], 0))]
-        port = made[0].getsockname()[1]
-        try:
-            socket.create_server((HOST, port)).close()
-            for host in hosts[1:]:
-                made.append(socket.create_server((host, port)))  # noqa: PERF401 - those made before it are closed
-            return port, made
-        except OSError:
-            for each in made:
-                each.close()
+        with socket.create_server((hosts[0], 0)) as probe:
+            port = probe.getsockname()[1]
+        found = _listen_at(hosts, port)
+        if found is not None:
+            return port, found
+
+
+def _listen_at(hosts: Sequence[str], port: int) -> list[socket.socket] | None:
+    """The same at this port; None: it is taken somewhere."""
+    made: list[socket.socket] = []
+    try:
+        socket.create_server((HOST, port)).close()
+        for host in hosts:
+            made.append(socket.create_server((host, port)))  # noqa: PERF401 - those made before it are closed
+    except (OSError, OverflowError):
+        for each in made:
+            each.close()
+        return None
+    return made

@@ -16,6 +16,12 @@ CREW = {**PUBLISHERS, **SUBSCRIBERS}
 SMALL_CREW = {"journalled": 1, "memory": 1, "inbox": 1, "cursor": 1, "live": 2}
 """The same of a short run."""
 
+FORWARDER = "forwarder-0"
+"""The process between all publishers and all subscribers, where there is one..."""
+FORWARDERS = {"forwarder": 1}
+FORWARDER_S = (0.5, 3.0)
+"""...and so often it is killed: seconds between two kills, the least and the most."""
+
 HISTORY = {"memory-0": 60, "memory-1": 2_000}
 """So many messages a publisher without a journal keeps: the first one too few for a long absence."""
 
@@ -77,32 +83,49 @@ def members(roles: dict[str, int]) -> list[str]:
     return [f"{role}-{index}" for role, count in roles.items() for index in range(count)]
 
 
-def plan(seed: int, pause_s: tuple[float, float]) -> Iterator[Step | LinkStep]:
+def plan(seed: int, pause_s: tuple[float, float], *, forwarder: bool = False) -> Iterator[Step | LinkStep]:
     """Rounds without end: each kills every process once, stops some, and breaks twice as many links, in any order.
 
     Args:
         seed: what the plan follows from.
         pause_s: how long to wait before each step: the least and the most.
+        forwarder: there is one between, which is killed after every few steps, and stopped now and then.
     """
     rng = random.Random(seed)
     everybody = members(CREW)
     while True:
         steps: list[Step | LinkStep] = [_step(rng, name, "kill", pause_s) for name in everybody]
         steps += [_step(rng, name, "stop", pause_s) for name in rng.sample(everybody, len(everybody) // 2)]
-        steps += [_link_step(rng, pause_s, CREW) for _ in range(2 * len(everybody))]
+        steps += [_link_step(rng, pause_s, CREW, forwarder) for _ in range(2 * len(everybody))]
+        if forwarder:
+            steps += [_step(rng, FORWARDER, "stop", pause_s)]
         rng.shuffle(steps)
-        yield from steps
+        yield from _with_kills_of_the_forwarder(rng, steps, pause_s) if forwarder else steps
 
 
-def short_plan(seed: int, pause_s: tuple[float, float]) -> list[Step | LinkStep]:
+def short_plan(seed: int, pause_s: tuple[float, float], *, forwarder: bool = False) -> list[Step | LinkStep]:
     """A little of everything: of each role of the small crew one is killed."""
     rng = random.Random(seed)
     ones = [f"{role}-{rng.randrange(count)}" for role, count in SMALL_CREW.items()]
     steps: list[Step | LinkStep] = [_step(rng, name, "kill", pause_s) for name in ones]
     steps += [_step(rng, name, "stop", pause_s) for name in rng.sample(ones, 2)]
-    steps += [_link_step(rng, pause_s, SMALL_CREW) for _ in range(6)]
+    steps += [_link_step(rng, pause_s, SMALL_CREW, forwarder) for _ in range(6)]
     rng.shuffle(steps)
+    for at in (9, 6, 3) if forwarder else ():
+        steps.insert(at, _step(rng, FORWARDER, "kill", pause_s))
     return steps
+
+
+def _with_kills_of_the_forwarder(
+    rng: random.Random, steps: list[Step | LinkStep], pause_s: tuple[float, float]
+) -> Iterator[Step | LinkStep]:
+    left = rng.uniform(*FORWARDER_S)
+    for step in steps:
+        left -= step.pause_s
+        if left <= 0:
+            left = rng.uniform(*FORWARDER_S)
+            yield _step(rng, FORWARDER, "kill", pause_s)
+        yield step
 
 
 def _step(rng: random.Random, name: str, kind: Literal["kill", "stop"], pause_s: tuple[float, float]) -> Step:
@@ -119,13 +142,20 @@ def _step(rng: random.Random, name: str, kind: Literal["kill", "stop"], pause_s:
     )
 
 
-def _link_step(rng: random.Random, pause_s: tuple[float, float], crew: dict[str, int]) -> LinkStep:
+def _link_step(
+    rng: random.Random, pause_s: tuple[float, float], crew: dict[str, int], forwarder: bool = False
+) -> LinkStep:
     kinds: tuple[LinkHarm, ...] = ("cut", "cut", "cut", "stall", "deafen", "silence")
     planes: tuple[Plane, ...] = ("data", "data", "recovery", "both")
+    pause = rng.uniform(*pause_s)
+    publisher = rng.choice([each for each in members(crew) if each in members(PUBLISHERS)])
+    subscriber = rng.choice([each for each in members(crew) if each in members(SUBSCRIBERS)])
+    if forwarder:  # on one side of it
+        publisher, subscriber = rng.choice([(publisher, FORWARDER), (FORWARDER, subscriber)])
     return LinkStep(
-        pause_s=rng.uniform(*pause_s),
-        publisher=rng.choice([each for each in members(crew) if each in members(PUBLISHERS)]),
-        subscriber=rng.choice([each for each in members(crew) if each in members(SUBSCRIBERS)]),
+        pause_s=pause,
+        publisher=publisher,
+        subscriber=subscriber,
         plane=rng.choice(planes),
         kind=rng.choice(kinds),
         away_s=rng.uniform(*rng.choice(BROKEN_S)),

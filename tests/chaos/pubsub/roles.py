@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import logging
 import time
 from typing import Any
 
@@ -21,6 +22,8 @@ from tests.chaos.history import History
 from tests.chaos.process import Process, main
 from tests.chaos.pubsub.plan import BOUND_S, HISTORY, INTERVAL_S, PATTERNS, REST, TOPICS
 from zmqkit import events
+from zmqkit.devices.forwarding import ForwardEngine
+from zmqkit.devices.sides import Side
 
 HEARTBEAT = zmqkit.Heartbeat(interval=INTERVAL_S, liveness=round(BOUND_S / INTERVAL_S))
 BIND_S = 20.0
@@ -322,5 +325,50 @@ class Applied(Subscribe):
             raise RuntimeError("to see that it is rolled back, and comes again")
 
 
+class Forward(Process):
+    """The forwarder; its address is what it binds, and then those of all publishers."""
+
+    def __call__(self) -> None:
+        """Forward until told to finish."""
+        deadline = time.monotonic() + BIND_S
+        while True:
+            engine = self._make()
+            try:
+                engine.open()
+                break
+            except zmqkit.AddressInUse:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+        self.closed = False
+        self.stats = engine.stats
+        self.follow_the_leash(self)
+        self.tell(f"open {self.address}")
+        while not self.finish.wait(0.05):
+            if engine.stats()["sessions"] and engine.stats()["backend_messages_sent"]:
+                self.busy()
+        engine.close(1.0)
+        self.tell("done")
+
+    def _make(self) -> ForwardEngine:
+        bind, *connect = self.address.split(",")
+        return ForwardEngine(
+            name=f"{self.name}.{self.life}",
+            frontend=Side(connect=connect),
+            backend=Side(bind=bind),
+            heartbeat=HEARTBEAT,
+            ended=lambda error: logging.error("the forwarder ended by itself: %r", error),
+        )
+
+
 if __name__ == "__main__":
-    main({"journalled": Publish, "memory": Publish, "inbox": Applied, "cursor": Cursor, "live": Live})
+    main(
+        {
+            "journalled": Publish,
+            "memory": Publish,
+            "inbox": Applied,
+            "cursor": Cursor,
+            "live": Live,
+            "forwarder": Forward,
+        }
+    )

@@ -15,7 +15,19 @@ from tests.chaos.fleet import Fleet
 from tests.chaos.history import History
 from tests.chaos.plan import Step
 from tests.chaos.pubsub.links import HOST, Links, host_of
-from tests.chaos.pubsub.plan import CREW, PUBLISHERS, REST, SMALL_CREW, SUBSCRIBERS, LinkStep, members, plan, short_plan
+from tests.chaos.pubsub.plan import (
+    CREW,
+    FORWARDER,
+    FORWARDERS,
+    PUBLISHERS,
+    REST,
+    SMALL_CREW,
+    SUBSCRIBERS,
+    LinkStep,
+    members,
+    plan,
+    short_plan,
+)
 from tests.chaos.pubsub.reader import Verdict, judge
 
 BEGIN_S = 40.0
@@ -67,7 +79,8 @@ class Outcome:
     def table(self) -> str:
         """For people."""
         verdict = self.verdict
-        rows: list[tuple[str, int | float]] = [(f"kills of {role}", self.kills[role]) for role in CREW]
+        roles = [role for role in (*CREW, *FORWARDERS) if role in CREW or self.kills[role]]
+        rows: list[tuple[str, int | float]] = [(f"kills of {role}", self.kills[role]) for role in roles]
         rows += [("stops", self.stops.total())]
         rows += [(f"links: {kind}", count) for kind, count in sorted(self.links.items())]
         rows += [
@@ -103,6 +116,7 @@ def run(
     seconds: float | None = None,
     pause_s: tuple[float, float] = (0.05, 0.6),
     plant: str = "",
+    forwarder: bool = False,
     say: Callable[[str], object] = str,
 ) -> Outcome:
     """Do harm for a while, and judge.
@@ -113,6 +127,7 @@ def run(
         seconds: how long harm is done. None: a short plan, a little of everything, with fewer processes.
         pause_s: between two steps, the least and the most.
         plant: a bug to plant, that the reader must find.
+        forwarder: put one between all publishers and all subscribers, and kill it every few seconds.
         say: told what is done.
 
     Raises:
@@ -126,19 +141,27 @@ def run(
     subscribers = [each for each in members(crew) if each in members(SUBSCRIBERS)]
     links = Links()
     for name in publishers:
-        links.add(name, subscribers)
+        links.add(name, [FORWARDER] if forwarder else subscribers)
+    if forwarder:
+        links.add(FORWARDER, subscribers)
+        crew = {**crew, **FORWARDERS}
     name = f"chaos-{secrets.token_hex(4)}"
     program = "tests.chaos.pubsub.roles"
     with links, Fleet(folder, name, seed, plant, crew=crew, program=program, first=(), note=note) as fleet:
         for member in fleet.members:
             if member.name in publishers:
                 member.address = _addresses(links, member.name)
+            elif member.name == FORWARDER:
+                there = [f"tcp://{host_of(0)}:{links.ports[each, 'data']}" for each in publishers]
+                member.address = ",".join([f"tcp://{HOST}:{links.ports[FORWARDER, 'data']}", *there])
             else:
                 at = host_of(subscribers.index(member.name))
-                member.address = ",".join(f"tcp://{at}:{links.ports[each, 'data']}" for each in publishers)
+                called = [FORWARDER] if forwarder else publishers
+                member.address = ",".join(f"tcp://{at}:{links.ports[each, 'data']}" for each in called)
             fleet.start(member, member.address)
         fleet.wait(lambda: all(each.told("busy") for each in fleet.members), BEGIN_S, "all processes to be at work")
-        steps: Iterable[Step | LinkStep] = short_plan(seed, pause_s) if seconds is None else plan(seed, pause_s)
+        drawn = short_plan if seconds is None else plan
+        steps: Iterable[Step | LinkStep] = drawn(seed, pause_s, forwarder=forwarder)
         harm_began = time.monotonic()
         for step in steps:
             if seconds is not None and time.monotonic() - harm_began >= seconds:
@@ -161,7 +184,7 @@ def run(
         resting = time.monotonic()
         _rest(fleet, folder, say)
         rested = time.monotonic()
-        for role in (*SUBSCRIBERS, *PUBLISHERS):
+        for role in (*SUBSCRIBERS, *PUBLISHERS, *(FORWARDERS if forwarder else ())):
             fleet.finish(role, END_S)
         complaints = fleet.complaints()
     verdict = judge(folder)

@@ -71,6 +71,17 @@ def test_nothing_is_lost_in_silence_whoever_is_killed_and_whatever_is_cut(tmp_pa
             assert kind in {each.split(":")[0] for each in judge(copy).violations}, doctor.__name__
 
 
+@pytest.mark.slow
+def test_nothing_is_lost_in_silence_with_a_forwarder_between_that_is_killed_again_and_again(tmp_path: Path) -> None:
+    print(f"seed {SEED}; the same at length: python -m tests.chaos.pubsub --forwarder --seed {SEED} --verbose")
+    outcome = run(SEED, tmp_path, pause_s=(0.05, 0.4), forwarder=True, say=print)
+    print(outcome.table())
+    assert outcome.failures == []
+    assert outcome.kills["forwarder"] == 3
+    assert outcome.verdict.replayed > 0
+    assert outcome.verdict.owed > outcome.verdict.published
+
+
 def last_life(folder: Path) -> tuple[Path, list[str], list[int]]:
     """What the newest life of a subscriber to all got; and which lines of it are messages of the journal."""
     path = max(folder.glob("live-0.*.received"), key=lambda path: int(path.name.split(".")[1]))
