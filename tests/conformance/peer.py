@@ -15,7 +15,7 @@ from typing import Any, Self
 import msgpack
 import zmq
 
-HELLO, WELCOME, REFUSED, LOST, DATA, STATE, PING, PONG, RESUME, GOODBYE = range(1, 11)  # 2.2
+HELLO, WELCOME, REFUSED, LOST, DATA, STATE, PING, PONG, RESUME, GOODBYE, GONE, LISTEN, MORE = range(1, 14)  # 2.2
 DELIVER, SETTLE, SETTLED, HELD = range(1, 5)  # 7
 NACK, REJECT, RELEASE, ISOLATE = range(1, 5)  # 7.3
 
@@ -37,6 +37,7 @@ class RawPeer:
         log: headers received, in order.
         refused: code and reason, if it was.
         over: why the session ended, if it did.
+        listening: a device said that HELLO comes from the other side, over the connection that we made (15.1).
     """
 
     role = ""
@@ -55,9 +56,12 @@ class RawPeer:
         self.log: list[list[Any]] = []
         self.refused: tuple[str, str] | None = None
         self.over: str | None = None
+        self.listening = False
         self.about: dict[str, Any] = {}
         self.other: dict[str, Any] = {}
         self.session = b""
+        self.is_greeted = self.binds
+        """HELLO comes from the other side: the session is its to resume."""
         self.welcomed = False
         self.link = b""
         self.attempt = 0
@@ -97,8 +101,11 @@ class RawPeer:
         self.socket.close(0)
         self.socket = self._open()
         self.socket.connect(self.address)
-        self.welcomed = False
-        self.say_hello(resume=True)
+        self.welcomed = self.listening = False
+        if self.is_greeted:
+            self.knock()
+        else:
+            self.say_hello(resume=True)
 
     # ---- out ------------------------------------------------------------------------
 
@@ -120,7 +127,7 @@ class RawPeer:
             "role": self.role,
             "instance": self.instance,
             "session": self.session,
-            "attempt": self.taken_attempt if self.binds else self.attempt,
+            "attempt": self.taken_attempt if self.is_greeted else self.attempt,
             "resume": resume,
             "heard": self.heard,
             "sent": self.sent,
@@ -135,6 +142,12 @@ class RawPeer:
             self.session = os.urandom(8)
         self.attempt += 1
         self._put([HELLO, self._greeting(resume)], [])
+
+    def knock(self) -> None:
+        """15.1: the session is the other side's to resume; LISTEN will answer this HELLO."""
+        self.attempt += 1
+        new = {"session": os.urandom(8), "attempt": self.attempt, "heard": 0, "sent": 0}
+        self._put([HELLO, {**self._greeting(False), **new}], [])
 
     def send(self, body: list[bytes], messages: int) -> int:
         """4.1; the caller minds the credit (5.2)."""
@@ -186,6 +199,8 @@ class RawPeer:
             self._take_welcome(header[1])
         elif kind == REFUSED:
             self.refused = (header[1], header[2])
+        elif kind in (GONE, LISTEN, MORE):
+            self._take_from_device(kind)
         elif header[1] != self.session or link != self.link:
             pass  # stray
         elif kind == LOST:
@@ -205,7 +220,18 @@ class RawPeer:
                 self.say_ping()
             self.step()
 
+    def _take_from_device(self, kind: int) -> None:
+        """15.1; to have one connection where MORE says more is to reach one peer where there are more."""
+        assert not self.binds
+        if kind == GONE:
+            self.reconnect()
+        elif kind == LISTEN and not self.listening:
+            self.listening = True
+            if not self.is_greeted:
+                self.is_greeted, self.session = True, b""
+
     def _take_hello(self, link: bytes, said: dict[str, Any]) -> None:
+        assert self.binds or self.listening
         if said["session"] == self.session:
             if said["attempt"] <= self.taken_attempt:
                 return  # 3.3

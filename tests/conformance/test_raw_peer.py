@@ -15,6 +15,7 @@ import pytest
 import zmqkit
 from tests.conformance import peer as raw
 from tests.conformance.peer import RawPuller, RawPusher
+from tests.protocol.switch import Switch
 from zmqkit import Backoff, Heartbeat
 from zmqkit.journal import SqliteJournal
 from zmqkit.patterns.pipeline.rows import DeadRow
@@ -352,3 +353,51 @@ def test_the_raw_peer_uses_nothing_of_zmqkit() -> None:
     assert not re.search(
         r"^\s*(from|import) (?!__future__|collections|os|time|types|typing|msgpack|zmq\b)", source, re.M
     )
+
+
+# ---- with a device between ------------------------------------------------------------------
+
+
+def settle_all(puller: RawPuller, count: int) -> None:
+    """Take and ack until so many came, and all acks are heard."""
+
+    def work() -> bool:
+        if puller.held:
+            puller.settle(list(puller.held), [])
+        return len(puller.deliveries) == count and not puller.kept
+
+    puller.until(work)
+
+
+def test_a_raw_puller_is_told_that_its_way_through_a_switch_is_gone_and_resumes_over_another(
+    pusher: zmqkit.Pusher,
+) -> None:
+    with Switch("pull", "push", [pusher.addresses[0]]) as switch, RawPuller(connect=switch.front) as puller:
+        pusher.send_many(range(10))
+        settle_all(puller, 10)
+        assert raw.MORE in [header[0] for header in puller.log]
+        for _ in range(110):  # enough for the pusher to close the connection that the switch made (1.1)
+            puller._session_frame(raw.DATA)
+        puller.until(lambda: raw.GONE in [header[0] for header in puller.log])
+        pusher.send_many(range(10, 20))
+        settle_all(puller, 20)
+        assert [body for body, _ in puller.deliveries] == list(range(20))
+    assert pusher.stats()["sessions_opened"] == 1
+    assert pusher.stats()["sessions_resumed"] == 1
+
+
+def test_a_raw_puller_that_dials_where_acceptors_are_is_told_to_listen_and_answers_hello() -> None:
+    with (
+        Switch("push", "pull", []) as switch,
+        RawPuller(connect=switch.back) as puller,
+        zmqkit.Pusher(connect=switch.front, heartbeat=PATIENT, linger=0) as pusher,
+    ):
+        puller.until(lambda: puller.listening and puller.welcomed)
+        pusher.send_many(range(10))
+        settle_all(puller, 10)
+        puller.reconnect()
+        puller.until(lambda: puller.listening)
+        pusher.send_many(range(10, 20))
+        settle_all(puller, 20)
+        assert [body for body, _ in puller.deliveries] == list(range(20))
+        assert pusher.stats()["sessions_lost"] == 0

@@ -5,7 +5,6 @@ The device's own tests are elsewhere: here it is what peers owe a device, whiche
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,40 +14,11 @@ from typing import Any
 import pytest
 
 import zmqkit
+from tests.protocol.switch import ANY, BEAT, Switch
 from zmqkit.address import bare
-from zmqkit.devices.switch import SwitchCore
 from zmqkit.events import PeerFound
-from zmqkit.options import Heartbeat
-from zmqkit.transport.iothread import IoThread
 
-ANY = "tcp://127.0.0.1:*"
-BEAT = Heartbeat(0.3, 3)
 PATIENCE_S = 20.0
-
-
-class Switch:
-    """A switch in a thread.
-
-    Attributes:
-        front: where initiators dial.
-        back: where acceptors dial, if they do.
-    """
-
-    def __init__(self, initiators: str, acceptors: str, dialled: list[str], *, front: str = ANY) -> None:
-        core = SwitchCore(
-            name="between", sides=("frontend", "backend"), roles=({initiators}, {acceptors}), dialled=dialled,
-            open_ended=not dialled, rng=random.SystemRandom(),
-        )  # fmt: skip
-        self._driver = IoThread(core, name="between", heartbeat=BEAT, binds=[front, *([] if dialled else [ANY])])
-        self._driver.start()
-        self.front, *back = self._driver.addresses
-        self.back = back[0] if back else ""
-        self._driver.submit(core.bound_at, (self.front,), tuple(back))
-        for address in dialled:
-            self._driver.connect(address)
-
-    def close(self) -> None:
-        self._driver.close(1.0)
 
 
 @pytest.fixture(params=["acceptors that bind", "acceptors that dial"])
