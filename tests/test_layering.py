@@ -213,6 +213,7 @@ def is_pure(module: str) -> bool:
 
 PATTERN_FACES = {
     "sync", "aio", "sending", "bulk", "taking", "jobs", "custody", "worker", "worker_aio",
+    "executing", "children", "beside", "pace",
     "arrivals", "calling", "reply", "stream", "request", "handling", "elsewhere", "crew", "tasks", "loops", "hosting",
     "effects",    "serving", "serving_aio",
     "publishing", "subscribing", "messages", "handlers", "positions", "endpoints", "places",

@@ -54,6 +54,7 @@ This module imports nothing of zmqkit but `zmqkit.checks`.
 
 from __future__ import annotations
 
+import functools
 import typing
 
 from zmqkit import checks
@@ -80,6 +81,9 @@ class Retry(ZmqkitError):
         super().__init__(checks.text("reason", reason))
         self.delay = None if delay is None else checks.delay(delay)
         self.reason = reason
+
+    def __reduce__(self) -> typing.Any:
+        return functools.partial(Retry, delay=self.delay, reason=self.reason), ()  # from another process
 
 
 class Reject(ZmqkitError):

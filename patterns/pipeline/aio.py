@@ -5,6 +5,7 @@ The classes bear the names of the sync face, and their docstrings say what diffe
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import inspect
 import logging
@@ -17,10 +18,13 @@ import anyio
 import anyio.to_thread
 from typing_extensions import TypeVar, Unpack
 
-from zmqkit.errors import Unsettled
+from zmqkit.errors import Closed, Unsettled
 from zmqkit.options import Backoff, Durability, OnError, Point
 from zmqkit.patterns.pipeline.bulk import Bulk, cause_of
+from zmqkit.patterns.pipeline.children import late
+from zmqkit.patterns.pipeline.executing import Hands, check_places, executing
 from zmqkit.patterns.pipeline.jobs import BatchBase, JobBase, Run
+from zmqkit.patterns.pipeline.pace import Pace
 from zmqkit.patterns.pipeline.sending import (
     Headers,
     Outgoing,
@@ -260,9 +264,10 @@ class Puller(PullerBase, Peer, Generic[T]):
         on_error: OnError = "nack",
         max_lease: float = 3600.0,
         plain: bool = False,
+        rate: float | None = None,
         **common: Unpack[Common],
     ) -> None:
-        super().__init__(addresses, prefetch, on_error, max_lease, plain, common)
+        super().__init__(addresses, prefetch, on_error, max_lease, plain, rate, common)
 
     @overload
     async def receive(self) -> Job[T]: ...
@@ -272,15 +277,45 @@ class Puller(PullerBase, Peer, Generic[T]):
         """Take the next job. See `zmqkit.Puller.receive`. Cancelled, no job is lost."""
         if self._driver is None:
             await self._start_async()
+        pace = self._pace
+        if pace is None:
+            job: Job[T] | None = None if self._stopped else self._take()
+            if job is not None:
+                return job
+            return await self._receive(deadline_of(timeout))
+        deadline = deadline_of(timeout)
+        if not await self._await_turn(pace, deadline):
+            return None
+        found: Job[T] | None = None
+        try:
+            found = await self._receive(deadline)
+        finally:
+            if found is None:
+                pace.give_back()
+        return found
+
+    async def _receive(self, deadline: float | None) -> Job[T] | None:
         job: Job[T] | None = None if self._stopped else self._take()
         if job is not None:
             return job
-        deadline = deadline_of(timeout)
         while await self._wait_for_job(deadline):
             job = self._take()
             if job is not None or left_of(deadline) == 0:
                 return job
         raise self._ended()
+
+    async def _await_turn(self, pace: Pace, deadline: float | None) -> bool:
+        """Sleep until the next job may be taken, or the puller is stopped. False: that is too late."""
+        turn = pace.reserve()
+        try:
+            while seconds := pace.pause(turn, deadline):
+                if self._stopped or self._closed:
+                    return True  # what comes next finds it out
+                await anyio.sleep(seconds)
+        except BaseException:
+            pace.give_back()
+            raise
+        return seconds is not None
 
     async def _wait_for_job(self, deadline: float | None) -> bool:
         """Wait until something came, or out of time. False: closed or stopped."""
@@ -308,7 +343,11 @@ class Puller(PullerBase, Peer, Generic[T]):
 
     async def _next_batch(self, most: int, wait: float) -> Batch[T] | None:
         """None: closed or stopped."""
+        pace, its_turn = self._pace, False
         while not self._stopped:
+            if pace is not None and not its_turn:
+                its_turn = await self._await_turn(pace, None)
+                continue  # it may be stopped by now
             taken: list[Run] = []
             try:
                 await self._fill_waiting(taken, most, wait)
@@ -318,7 +357,10 @@ class Puller(PullerBase, Peer, Generic[T]):
                 self._give_back(taken)
                 raise
             if taken:
-                return Batch(self, taken)
+                batch: Batch[T] = Batch(self, taken)
+                if pace is not None:
+                    pace.more(len(batch) - 1)
+                return batch
             if self._closed or not await self._wait_for_job(None):
                 break
         return None
@@ -330,8 +372,11 @@ class Puller(PullerBase, Peer, Generic[T]):
         *,
         tasks: int = 1,
         threads: int = 1,
+        processes: int = 0,
+        executor: concurrent.futures.Executor | None = None,
         batch: int | None = None,
         wait: float = 0.05,
+        time_limit: float | None = None,
     ) -> None:
         """Handle jobs until `stop`, SIGINT or SIGTERM; what is being handled is finished first.
 
@@ -340,28 +385,36 @@ class Puller(PullerBase, Peer, Generic[T]):
                 `Job` if its parameter is annotated so.
             tasks: how many coroutine handlers run at a time.
             threads: how many plain handlers run at a time.
+            processes: run plain handlers in so many processes; see `zmqkit.Puller.run`.
+            executor: run plain handlers there, `threads` at a time; see `zmqkit.Puller.run`.
             batch: hand over lists of up to so many bodies (or a `Batch`, by annotation) instead.
             wait: seconds to wait for a batch to fill.
+            time_limit: seconds that a handler may take; a coroutine is then cancelled. See `zmqkit.Puller.run`.
+
+        Raises:
+            UsageError: as there.
         """
         check_handler(handler, coroutines=True, yields=False)
         check_run(batch, wait, tasks=tasks, threads=threads)
-        at_a_time = tasks if inspect.iscoroutinefunction(handler) else threads
-        limiter = anyio.CapacityLimiter(at_a_time)
         whole = takes(handler, BatchBase if batch is not None else JobBase)
+        limit = check_places(handler, processes, executor, time_limit, whole=whole)
+        at_a_time = tasks if inspect.iscoroutinefunction(handler) else processes or threads
+        limiter = anyio.CapacityLimiter(at_a_time)
 
-        async def loop() -> None:
+        async def loop(run: Callable[..., object]) -> None:
             if batch is not None:
                 async for each in self.batches(batch, wait):
                     async with each:
-                        await call(handler, each if whole else each.bodies, limiter)
+                        await call_within(limit, run, each if whole else each.bodies, limiter)
             else:
                 async for job in self:
                     async with job:
-                        await call(handler, job if whole else job.body, limiter)
+                        await call_within(limit, run, job if whole else job.body, limiter)
 
         with stop_on_signals(self):  # first: a signal while it opens counts, too
             await self._start_async()
-            await run_tasks(loop, at_a_time, self)
+            with executing(handler, processes, executor, limit) as run:
+                await run_tasks(lambda: loop(run), at_a_time, self)
 
     async def _close(self, linger: float | None) -> None:
         assert self._driver is not None
@@ -386,6 +439,11 @@ class _Jobs(Generic[T]):
 
     async def __anext__(self) -> Job[T]:
         puller = self._puller
+        if puller._pace is not None:
+            try:
+                return await puller.receive()
+            except Closed:
+                raise StopAsyncIteration from None
         self._left -= 1
         item = self._item
         if item is not None and self._left and not puller._stopped:
@@ -436,3 +494,15 @@ class _Batches(Generic[T]):
         if batch is None:
             raise StopAsyncIteration
         return batch
+
+
+async def call_within(
+    limit: float | None, handler: Callable[..., object], argument: object, limiter: anyio.CapacityLimiter
+) -> object:
+    """Call a handler; a coroutine is cancelled when its time is over, others see to it themselves."""
+    if limit is None or not inspect.iscoroutinefunction(handler):
+        return await call(handler, argument, limiter, abandon=isinstance(handler, Hands))
+    with anyio.move_on_after(limit) as scope:
+        return await call(handler, argument, limiter)
+    assert scope.cancelled_caught
+    raise late(limit, "and was cancelled")

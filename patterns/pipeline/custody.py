@@ -6,6 +6,7 @@ dies before, the input comes again elsewhere and its outputs bear the same ids, 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import threading
@@ -19,6 +20,7 @@ from zmqkit.errors import Closed, Full, UsageError
 from zmqkit.events import Event
 from zmqkit.options import OnError
 from zmqkit.patterns.pipeline import wire
+from zmqkit.patterns.pipeline.executing import check_places, executing
 from zmqkit.patterns.pipeline.jobs import JobBase
 from zmqkit.patterns.pipeline.sending import CHUNK_MESSAGES, PusherBase
 from zmqkit.patterns.pipeline.taking import outputs_of, takes
@@ -120,8 +122,9 @@ class WorkerParts:
     """A worker's settings, and its work without the waiting."""
 
     def __init__(
-        self, handler: Callable[..., object], at_a_time: int, batch: int | None, on_error: OnError, common: Common
-    ) -> None:
+        self, handler: Callable[..., object], at_a_time: int, batch: int | None, on_error: OnError, processes: int,
+        time_limit: float | None, common: Common,
+    ) -> None:  # fmt: skip
         for name in ("bind", "connect", "announce"):
             if name in common:
                 raise UsageError(
@@ -129,16 +132,26 @@ class WorkerParts:
                     f"give source=Puller(..., {name}=...) or sink=Pusher(..., {name}=...)"
                 )
         self.handler = handler
+        self.call = handler
+        """What to call in its place, while it runs elsewhere, or under a time limit."""
         self.at_a_time = at_a_time
         self.batch = batch
         self.on_error: OnError = on_error
         self.whole = takes(handler, JobBase)
+        self.processes = processes
+        self.time_limit = check_places(handler, processes, None, time_limit, whole=self.whole and batch is None)
         self.idle = threading.Event()
         """Set while no input waits for its outputs."""
         self.idle.set()
         self.on_idle: Callable[[], None] = lambda: None
         self._custodies: dict[int, Custody] = {}
         self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def executing(self) -> Iterator[None]:
+        """So long handlers run where they are to run."""
+        with executing(self.handler, self.processes, None, self.time_limit) as self.call:
+            yield
 
     def argument(self, job: JobBase[Any]) -> object:
         """What the handler gets."""
@@ -202,12 +215,12 @@ class TwoSided:
     """When it was told to stop, on the monotonic clock; 0 before."""
 
     def __init__(
-        self, handler: Callable[..., object], at_a_time: int, batch: int | None, on_error: OnError, source: Any,
-        sink: Any, common: Common,
+        self, handler: Callable[..., object], at_a_time: int, batch: int | None, on_error: OnError, processes: int,
+        time_limit: float | None, source: Any, sink: Any, common: Common,
     ) -> None:  # fmt: skip
         own_source, own_sink = isinstance(source, self._puller), isinstance(sink, self._pusher)
         check_sides(own_source, own_sink or sink is None, on_error, common)
-        self._parts = WorkerParts(handler, at_a_time, batch, on_error, common)
+        self._parts = WorkerParts(handler, at_a_time, batch, on_error, processes, time_limit, common)
         self._source = (
             source if own_source else self._puller(*checks.several("source", source), on_error=on_error, **common)
         )

@@ -18,6 +18,7 @@ from zmqkit import checks
 from zmqkit.errors import AlreadySettled, Closed, Forked, Reject, Retry, UsageError
 from zmqkit.options import OnError
 from zmqkit.patterns.pipeline import wire
+from zmqkit.patterns.pipeline.children import NotTried
 from zmqkit.patterns.pipeline.puller import Parcel, PullerCore
 from zmqkit.transport.tickets import Ticket
 
@@ -125,8 +126,8 @@ class JobBase(Generic[T]):
             if self.outcome is None:
                 self._ack()
             return False
-        if not isinstance(error, Exception):
-            # Cancelled, interrupted, exiting: nobody's failure.
+        if not isinstance(error, Exception) or isinstance(error, NotTried):
+            # Cancelled, interrupted, exiting, or not begun: nobody's failure.
             if self.outcome is None:
                 self._release()
             return False
@@ -261,7 +262,7 @@ class BatchBase(Generic[T]):
             if self.outcome is None:
                 self._ack()
             return False
-        if not isinstance(error, Exception):
+        if not isinstance(error, Exception) or isinstance(error, NotTried):
             for job in self._jobs:
                 if job.outcome is None:
                     job._release()

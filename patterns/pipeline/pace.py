@@ -31,6 +31,19 @@ class Pace:
             self._next = turn + self._interval
             return turn
 
+    def pause(self, turn: float, deadline: float | None) -> float | None:
+        """How long to sleep before a reserved turn is looked at again; 0: it has come. None: it comes too late, and was
+        given back."""
+        now = time.monotonic()
+        if turn <= now:
+            return 0.0
+        if deadline is None:
+            return min(turn - now, LOOK)
+        if deadline <= now:
+            self.give_back()
+            return None
+        return min(turn - now, LOOK, deadline - now)
+
     def more(self, turns: int) -> None:
         """So many turns were used at once, beyond the one that was reserved: the next comes as much later."""
         with self._lock:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Generic, Self, overload
 
 from typing_extensions import TypeVar, Unpack
 
-from zmqkit.errors import (
-    Unsettled,
-)
+from zmqkit.errors import Closed, Unsettled
 from zmqkit.options import Backoff, Durability, OnError, Point
 from zmqkit.patterns.pipeline.bulk import Bulk, cause_of
+from zmqkit.patterns.pipeline.executing import check_places, executing
 from zmqkit.patterns.pipeline.jobs import BatchBase, JobBase, Run
+from zmqkit.patterns.pipeline.pace import Pace
 from zmqkit.patterns.pipeline.sending import (
     Headers,
     Outgoing,
@@ -311,6 +313,7 @@ class Puller(PullerBase, Peer, Generic[T]):
             nobody keeps them elsewhere: one that fails is tried again here, 20 times at most, one that is rejected is
             told by `JobDead` and gone, and what is not settled when this puller ends is lost. ``prefetch`` is for each
             address. Ids are made up here.
+        rate: how many jobs are taken a second at most, evenly, by all threads together; None: as many as come.
         **common: see `Common`.
     """
 
@@ -324,9 +327,10 @@ class Puller(PullerBase, Peer, Generic[T]):
         on_error: OnError = "nack",
         max_lease: float = 3600.0,
         plain: bool = False,
+        rate: float | None = None,
         **common: Unpack[Common],
     ) -> None:
-        super().__init__(addresses, prefetch, on_error, max_lease, plain, common)
+        super().__init__(addresses, prefetch, on_error, max_lease, plain, rate, common)
 
     @overload
     def receive(self) -> Job[T]: ...
@@ -341,15 +345,45 @@ class Puller(PullerBase, Peer, Generic[T]):
         Raises:
             Closed: the puller was closed, or stopped.
         """
+        pace = self._pace
+        if pace is None:
+            job: Job[T] | None = None if self._stopped else self._take()
+            if job is not None:
+                return job
+            return self._receive(deadline_of(timeout))
+        deadline = deadline_of(timeout)
+        if not self._await_turn(pace, deadline):
+            return None
+        found: Job[T] | None = None
+        try:
+            found = self._receive(deadline)
+        finally:
+            if found is None:
+                pace.give_back()
+        return found
+
+    def _receive(self, deadline: float | None) -> Job[T] | None:
         job: Job[T] | None = None if self._stopped else self._take()
         if job is not None:
             return job
-        deadline = deadline_of(timeout)
         while self._wait_for_job(deadline):
             job = self._take()
             if job is not None or left_of(deadline) == 0:
                 return job
         raise self._ended()
+
+    def _await_turn(self, pace: Pace, deadline: float | None) -> bool:
+        """Sleep until the next job may be taken, or the puller is stopped. False: that is too late."""
+        turn = pace.reserve()
+        try:
+            while seconds := pace.pause(turn, deadline):
+                if self._stopped or self._closed:
+                    return True  # what comes next finds it out
+                time.sleep(seconds)
+        except BaseException:
+            pace.give_back()
+            raise
+        return seconds is not None
 
     def _wait_for_job(self, deadline: float | None) -> bool:
         """Block until something came, or out of time. False: closed or stopped."""
@@ -367,6 +401,9 @@ class Puller(PullerBase, Peer, Generic[T]):
         """
         make = self._job
         mailbox = self._open_driver.mailbox
+        if self._pace is not None:
+            yield from self._paced()
+            return
         while not self._stopped:
             item = self._first_item()
             if item is None:
@@ -396,6 +433,11 @@ class Puller(PullerBase, Peer, Generic[T]):
                 if claimed >= 0:
                     self._put_aside(parcel, [claimed])
 
+    def _paced(self) -> Iterator[Job[T]]:
+        with contextlib.suppress(Closed):
+            while not self._stopped:
+                yield self.receive()
+
     def batches(self, max: int = 500, wait: float = 0.05) -> Iterator[Batch[T]]:
         """Batches of jobs as they come, until `stop` or `close`.
 
@@ -412,7 +454,11 @@ class Puller(PullerBase, Peer, Generic[T]):
 
     def _batches(self, most: int, wait: float) -> Iterator[Batch[T]]:
         _ = self._open_driver
+        pace, its_turn = self._pace, False
         while not self._stopped:
+            if pace is not None and not its_turn:
+                its_turn = self._await_turn(pace, None)
+                continue  # it may be stopped by now
             taken: list[Run] = []
             try:
                 self._fill_waiting(taken, most, wait)
@@ -420,12 +466,25 @@ class Puller(PullerBase, Peer, Generic[T]):
                 self._give_back(taken)
                 raise
             if taken:
-                yield Batch(self, taken)
+                batch: Batch[T] = Batch(self, taken)
+                if pace is not None:
+                    pace.more(len(batch) - 1)
+                    its_turn = False
+                yield batch
             elif self._closed or not self._wait_for_job(None):
                 return
 
     def run(
-        self, handler: Callable[..., object], /, *, threads: int = 1, batch: int | None = None, wait: float = 0.05
+        self,
+        handler: Callable[..., object],
+        /,
+        *,
+        threads: int = 1,
+        processes: int = 0,
+        executor: concurrent.futures.Executor | None = None,
+        batch: int | None = None,
+        wait: float = 0.05,
+        time_limit: float | None = None,
     ) -> None:
         """Handle jobs until `stop`, SIGINT or SIGTERM; what is being handled is finished first.
 
@@ -433,26 +492,38 @@ class Puller(PullerBase, Peer, Generic[T]):
             handler: gets the body, or the `Job` if its parameter is annotated so; returning acks, raising nacks
                 (`Retry` and `Reject` say how).
             threads: how many handlers run at a time.
+            processes: run so many at a time, each in a process of its own, to which the handler travels by module and
+                name, and bodies by pickle. One that dies over a job fails that job, and is replaced.
+            executor: run `threads` at a time there instead: a pool, or a cluster's face of `concurrent.futures`. It
+                stays open.
             batch: hand over lists of up to so many bodies (or a `Batch`, by annotation) instead.
             wait: seconds to wait for a batch to fill.
+            time_limit: seconds that a handler may take; then its job fails, by `TimeoutError`. Its process is killed;
+                a thread runs on, and what it returns is ignored; None: no limit.
+
+        Raises:
+            UsageError: the handler cannot run there; also later, if the executor or the system takes no more: jobs that
+                could not be begun go back untried.
         """
         check_handler(handler, coroutines=False, yields=False)
         check_run(batch, wait, threads=threads)
         whole = takes(handler, BatchBase if batch is not None else JobBase)
+        limit = check_places(handler, processes, executor, time_limit, whole=whole)
 
-        def loop() -> None:
+        def loop(call: Callable[..., object]) -> None:
             if batch is not None:
                 for each in self.batches(batch, wait):
                     with each:
-                        handler(each if whole else each.bodies)
+                        call(each if whole else each.bodies)
             else:
                 for job in self:
                     with job:
-                        handler(job if whole else job.body)
+                        call(job if whole else job.body)
 
         with stop_on_signals(self):  # first: a signal while it opens counts, too
             self._start()
-            run_threads(loop, threads, self)
+            with executing(handler, processes, executor, limit) as call:
+                run_threads(lambda: loop(call), processes or threads, self)
 
     def _close(self, linger: float | None) -> None:
         assert self._driver is not None

@@ -26,6 +26,7 @@ from zmqkit.options import Limits, OnError
 from zmqkit.patterns.pipeline import wire
 from zmqkit.patterns.pipeline.endpoints import PipePeer
 from zmqkit.patterns.pipeline.jobs import Run
+from zmqkit.patterns.pipeline.pace import pace_of
 from zmqkit.patterns.pipeline.plain import PlainPullerCore
 from zmqkit.patterns.pipeline.puller import Parcel, PullerCore
 from zmqkit.peer.base import Common, left_of
@@ -73,7 +74,7 @@ class PullerBase(PipePeer):
 
     def __init__(
         self, addresses: Sequence[str], prefetch: int | None, on_error: OnError, max_lease: float, plain: bool,
-        common: Common,
+        rate: float | None, common: Common,
     ) -> None:  # fmt: skip
         super().__init__(addresses, common)
         checks.whole("prefetch", prefetch, most=MAX_PREFETCH, none=True)
@@ -85,6 +86,7 @@ class PullerBase(PipePeer):
         self._prefetch = PREFETCH if prefetch is None else prefetch
         self._on_error: OnError = on_error
         self._max_lease = lease
+        self._pace = pace_of(rate)
         self._warned = False
         self._set_plain(plain, max_lease=lease != MAX_LEASE)
 

@@ -37,7 +37,9 @@ class Worker(TwoSided, Peer):
         source: where jobs come from: addresses to connect to, or a `Puller`.
         sink: where results go: addresses to connect to, or a `Pusher`; None: nothing may be returned.
         threads: how many handlers run at a time.
+        processes: run so many at a time, in processes of their own; see `Puller.run`.
         batch: hand over lists of up to so many bodies; the handler returns None, or one result for each.
+        time_limit: seconds that a handler may take; see `Puller.run`. What a generator yields counts.
         on_error: as in `Puller`.
         **common: see `Common`; bind, connect and announce belong to a Puller or Pusher of your own.
     """
@@ -55,13 +57,15 @@ class Worker(TwoSided, Peer):
         source: Addresses | Puller[Any],
         sink: Addresses | Pusher | None = None,
         threads: int = 1,
+        processes: int = 0,
         batch: int | None = None,
+        time_limit: float | None = None,
         on_error: OnError = "nack",
         **common: Unpack[Common],
     ) -> None:
         check_handler(handler, coroutines=False, yields=True)
         check_run(batch, threads=threads)
-        super().__init__(handler, threads, batch, on_error, source, sink, common)
+        super().__init__(handler, processes or threads, batch, on_error, processes, time_limit, source, sink, common)
 
     # ---- a peer of two sides -------------------------------------------------------
 
@@ -91,7 +95,8 @@ class Worker(TwoSided, Peer):
         with stop_on_signals(self):  # first: a signal while it opens counts, too
             self.open()
             try:
-                run_threads(self._loop, self._parts.at_a_time, self)
+                with self._parts.executing():
+                    run_threads(self._loop, self._parts.at_a_time, self)
                 if not self._parts.idle.wait(self._drain_left()):
                     self._tell_unsettled()
             finally:
@@ -108,11 +113,11 @@ class Worker(TwoSided, Peer):
 
     def _handle(self, job: JobBase[Any]) -> None:
         with self._parts.take(job) as custody:
-            self._pass_on(job, self._parts.handler(self._parts.argument(job)), custody)
+            self._pass_on(job, self._parts.call(self._parts.argument(job)), custody)
 
     def _handle_batch(self, batch: Any) -> None:
         try:
-            results = results_of(self._parts.handler(batch.bodies), batch)
+            results = results_of(self._parts.call(batch.bodies), batch)
         except BaseException as error:
             if not batch._leave(error):
                 raise

@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 
 from zmqkit.errors import Unsettled
 from zmqkit.options import OnError
-from zmqkit.patterns.pipeline.aio import Puller, Pusher
+from zmqkit.patterns.pipeline.aio import Puller, Pusher, call_within
 from zmqkit.patterns.pipeline.custody import (
     LOOK_FOR_STOP,
     Custody,
@@ -21,7 +21,7 @@ from zmqkit.patterns.pipeline.custody import (
 )
 from zmqkit.patterns.pipeline.jobs import JobBase
 from zmqkit.patterns.pipeline.taking import check_handler, check_run
-from zmqkit.peer.aio import Peer, call, run_tasks
+from zmqkit.peer.aio import Peer, run_tasks
 from zmqkit.peer.base import Addresses, Common
 from zmqkit.peer.hooks import stop_on_signals
 from zmqkit.transport.tickets import Ticket, WaitExpired
@@ -51,14 +51,17 @@ class Worker(TwoSided, Peer):
         sink: Addresses | Pusher | None = None,
         tasks: int = 1,
         threads: int = 1,
+        processes: int = 0,
         batch: int | None = None,
+        time_limit: float | None = None,
         on_error: OnError = "nack",
         **common: Unpack[Common],
     ) -> None:
         check_handler(handler, coroutines=True, yields=True)
         check_run(batch, tasks=tasks, threads=threads)
         plain = not (inspect.iscoroutinefunction(handler) or inspect.isasyncgenfunction(handler))
-        super().__init__(handler, threads if plain else tasks, batch, on_error, source, sink, common)
+        at_a_time = processes or threads if plain else tasks
+        super().__init__(handler, at_a_time, batch, on_error, processes, time_limit, source, sink, common)
 
     # ---- a peer of two sides -------------------------------------------------------
 
@@ -90,7 +93,8 @@ class Worker(TwoSided, Peer):
             await self.open()
             self._limiter = anyio.CapacityLimiter(self._parts.at_a_time)
             try:
-                await run_tasks(self._loop, self._parts.at_a_time, self)
+                with self._parts.executing():
+                    await run_tasks(self._loop, self._parts.at_a_time, self)
                 await self._wait_idle()
             finally:
                 await self.close()
@@ -119,9 +123,14 @@ class Worker(TwoSided, Peer):
             await self._pass_on(job, await self._call(self._parts.argument(job)), custody)
 
     async def _call(self, argument: object) -> object:
-        if inspect.isasyncgenfunction(self._parts.handler):
-            return iter([each async for each in self._parts.handler(argument)])
-        return await call(self._parts.handler, argument, self._limiter)
+        parts = self._parts
+        if inspect.isasyncgenfunction(parts.handler):
+            return await call_within(parts.time_limit, self._yielded, argument, self._limiter)
+        return await call_within(parts.time_limit, parts.call, argument, self._limiter)
+
+    async def _yielded(self, argument: object) -> object:
+        found: Any = self._parts.handler(argument)
+        return iter([each async for each in found])
 
     async def _handle_batch(self, batch: Any) -> None:
         try:

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import importlib
 import multiprocessing
 import threading
-from collections.abc import Callable
 from typing import Any, Final
 
-from zmqkit.errors import UsageError
 from zmqkit.options import Limits
 from zmqkit.patterns.reqrep.calls import Answer, Execution
 from zmqkit.patterns.reqrep.handling import Handling
 from zmqkit.patterns.reqrep.methods import Mark, Method, Methods
 from zmqkit.patterns.reqrep.outcomes import CODE_DRAINING, refused, unknown
+from zmqkit.peer.importable import Place, found_at, importable, place_of
 
 TRIES: Final = 3
 """A pool in which a process died is replaced; whoever comes meanwhile tries the next one."""
@@ -103,27 +101,9 @@ class Pool:
                     each.terminate()
 
 
-def place_of(call: Callable[..., Any]) -> tuple[str, str] | None:
-    """By which module and name a function is found in another process; None: by none."""
-    module, name = getattr(call, "__module__", None), getattr(call, "__qualname__", None)
-    if not isinstance(module, str) or not isinstance(name, str) or "<" in name:
-        return None
-    try:
-        found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError):
-        return None
-    return (module, name) if found is call else None
-
-
 def check_importable(method: Method) -> None:
     """Raises `UsageError` for a function that another process could not find."""
-    if place_of(method.call) is None:
-        raise UsageError(
-            f"{method.name}() cannot run in another process, which finds functions by module and name: "
-            f"define it at the top of a module, or run it in threads (processes=0)"
-        )
+    importable(method.call, f"{method.name}()")
 
 
 # ---- in the other process -----------------------------------------------------------
@@ -132,17 +112,14 @@ _handlings: dict[tuple[Any, ...], Handling] = {}
 
 
 def execute(
-    place: tuple[str, str], name: str, body: bytes, codec: str, codec_out: str, limits: Limits, tells: bool
+    place: Place, name: str, body: bytes, codec: str, codec_out: str, limits: Limits, tells: bool
 ) -> tuple[Any, ...]:
     """Execute one call here; an `Answer` as a plain tuple."""
     key = (place, name, codec_out, limits, tells)
     handling = _handlings.get(key)
     if handling is None:
-        found: Any = importlib.import_module(place[0])
-        for part in place[1].split("."):
-            found = getattr(found, part)
         methods = Methods()
-        methods.add(found, Mark(), name)
+        methods.add(found_at(place), Mark(), name)
         handling = _handlings[key] = Handling(methods, codec_out, limits, lambda _: tells, _no_upload)
     execution = Execution(b"", 0, name, body)
     execution.codec = codec

@@ -110,11 +110,18 @@ async def in_thread(fn: Any, *args: Any) -> Any:
     return await anyio.to_thread.run_sync(fn, *args)
 
 
-async def call(handler: Callable[..., object], argument: object, limiter: anyio.CapacityLimiter) -> object:
-    """Call a handler, plain ones in a worker thread; the limiter says how many of these there may be."""
+async def call(
+    handler: Callable[..., object], argument: object, limiter: anyio.CapacityLimiter, *, abandon: bool = False
+) -> object:
+    """Call a handler, plain ones in a worker thread; the limiter says how many of these there may be.
+
+    Cancelled, the thread is waited for, unless it is to be abandoned.
+    """
     if inspect.iscoroutinefunction(handler):
         return await handler(argument)
-    result, error = await anyio.to_thread.run_sync(_outcome, handler, argument, limiter=limiter)
+    result, error = await anyio.to_thread.run_sync(
+        _outcome, handler, argument, limiter=limiter, abandon_on_cancel=abandon
+    )
     if error is not None:
         try:
             raise error
