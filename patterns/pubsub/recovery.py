@@ -236,8 +236,7 @@ class Recovery(PatternCore):
         assert isinstance(link, tuple)
         address = recovery_address(str(link[1]), hint)
         if address is None:
-            self.sessions.bad_frame(None, f"a subscriber says that its recovery channel is at {hint!r}, which is no "
-                                          f"address there")  # fmt: skip
+            self.sessions.bad_frame(None, f"a subscriber says that its recovery is at {hint!r}: no address there")
         if not address or address in self._dialled or len(self._dialled) >= MAX_DIALS:
             return
         self._dialled[address] = link
