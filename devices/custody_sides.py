@@ -32,6 +32,8 @@ log = logging.getLogger("zmqkit.devices")
 class Source(Puller[Any]):
     """A side where jobs come in. Bodies are not looked into: they need not be of a codec that is known here."""
 
+    _tells = False
+
     def _decode(self, parcel: Parcel) -> None:
         parcel.bodies = [None] * len(parcel)
 
@@ -39,6 +41,7 @@ class Source(Puller[Any]):
 class Sink(Pusher):
     """The side where they go out; plain PULLs, if there are any, have addresses of their own beside the pullers'."""
 
+    _tells = False
     _core: OutletPusherCore
 
     def __init__(self, side: Side, beside: Side | None, *, journal: Path, plain: bool, **common: Any) -> None:

@@ -314,3 +314,21 @@ def test_what_cannot_be_opened_leaves_nothing_open(folder: str, made: Callable[.
     second = made(folder)
     second.open()
     assert second.frontend_addresses == (f"ipc://{folder}/frontend", f"ipc://{folder}/plain_frontend")
+
+
+def test_told_to_end_at_once_it_gives_everything_back_without_being_waited_for(
+    folder: str, made: Callable[..., CustodyEngine]
+) -> None:
+    first = made(folder)
+    first.open()
+    first.pause()
+    first.begin_close()
+
+    def opens() -> bool:
+        try:
+            made(folder).open()
+        except (JournalBusy, AddressInUse):
+            return False  # not yet
+        return True
+
+    until(opens, "it never gave its journal back")

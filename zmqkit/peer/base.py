@@ -84,6 +84,8 @@ class PeerBase:
     _latency: ClassVar[bool] = False
     """Whether a lone message should be as quick as can be, at the price of work in the callers' threads. A peer with a
     journal never does that work there: it may sync a disk."""
+    _tells: ClassVar[bool] = True
+    """Whether its events are logged, and told to those who listen to all peers. Not where it is a part of a device."""
     _core: PatternCore
     _driver: Driver | None = None
 
@@ -250,8 +252,9 @@ class PeerBase:
     def _set_up(self, driver: Driver) -> None:
         # The driver's thread, and discovery's, must not keep a peer alive that its user has forgotten.
         drop_faded, found = _weakly(self._drop_faded), _weakly(self._found)
-        driver.on(Event, hooks.dispatch)
-        driver.on(Event, _weakly(self._log_event))
+        if self._tells:
+            driver.on(Event, hooks.dispatch)
+            driver.on(Event, _weakly(self._log_event))
         driver.on(PeerLost, lambda _: drop_faded())
         for entry in self._subscriptions:
             entry.end = driver.on(entry.event, entry.callback)
