@@ -162,3 +162,27 @@ def test_all_goes_on_through_a_switch_in_the_place_of_one_that_was_closed() -> N
             finally:
                 pusher.close(PATIENCE_S)
                 switch.close()
+
+
+def test_an_address_that_discovery_names_no_more_is_left_with_all_its_connections_once_no_session_needs_them(
+    through: Any,
+) -> None:
+    switch, _ = through("client", "server", a_server("one"), a_server("two"))
+    with zmqkit.Client(switch.front, heartbeat=BEAT) as client:
+        client.wait_for_peers(2, timeout=PATIENCE_S)
+        driver = client._driver
+        assert driver is not None
+
+        def now_and_then(verb: Callable[[float], object]) -> None:
+            """Run something where the core may be touched, and wait until its turn is over."""
+            for each in (verb, lambda now: None):
+                done = driver.ticket()
+                driver.ask(done, PATIENCE_S, lambda ticket, now, each=each: (each(now), ticket.resolve(None)), done)
+
+        client._fading.add(switch.front)
+        now_and_then(client._drop_faded_now)
+        assert client._fading == {switch.front}
+        assert client.stats()["io_connections"] == 2
+        now_and_then(lambda now: client._hang_up(driver, switch.front, now))
+        assert client.stats()["io_connections"] == 0
+        assert not list(client._core.sessions)
