@@ -150,6 +150,31 @@ def test_a_killed_device_is_there_again_and_its_neighbour_never_knew(daemon: Mak
     running.end()
 
 
+def test_jobs_of_zmqkit_peers_settle_through_a_streamer_that_is_killed(daemon: Make) -> None:
+    """Each once: what the dead device had in hand its peers send again, over the same session."""
+    streamer = device("jobs", more="plain = false").replace("queue", "streamer")
+    running = daemon(streamer, device("orders")).ready()
+    found = running.ask("describe")["jobs"]
+    done: list[int] = []
+    with (
+        library.Pusher(connect=found["frontend"][0]) as pusher,
+        library.Puller(connect=found["backend"][0], prefetch=10) as puller,
+    ):
+        for number in range(200):
+            pusher.send(number)
+        while len(done) < 200:
+            job = puller.receive(WAIT_S)
+            assert job is not None, f"no job came after {len(done)}"
+            with job:
+                done.append(job.body)
+            if len(done) in (50, 100):
+                os.kill(running.ask("describe")["jobs"]["pid"], signal.SIGKILL)
+        pusher.flush(timeout=WAIT_S)
+    assert sorted(done) == list(range(200))
+    after = running.ask("describe")
+    assert (after["jobs"]["restarts"], after["orders"]["restarts"]) == (2, 0)
+
+
 def test_a_paused_device_comes_back_paused(daemon: Make) -> None:
     running = daemon(device("orders")).ready()
     assert running.ask("pause")["orders"]["paused"]
