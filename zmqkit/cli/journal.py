@@ -1,4 +1,4 @@
-"""``zmqkit journal``: look into the journals of closed programs, and deliver what they left behind."""
+"""``zmqkit journal``: look into the journals of closed programs, care for them, deliver what they left behind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from zmqkit.cli import closed, options, show
+from zmqkit.cli import closed, journal_check, journal_export, options, show
 from zmqkit.cli.outcome import EPILOG, Code, code_of, command, say, tell
 from zmqkit.cli.serve import serve_until_settled
 
@@ -19,7 +19,7 @@ TABLE_ROWS = 500
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Look into journals, and deliver what closed programs left behind.",
+    help="Look into journals, care for them, and deliver what closed programs left behind.",
 )
 dead_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode="markdown", help="Look at dead letters: messages that failed for good."
@@ -156,3 +156,7 @@ def _conclude(total: int, limit: int, none: str) -> int:
 
 
 app.command("serve", epilog=EPILOG)(serve_until_settled)
+app.command("check", epilog=EPILOG)(journal_check.check)
+app.command("repair", epilog=EPILOG)(journal_check.repair)
+app.command("compact", epilog=EPILOG)(journal_check.compact)
+app.command("export", epilog=EPILOG)(journal_export.export)

@@ -144,7 +144,8 @@ class Source:
         """
         if self.connection is None:
             return []
-        # Many statements of SQLite's machine a call, so that it is called some hundred times a second.
+        tick()
+        # Many steps of SQLite's machine a call, so that it is called some hundred times a second.
         self.connection.set_progress_handler(lambda: bool(tick() and False), 100_000)
         found = []
         try:
