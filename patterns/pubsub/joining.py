@@ -185,7 +185,7 @@ class Joining(Living):
         stream.link = stream.home = link
         stream.seat = fence.seat
         stream.number = link.number
-        self._dial(stream, link, fence, now)
+        self._dial(stream, link, fence)
         self._match(stream, now)
         if link.quiet:
             self._follow(stream, fence.offset, now)
@@ -260,7 +260,7 @@ class Joining(Living):
         for what in ("reach", "again", "seen", "compare"):
             self._timers.cancel((what, stream.publisher))
         if stream.address:
-            self.sessions.hang_up(stream.address, now)
+            self.sessions.hang_up(stream.address)
             stream.address = ""
         self.drop_commits(stream.publisher, reason)
 
@@ -284,7 +284,7 @@ class Joining(Living):
 
     # ---- the recovery channel --------------------------------------------------------
 
-    def _dial(self, stream: Stream, link: DataLink, fence: Fence, now: float) -> None:
+    def _dial(self, stream: Stream, link: DataLink, fence: Fence) -> None:
         """Connect to where the fence says; whoever connects to us is not trusted to say whom we should connect to."""
         wanted = "" if link.bound else recovery_address(link.address, fence.recovery)
         if wanted is None:
@@ -301,7 +301,7 @@ class Joining(Living):
             if wanted:
                 self.sessions.dial(wanted)
             if stream.address:
-                self.sessions.hang_up(stream.address, now)
+                self.sessions.hang_up(stream.address)
             stream.address = wanted
 
     def _match(self, stream: Stream, now: float) -> None:

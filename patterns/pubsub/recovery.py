@@ -152,7 +152,7 @@ class Recovery(PatternCore):
         self.link_down(link, now)
         for address in [address for address, by in self._dialled.items() if by == link]:
             del self._dialled[address]
-            self.sessions.hang_up(address, now)
+            self.sessions.hang_up(address)
 
     def links_disturbed(self, group: Any, now: float) -> None:
         """See `Core`. Whoever lost a connection of the data plane comes back over a new one, and says so."""

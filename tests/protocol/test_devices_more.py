@@ -235,10 +235,10 @@ def test_what_a_pattern_dials_is_counted_and_goes_with_all_its_connections() -> 
     bench.say(front, wire.more(2))
     other = bench.dial(c, 2)
     bench.join(other, bench.reach(b, 1))
-    c.sessions.hang_up("x", bench.now)
+    c.sessions.hang_up("x")
     bench.drain()
     assert bench.dials == [("c", "x", True), ("c", "x", True), *further(2), ("c", "x", False)]
-    c.sessions.hang_up("x", bench.now)
+    c.sessions.hang_up("x")
     bench.drain()
     assert bench.dials[4:] == [("c", "x", False), *further(2, wanted=False)]
     bench.cut(front)
@@ -255,7 +255,7 @@ def test_what_a_pattern_dials_again_before_its_session_has_ended_goes_on() -> No
     c.sessions.dial("x")
     front, back = bench.dial(c), bench.reach(b, 1)
     bench.join(front, back)
-    c.sessions.hang_up("x", bench.now)
+    c.sessions.hang_up("x")
     bench.cut(front)
     back.alive = False
     c.sessions.dial("x")

@@ -58,7 +58,7 @@ class Links(Handshake):
         self._dialled[address] = self._dialled.get(address, 0) + 1
         self._out.dials.append((address, True))
 
-    def hang_up(self, address: str, now: float) -> None:
+    def hang_up(self, address: str) -> None:
         """Take back one `dial`. With the last the connection goes, and all further ones to that address.
 
         Their sessions are judged as those of connections that broke: they may go on over other ones.
