@@ -28,6 +28,9 @@ PASSING: Final = frozenset(bytes((0x90 | length, kind)) for length in range(2, 1
 """How the header of a session frame begins, in msgpack: a short array, and the kind. (A longer form is legal, and goes
 the long way.)"""
 
+PROBE_DELAYS: Final = (0.05, 0.25, 1.0, 4.0)
+"""When links are probed again after some connection broke, in seconds: a socket takes a moment to know that it did."""
+
 
 class SwitchCore(Greetings):
     """The core of a switch.
@@ -56,6 +59,8 @@ class SwitchCore(Greetings):
             self.acceptors.add(address)
         self._initiating: frozenset[str] = frozenset()
         self._listening: frozenset[str] = frozenset()
+        self._probes: dict[Hashable, int] = {}
+        """How often each bound socket was probed again since a connection of it broke."""
         self._finished = False
 
     # ---- verbs of the engine -------------------------------------------------------
@@ -223,6 +228,19 @@ class SwitchCore(Greetings):
 
     def links_disturbed(self, group: Hashable, now: float) -> None:
         """See `Core`: what may be said any number of times finds out whose connection broke."""
+        self._probe(group)
+        self._probes[group] = 0
+        self.timers.set(("probe", group), now + PROBE_DELAYS[0])
+
+    def _probe_again(self, group: Hashable, now: float) -> None:
+        self._probe(group)
+        self._probes[group] += 1
+        if self._probes[group] < len(PROBE_DELAYS):
+            self.timers.set(("probe", group), now + PROBE_DELAYS[self._probes[group]])
+        else:
+            del self._probes[group]
+
+    def _probe(self, group: Hashable) -> None:
         for initiator in self.initiators:
             if group_of(initiator.link) == group:
                 self.out.sends.append((initiator.link, [wire.more(max(initiator.told, 1))]))
@@ -244,6 +262,8 @@ class SwitchCore(Greetings):
             what, link = key
             if what == "flush":
                 self.acceptors.flushed(link)
+            elif what == "probe":
+                self._probe_again(link, now)
             elif what == "lost":
                 self._serve(self.initiators.by_link[link], now)
             else:
