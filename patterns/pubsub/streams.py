@@ -135,8 +135,8 @@ class Stream:
         "address", "adopting", "anew", "announced", "asked", "cursor_since", "cursor_told", "durable", "epoch",
         "fence", "filter", "groups", "held", "held_bytes", "held_messages", "home", "link", "lossy", "name", "number",
         "numbers", "pending", "position", "position_epoch", "publisher", "quiet", "quiet_asked", "released_bytes",
-        "released_messages", "seat", "seen", "seen_at", "seen_beat", "session", "shorter", "since", "state", "tally", "task",
-        "told", "told_seen", "unreachable", "unseen_bytes",
+        "released_messages", "seat", "seen", "seen_at", "seen_beat", "session", "shorter", "since", "state", "tally",
+        "task", "told", "told_seen", "unreachable", "unseen_bytes",
     )  # fmt: skip
 
     def __init__(self, publisher: str, name: bytes, epoch: str, filter: Filter, now: float) -> None:
