@@ -14,6 +14,9 @@ PUBSUB_S ?= 300
 # Tests at a time. Many wait for processes, so one more than there are cores keeps these busy.
 JOBS   ?= 3
 
+# The tests start hundreds of programs: where nothing compiled is kept, each spends a second on compiling zmqkit again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Folders of programs rather than modules; each once it holds one.
 PROGRAMS := $(sort $(dir $(wildcard examples/*.py benchmarks/*.py)))
 
