@@ -77,7 +77,8 @@ def change_watermark(path: Path, **changes: object) -> None:
     assert found is not None
     mark = dataclasses.replace(found, **changes)  # type: ignore[arg-type]
     names = tail.names_of(mark.journal, mark.durability, mark.boot, mark.opening, mark.epoch)
-    record = tail.pack(names, mark.commits, mark.synced, mark.highest)
+    packer = tail.Packer(names, mark.highest)
+    record = packer.pack(mark.commits, mark.synced, [mark.highest[log] for log in packer.logs])
     lock = Path(f"{path}.lock")
     lock.write_bytes(lock.read_bytes()[:512] + record)
 

@@ -28,7 +28,8 @@ MARKS = st.builds(
 
 def record_of(mark: Watermark) -> bytes:
     names = tail.names_of(mark.journal, mark.durability, mark.boot, mark.opening, mark.epoch)
-    return tail.pack(names, mark.commits, mark.synced, mark.highest)
+    packer = tail.Packer(names, mark.highest)
+    return packer.pack(mark.commits, mark.synced, [mark.highest[log] for log in packer.logs])
 
 
 # ---- the record ------------------------------------------------------------------

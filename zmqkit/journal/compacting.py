@@ -74,7 +74,7 @@ def _compact(path: str, lock: OwnerLock, vfs: str | None) -> bool:
         sidecar.compare(path, mark, about.uuid, state, layout.openings(connection))
         # A write-ahead log with anything in it must not stand beside another database, not even for a moment.
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-        if os.path.getsize(f"{path}-wal"):
+        if os.path.exists(f"{path}-wal") and os.path.getsize(f"{path}-wal"):
             raise JournalError(f"{path}: its write-ahead log could not be carried over; it is as it was")
         in_place = not _has_room(path)
         if in_place:

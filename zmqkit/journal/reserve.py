@@ -13,6 +13,9 @@ import os
 
 _log = logging.getLogger("zmqkit.journal")
 
+_BLOCK = 512
+"""What st_blocks counts in, whatever blocks the file system has."""
+
 
 class Reserve:
     """The reserve of one journal.
@@ -26,7 +29,9 @@ class Reserve:
         self.path = path
         self.size_bytes = size_bytes
         try:
-            self.filled = size_bytes > 0 and os.stat(path).st_size >= size_bytes
+            status = os.stat(path)
+            # One that came back from an archive may have the size, and no room on the disk.
+            self.filled = 0 < size_bytes <= min(status.st_size, status.st_blocks * _BLOCK)
         except OSError:
             self.filled = False
 

@@ -39,7 +39,7 @@ class Sidecar:
     def __init__(self, lock: OwnerLock, durability: str, journal: str, found: Watermark | None) -> None:
         self._lock = lock
         self._durability = durability
-        self._names = b""
+        self._packer = tail.Packer(b"", ())
         self._journal = journal
         self._synced = found.synced if found is not None and found.journal == journal else 0
         self._sync_at = 0.0
@@ -53,7 +53,8 @@ class Sidecar:
             state: as of its last commit.
             sync: write it to the disk at once.
         """
-        self._names = tail.names_of(self._journal, self._durability, boot_id(), opening, epoch)
+        names = tail.names_of(self._journal, self._durability, boot_id(), opening, epoch)
+        self._packer = tail.Packer(names, state.logs)
         self._synced = min(self._synced, state.commits)
         self._write(state)
         if sync:
@@ -74,8 +75,9 @@ class Sidecar:
     def _write(self, state: State) -> None:
         if self._durability == "power":
             self._synced = state.commits
-        highest = {name: log.highest for name, log in state.logs.items()}
-        self._lock.write_mark(tail.pack(self._names, state.commits, self._synced, highest))
+        logs = state.logs
+        highest = [logs[name].highest for name in self._packer.logs]
+        self._lock.write_mark(self._packer.pack(state.commits, self._synced, highest))
 
     def _sync(self) -> None:
         self._lock.sync()

@@ -18,7 +18,7 @@ Older versions of zmqkit wrote the first two only, and read nothing else.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 from zlib import crc32
 
@@ -27,6 +27,7 @@ _NAMES: Final = 256
 _NUMBER: Final = 21
 _CRC: Final = 9
 _OLD: Final = _NAMES + _NUMBER
+_DIGITS: Final = 19
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,16 +64,32 @@ def names_of(journal: str, durability: str, boot: str, opening: int, epoch: str)
     return padded(f"journal={journal} durability={durability} boot={boot} opening={opening} epoch={epoch}", _NAMES)
 
 
-def pack(names: bytes, commits: int, synced: int, highest: Mapping[str, int]) -> bytes:
-    """The record, all of it."""
-    text = f"synced={synced}"
-    for log, key in highest.items():
-        more = f" {log}={key}"
-        if len(text) + len(more) < SECTOR - _OLD - _CRC:
-            text += more
-    head = b"%b%020d\n" % (names, commits)
-    rest = text.encode().ljust(SECTOR - _OLD - _CRC - 1) + b"\n"
-    return b"%b%08x\n%b" % (head, crc32(rest, crc32(head)), rest)
+class Packer:
+    """Makes the records of one opening, a commit each: most of the text is the same every time.
+
+    Args:
+        names: see `names_of`.
+        logs: the names of the logs, in the order in which their highest keys come.
+    """
+
+    def __init__(self, names: bytes, logs: Iterable[str]) -> None:
+        self._head = names.replace(b"%", b"%%") + b"%020d\n"
+        text = "synced=%d"
+        self.logs: list[str] = []
+        """The logs for which there is room."""
+        left = SECTOR - _OLD - _CRC - len("synced=") - _DIGITS - 1
+        for log in logs:
+            left -= len(f" {log}=") + _DIGITS
+            if left >= 0 and log != "synced":
+                text += f" {log}=%d"
+                self.logs.append(log)
+        self._rest = text.encode()
+
+    def pack(self, commits: int, synced: int, highest: Sequence[int]) -> bytes:
+        """The record, all of it; `highest` as `logs`."""
+        head = self._head % commits
+        rest = (self._rest % (synced, *highest)).ljust(SECTOR - _OLD - _CRC - 1) + b"\n"
+        return b"%b%08x\n%b" % (head, crc32(rest, crc32(head)), rest)
 
 
 def unpack(raw: bytes) -> Watermark | None:
