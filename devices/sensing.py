@@ -1,9 +1,11 @@
 """The engine of a device that was not told whose messages it carries: who comes first decides.
 
-The sockets of the plain engine are opened, and what comes first is looked at before it is forwarded. A HELLO, a peer
-whose socket does not go with PULL or PUSH, or the subscription of a private topic: that is zmqkit, and the sockets make
-room for the other engine, at the same addresses; peers say everything again by themselves. Anything else is plain, and
-goes on over the very same sockets. Neither is looked at again.
+The sockets of the plain engine are opened, and what comes first is looked at before it is forwarded. A HELLO, or the
+subscription of a private topic: that is zmqkit, and the sockets make room for the other engine, at the same addresses;
+peers say everything again by themselves. Anything else is plain, and goes on over the very same sockets. Neither is
+looked at again.
+
+To PULL and PUSH no HELLO comes: there, who knocks is heard before anybody is let in (`zmqkit.devices.knocking`).
 """
 
 from __future__ import annotations
@@ -12,9 +14,11 @@ import dataclasses
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 from zmqkit.devices.engine import Engine
+from zmqkit.devices.knocking import KnockingEngine, can_hear
 from zmqkit.devices.sides import Side
 from zmqkit.errors import DecodeError, UsageError
 from zmqkit.patterns.pubsub.wire import read_private
@@ -29,6 +33,8 @@ PATIENCE = 0.1
 MOST_KEPT = 1_000
 """After so many plain subscriptions nothing more is waited for."""
 
+PIPELINE = ("PULL", "PUSH")
+
 SUBSCRIBE, UNSUBSCRIBE = b"\x01", b"\x00"
 
 
@@ -41,7 +47,12 @@ class Senser:
         zmqkit: called when it is zmqkit's.
     """
 
-    def __init__(self, types: tuple[str, str], plain: Callable[[], object], zmqkit: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        types: tuple[str, str],
+        plain: Callable[[], object],
+        zmqkit: Callable[[], object],
+    ) -> None:
         self._types = types
         self._plain = plain
         self._zmqkit = zmqkit
@@ -60,10 +71,6 @@ class Senser:
             return "wait" if self._kept < MOST_KEPT else self._it_is_plain()
         said = frames[1:] if kind == "ROUTER" else frames
         return self._it_is_zmqkit() if said and is_hello(said[0]) else self._it_is_plain()
-
-    def mismatch(self, which: Which) -> Verdict:
-        # What dials PULL or PUSH and is neither, in a device that either may use, is a zmqkit peer's DEALER.
-        return self._it_is_zmqkit() if self._types[which] in ("PULL", "PUSH") else "wait"
 
     def quiet(self) -> Verdict:
         return self._it_is_plain()
@@ -115,14 +122,35 @@ class SensingEngine:
         """Held while engines change, and by who steers them."""
         self._closed = False
         self._paused = False
-        try:
-            zmqkit(**given)
-        except UsageError as error:
-            log.debug("%s: a plain device: %s", given.get("name"), error)
+        self._types = types
+        self._plain = plain
+        self._engine: Engine
+        if self._is_plain():
             self.carries = "plain"
             self._engine = plain(**given)
         else:
-            self._engine = plain(sense=Senser(types, self._stay, self._change_soon), **given)
+            self._engine = self._sensing(given)
+
+    def _is_plain(self) -> bool:
+        """Whether it can carry plain traffic only, or nobody could be heard."""
+        try:
+            self._zmqkit(**self._given)
+        except UsageError as error:
+            log.debug("%s: a plain device: %s", self._given.get("name"), error)
+            return True
+        return self._types == PIPELINE and not can_hear(self._given["frontend"], self._given["backend"])
+
+    def _sensing(self, given: dict[str, Any]) -> Engine:
+        forward, carry = (partial(self._soon, make) for make in (self._forwarding, self._carrying))
+        if self._types == PIPELINE:
+            return KnockingEngine(types=self._types, plain=forward, zmqkit=carry, **given)
+        return self._plain(sense=Senser(self._types, self._stay, carry), **given)
+
+    def _forwarding(self, given: dict[str, Any]) -> Engine:
+        return self._plain(**given)
+
+    def _carrying(self, given: dict[str, Any]) -> Engine:
+        return self._zmqkit(**given)
 
     @property
     def frontend_addresses(self) -> tuple[str, ...]:
@@ -159,14 +187,13 @@ class SensingEngine:
 
     def _stay(self) -> None:
         self.carries = "plain"
-        log.info("%s carries plain traffic: that is what came first", self._given.get("name"))
 
-    def _change_soon(self) -> None:
-        # This is the proxy's own thread, which is to end.
-        threading.Thread(target=self._change, name="zmqkit-sensing", daemon=True).start()
+    def _soon(self, make: Callable[[dict[str, Any]], Engine]) -> None:
+        # This is the thread of those who sense, which is to end.
+        threading.Thread(target=self._change, args=(make,), name="zmqkit-sensing", daemon=True).start()
 
-    def _change(self) -> None:
-        log.info("%s carries zmqkit's traffic: that is what came first", self._given.get("name"))
+    def _change(self, make: Callable[[dict[str, Any]], Engine]) -> None:
+        """Let another engine take the place of the present one, at its addresses."""
         with self._lock:
             if self._closed:
                 return
@@ -177,16 +204,16 @@ class SensingEngine:
                 for name, bound in zip(("frontend", "backend"), addresses, strict=True)
             }
             try:
-                engine = self._zmqkit(**{**self._given, **sides})
+                engine = make({**self._given, **sides})
                 engine.open()
                 if self._paused:
                     engine.pause()
             except Exception as error:
-                log.exception("%s cannot carry zmqkit's traffic", self._given.get("name"))
+                log.exception("%s could not go on", self._given.get("name"))
                 self._given["ended"](error)
                 return
             self._engine = engine
-            self.carries = "zmqkit"
+            self.carries = "zmqkit" if make == self._carrying else "plain"
         if self._closed:  # without the lock: by a finalizer
             engine.begin_close()
 

@@ -1,6 +1,6 @@
 """The sockets of a proxy: plain ones, with several addresses each. Knows libzmq; no thread, no clock.
 
-Each has a monitor, by which it is known when libzmq has given a port back, and, if asked for, what kind of peers knock.
+Each has a monitor, by which it is known when libzmq has given a port back.
 Those whose send can block have a *spill*: see `zmqkit.transport.proxies`.
 """
 
@@ -21,10 +21,7 @@ from zmqkit.errors import AddressError, AddressInUse
 from zmqkit.options import Heartbeat
 from zmqkit.transport.context import context
 from zmqkit.transport.sockets import (
-    DISCONNECTED,
     EVENTS,
-    HANDSHAKE_FAILED,
-    HANDSHAKE_SUCCEEDED,
     LISTENING,
     NOWAIT,
     STOPPED,
@@ -45,9 +42,6 @@ PAIRS = frozenset(
 
 SPILLS = {"PUSH": zmq.PULL, "DEALER": zmq.DEALER}
 """Kinds whose send blocks when there is no room, and what takes from them."""
-
-SENSED = DISCONNECTED | HANDSHAKE_SUCCEEDED | HANDSHAKE_FAILED
-"""What is to be known of connections as long as it is not known who comes."""
 
 _numbers = itertools.count()
 
@@ -76,15 +70,13 @@ class Outlet:
 class PlainSocket:
     """A socket of the proxy and what belongs to it."""
 
-    def __init__(self, outlet: Outlet, sensed: bool) -> None:
+    def __init__(self, outlet: Outlet) -> None:
         self.outlet = outlet
         self.addresses: tuple[str, ...] = ()
         self._spill_address = f"inproc://zmqkit-spill-{next(_numbers)}"
         self._spill: zmq.Socket[bytes] | None = None
         self.spilled: deque[list[bytes]] = deque()
         """Messages that are to be sent before any other."""
-        self.strays = 0
-        """Connections that ended, less those of whose handshake something was told."""
         self.listening: list[tuple[int, int]] = []
         """Descriptors on which connections are accepted, and their inodes; for a forked child."""
         made = self.socket = context().socket(getattr(zmq, outlet.kind))
@@ -99,7 +91,7 @@ class PlainSocket:
                 bound_ms = min(max(int(outlet.heartbeat.bound * 1000), 100), 6_553_500)
                 made.setsockopt(zmq.HEARTBEAT_IVL, bound_ms // 3)
                 made.setsockopt(zmq.HEARTBEAT_TIMEOUT, bound_ms)
-            self.monitor = open_monitor(made, (LISTENING | STOPPED | SENSED) if sensed else LISTENING | STOPPED)
+            self.monitor = open_monitor(made, LISTENING | STOPPED)
         except BaseException:
             made.close(0)
             raise
@@ -166,25 +158,6 @@ class PlainSocket:
             self.socket.send_multipart(self.spilled[0], NOWAIT)
             self.spilled.popleft()
         return True
-
-    def mismatched(self) -> bool:
-        """Whether a peer was here whose socket does not go with this one.
-
-        libzmq does not say so. But it tells of each handshake that was done, or failed for another reason; who else
-        was disconnected was such a peer.
-        """
-        for event, _ in self.told():
-            if event == DISCONNECTED:
-                self.strays += 1
-            elif event == HANDSHAKE_SUCCEEDED or event & HANDSHAKE_FAILED:
-                self.strays -= 1
-        return self.strays > 0
-
-    def stop_sensing(self) -> None:
-        """Be told of no more peers: nobody would read it."""
-        self.socket.disable_monitor()
-        self.monitor.close(0)
-        self.monitor = open_monitor(self.socket, STOPPED)
 
     def told(self) -> list[tuple[int, int]]:
         """What the monitor told since the last time: events and their values."""

@@ -80,9 +80,6 @@ class Sense(Protocol):
     def message(self, which: Which, frames: list[bytes]) -> Verdict:
         """A message came from that side."""
 
-    def mismatch(self, which: Which) -> Verdict:
-        """At that side is a peer whose socket does not go with ours."""
-
     def quiet(self) -> Verdict:
         """Nothing came."""
 
@@ -152,7 +149,7 @@ class SteeredProxy:
         made: list[PlainSocket] = []
         try:
             for outlet in self._outlets:
-                made.append(PlainSocket(outlet, self._sense is not None))
+                made.append(PlainSocket(outlet))
                 made[-1].open()
             self._control, self._steer = _control_pair()
         except BaseException:
@@ -333,13 +330,11 @@ class SteeredProxy:
     def _ask(self, sense: Sense) -> None:
         """Show what comes first to who knows, or be woken by a job."""
         both = self._both
-        watched = [(each, zmq.POLLIN) for one in both for each in (one.monitor, one.socket)]
+        watched = [(each.socket, zmq.POLLIN) for each in both]
         ready = {each for each, _ in poll((self._control, zmq.POLLIN), *watched, timeout=sense.patience)}
         verdicts: list[Verdict] = [] if ready else [sense.quiet()]
         which: Which
         for which in (0, 1):
-            if both[which].monitor in ready and both[which].mismatched():
-                verdicts.append(sense.mismatch(which))
             if both[which].socket in ready:
                 frames = both[which].socket.recv_multipart(NOWAIT)
                 both[1 - which].spilled.append(frames)
@@ -347,8 +342,6 @@ class SteeredProxy:
                 verdicts.append(sense.message(which, frames))
         if not {"forward", "end"}.isdisjoint(verdicts):
             self._sense = None
-            for each in both:
-                each.stop_sensing()
             if "end" in verdicts:
                 self._paused = True
                 for each in both:
