@@ -56,6 +56,15 @@ def test_every_counter_of_a_subscriber_is_listed() -> None:
     assert first_column("Of all peers") | first_column("Of subscribers") == counters
 
 
+@pytest.mark.parametrize("kind", ["pushers", "pullers"])
+def test_every_counter_of_plain_pipelines_is_listed(kind: str) -> None:
+    made = zmqkit.Pusher(ANYWHERE, plain=True) if kind == "pushers" else zmqkit.Puller(bind=ANYWHERE, plain=True)
+    with made:
+        counters = set(made.stats())
+    listed = first_column("Of all peers") | first_column(f"Of {kind}") | first_column(f"Of plain {kind}")
+    assert listed == counters
+
+
 def test_the_counters_of_a_worker_are_those_of_its_two_sides(tmp_path: Path) -> None:
     shared = first_column("Of all peers")
     expected = {f"source_{name}" for name in shared | first_column("Of pullers")}
