@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -18,10 +19,12 @@ from tests.bad_input.scenes import BEAT, LOCAL, until
 from tests.bad_input.strangers import PATIENCE_S, pack
 from tests.journal.helpers import tmpfs
 from zmqkit import (
+    DuplicateInstance,
     JournalBusy,
     JournalDamaged,
     JournalError,
     JournalFull,
+    JournalRolledBack,
     JournalVersion,
     PartlySent,
     Pusher,
@@ -290,6 +293,55 @@ def test_a_journal_of_another_process_names_its_holder(path: Path, honest: Any) 
         assert holder.wait(PATIENCE_S) == 0
     with pusher(path), pytest.raises(JournalBusy, match="this very process"):
         pusher(path).open()
+
+
+def test_a_copy_of_an_open_journal_is_refused_and_both_go_on_one_after_the_other(path: Path, honest: Any) -> None:
+    """Restored from a backup, say, while the first one still runs: both would give out the same ids."""
+    fill(path, 10, rows=1)
+    copies = [path.with_name(name) for name in ("copy.db", "other.db")]
+    for copy in copies:
+        shutil.copy(path, copy)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "open\n"
+        if sys.platform == "linux":
+            with pytest.raises(
+                DuplicateInstance, match=rf"copy.db is the same journal as .*jobs.db in process {holder.pid}"
+            ):
+                pusher(copies[0]).open()
+            assert copies[0].read_bytes() != b""
+        assert holder.stdin is not None
+        holder.stdin.close()
+        assert holder.wait(PATIENCE_S) == 0
+    push = pusher(path).open()
+    for copy in copies:
+        for _ in range(2):
+            with pytest.raises(
+                DuplicateInstance, match=r"is the same journal as .*jobs\.db in this very process.*Close"
+            ):
+                pusher(copy).open()
+    with pytest.warns(RuntimeWarning, match="10 messages not settled"):
+        push.close()
+    with pusher(copies[0]) as push, zmqkit.Puller[Any](push.addresses[0]) as pull:
+        assert len(take(pull, 10)) == 10
+        push.flush(PATIENCE_S)
+
+
+def test_an_older_copy_names_what_it_lacks(path: Path, honest: Any) -> None:
+    fill(path, 10, rows=1)
+    older = path.read_bytes()
+    fill(path, 20, rows=2)
+    path.write_bytes(older)
+    with pytest.raises(
+        JournalRolledBack, match=r"has lost its last \d commits of \d+ .*keys \d+ to \d+ of log messages"
+    ) as lost:
+        pusher(path).open()
+    assert lost.value.commits == 3
+    assert set(lost.value.logs) == {"messages"}
+    there, used = lost.value.logs["messages"]
+    assert used > there > 0
 
 
 def test_a_journal_that_is_removed_while_open_confirms_nothing_more(path: Path, honest: Any) -> None:
