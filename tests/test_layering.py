@@ -49,7 +49,7 @@ TESTING_MAY_USE = 4
 ROOTS = {"zmqkit", "zmqkit.aio"}
 
 OWNERS = {
-    "zmq": {"transport", "devices"},
+    "zmq": {"transport"},
     "apsw": {"journal"},
     "sqlite3": {"inbox"},
     "zeroconf": {"discovery"},
@@ -204,12 +204,16 @@ def draws_itself(module: str, path: Path) -> bool:
 
 
 def is_pure(module: str) -> bool:
-    """zmqkit/protocol, and of each pattern what is not a face."""
+    """zmqkit/protocol, of each pattern what is not a face, and the cores of devices."""
     parts = module.split(".")
+    if parts[1:2] == ["devices"]:
+        return not DEVICE_CORES.isdisjoint(parts[2:])
     if parts[1:2] == ["protocol"]:
         return True
     return parts[1:2] == ["patterns"] and len(parts) > 3 and not PATTERN_FACES & set(parts[3:])
 
+
+DEVICE_CORES = {"acceptors", "fences", "greetings", "initiators", "rates", "switch", "ways"}
 
 PATTERN_FACES = {
     "sync", "aio", "sending", "bulk", "taking", "jobs", "custody", "worker", "worker_aio",
