@@ -39,6 +39,16 @@ class Ends:
         """A worker, a subscriber, one who pulls."""
         return self._joined(self._back, self._made(kind, options))
 
+    @property
+    def front_address(self) -> str:
+        assert self._front is not None
+        return self._front
+
+    @property
+    def back_address(self) -> str:
+        assert self._back is not None
+        return self._back
+
     def _joined(self, at: str | None, made: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
         if at is None:
             made.bind(ANY)
