@@ -55,8 +55,9 @@ STATS = (
     "paused",
 )
 """What `stats` of every engine has: since it was opened, counted over pauses. ``sessions`` are those that go through
-it now, ``paused`` is 0 or 1. Bytes are those of the frames, ZeroMQ's own routing ids and framing included or not as it
-counts them itself. An engine may have more."""
+it now, ``paused`` is 0 or 1. Bytes are those of the frames. What `PlainEngine` says is what libzmq's proxy counts: each
+frame of a multipart message is a message of its own there, the routing ids of ROUTER included; so a request from REQ
+counts as three. An engine may have more."""
 
 
 class Engine(Protocol):

@@ -321,7 +321,8 @@ class SteeredProxy:
 
     def _pass_subscriptions(self) -> None:
         """Paused, wait for a job. What is subscribed meanwhile is passed on: it would wait without bound."""
-        watched = [(each.socket, zmq.POLLIN) for each in self._both if each.outlet.kind == "XPUB"]
+        kinds = ("XPUB",) if self._sense is None else ()  # else they are looked at first, when it goes on
+        watched = [(each.socket, zmq.POLLIN) for each in self._both if each.outlet.kind in kinds]
         for socket, _ in poll((self._control, zmq.POLLIN), *watched):
             if socket is not self._control:
                 at = [each.socket for each in self._both].index(socket)
