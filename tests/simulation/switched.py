@@ -11,8 +11,10 @@ from typing import ClassVar
 from tests.simulation.paths import Direct, Place
 from tests.simulation.pipeline import PipelineScenario
 from tests.simulation.reqrep import ReqrepScenario
+from zmqkit.devices.acceptors import SPARE
 from zmqkit.devices.switch import SwitchCore
 from zmqkit.events import BadFrame, PeerRefused
+from zmqkit.protocol.pattern import PatternCore
 from zmqkit.testing.faults import CRASH_FAULTS, NETWORK_FAULTS, STALL_FAULTS
 from zmqkit.testing.peers import SimPeer
 from zmqkit.testing.scenario import Scenario
@@ -34,6 +36,8 @@ class Switched(Direct):
     def arrange(self, world: World, names: Sequence[str], roles: tuple[str, str]) -> None:
         rng = world.stream("switches")
         self.roles = roles
+        self.behind = tuple(names)
+        self.switches: list[SimPeer] = []
         self.count = rng.choice((1, 1, 2))
         self.listening = rng.random() < 0.4
         self.fixed = [f"tcp://{name}:1" for name in names]
@@ -45,6 +49,7 @@ class Switched(Direct):
                 bind=[FRONT.format(number), *([BACK.format(number)] if last and self.listening else [])],
                 connect=self._dialled(number), start=False,
             )  # fmt: skip
+            self.switches.append(peer)
             peer.may_move = False
             peer.on_turn, peer.on_event = self._on_switch_turn, self._on_switch_event
             peer.start()
@@ -80,6 +85,49 @@ class Switched(Direct):
         self.seen[peer] = peer.incarnation, resumed
         check_switch(core)
 
+    # ---- when the faults are over ----------------------------------------------------
+
+    def converged(self, world: World) -> bool:
+        settled: bool = super().converged(world)  # type: ignore[misc]  # of the scenario
+        return settled and not self._untidy() and not self._unreached(world)
+
+    def explain(self, world: World) -> str:
+        lines = [super().explain(world), self._untidy(), self._unreached(world)]  # type: ignore[misc]
+        return "\n".join(filter(None, lines))
+
+    def _unreached(self, world: World) -> str:
+        """Everybody in front has a session with everybody behind, as if there were no device."""
+        behind = {name: world.peers[name].core for name in self.behind}
+        for name, peer in world.peers.items():
+            core = peer.core
+            if name not in behind and isinstance(core, PatternCore):
+                met = {session.peer.instance for session in core.sessions}
+                for other, there in behind.items():
+                    if not isinstance(there, PatternCore) or there.local.instance not in met:
+                        return f"{name} has no session with {other}"
+        return ""
+
+    def _untidy(self) -> str:
+        """A switch knows no connection that is gone, and has none that it does not know."""
+        for peer in self.switches:
+            core = peer.core
+            if not isinstance(core, SwitchCore):
+                return f"{peer.name} is down"
+            lines = core.acceptors.lines
+            known = {*core.initiators.by_link, *(link for link, line in lines.items() if not line.number)}
+            gone = known - set(peer.routes)
+            if gone:
+                return f"{peer.name} knows {gone}, which is gone"
+            wanted = {
+                *peer.connects,
+                *(link[1] for link, line in lines.items() if isinstance(link, tuple) if line.number),
+            }
+            if wanted != set(peer.dials):
+                return f"{peer.name} dials {set(peer.dials)}, and makes use of {wanted}"
+        return ""
+
+    # ---- what was seen ---------------------------------------------------------------
+
     def _on_event(self, peer: SimPeer, event: object) -> None:
         if isinstance(event, BadFrame) and event.reason in EXCUSED:
             peer.world.counts[f"excused: {event.reason}"] += 1
@@ -99,6 +147,7 @@ def check_switch(core: SwitchCore) -> None:
     used = [link for initiator in initiators for link in ([initiator.line.link] if initiator.line else [])]
     used += [line.link for initiator in initiators for line in initiator.asked.values()]
     assert len(used) == len(set(used)), "two initiators use one line"
+    assert set(initiators.waiting) <= set(initiators.by_link), "a HELLO of a connection that is gone"
     for initiator in initiators:
         assert initiator.hello is None or initiator.link in initiators.waiting, "a HELLO that nobody will look at"
         for line in (*([initiator.line] if initiator.line else []), *initiator.asked.values()):
@@ -106,6 +155,7 @@ def check_switch(core: SwitchCore) -> None:
             assert line.link in acceptors.lines, "a line is used that was given up"
     for acceptor in acceptors:
         for line in acceptor.lines.values():
+            assert not acceptor.address or len(acceptor.idle) <= SPARE, "more idle lines than are wanted"
             assert (line.user is None) == (line.link in acceptor.idle), (
                 "an idle line has a user, or one in use has none"
             )

@@ -68,6 +68,11 @@ class Places:
             if self.core is not None:
                 self.dials[address] = self.world.network.dial(self._peer, address)
 
+    @property
+    def connects(self) -> tuple[str, ...]:
+        """The addresses that it connects to, whatever its core dials besides."""
+        return tuple(self._connects)
+
     def disconnect(self, address: str) -> None:
         """Connect there no more; the core is told `link_down`. Idempotent."""
         if address in self._connects:
