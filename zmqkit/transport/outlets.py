@@ -155,8 +155,9 @@ class PlainSocket:
             ready = dict(poll((self.socket, zmq.POLLOUT), (control, zmq.POLLIN)))
             if control in ready:
                 return False
-            self.socket.send_multipart(self.spilled[0], NOWAIT)
-            self.spilled.popleft()
+            with contextlib.suppress(zmq.Again):  # who had room is gone
+                self.socket.send_multipart(self.spilled[0], NOWAIT)
+                self.spilled.popleft()
         return True
 
     def told(self) -> list[tuple[int, int]]:

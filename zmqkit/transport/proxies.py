@@ -25,7 +25,7 @@ from typing import Literal, Protocol
 
 import zmq
 
-from zmqkit.errors import Closed
+from zmqkit.errors import Closed, WaitTimeout
 from zmqkit.transport import forks
 from zmqkit.transport.context import context
 from zmqkit.transport.outlets import PAIRS, Outlet, PlainSocket, poll
@@ -126,6 +126,8 @@ class SteeredProxy:
         self._steer_lock = threading.RLock()
         """For what follows: the other end of the control socket, and the counters. A finalizer may need it anywhere."""
         self._steer: zmq.Socket[bytes]
+        self._shut = False
+        """The sockets are closed."""
         self._running = False
         """The C loop is, or is about to be, entered."""
         self._asked = 0
@@ -198,7 +200,7 @@ class SteeredProxy:
         """End; what the sockets were given may leave for so many seconds (None: no bound). Idempotent."""
         if self._thread is None or self._forked:
             return
-        with contextlib.suppress(Closed):
+        with contextlib.suppress(Closed, WaitTimeout):
             self._call(lambda: self._end(linger))
         if threading.current_thread() is not self._thread:
             with contextlib.suppress(WaitExpired):
@@ -208,11 +210,10 @@ class SteeredProxy:
         """The same, without waiting for anything: also from a finalizer, whichever thread runs it."""
         if self._thread is None or self._forked or self.ended.done:
             return
-        self._jobs.append((lambda: self._end(flush), Ticket()))
-        with self._steer_lock:
-            self._interrupt()
-            for each in self._both:
-                each.open_spill()  # nobody is going to look whether it is blocked
+        done = Ticket()
+        self._jobs.append((lambda: self._end(flush), done))
+        self._interrupt()
+        self._make_room(done)  # nobody is going to look whether it is blocked
 
     def become_forked(self) -> None:
         """This is the child of a fork: let go of the ports, or they would stay taken when the parent closes them."""
@@ -237,11 +238,20 @@ class SteeredProxy:
                 return
             except WaitExpired:
                 log.debug("%s: the proxy is blocked; what it holds is kept for later", self.name)
-            with self._steer_lock:
-                if not done.done:
-                    for each in self._both:
-                        each.open_spill()
-            wait(done, ENDING)
+            self._make_room(done)
+            try:
+                wait(done, ENDING)
+            except WaitExpired:
+                raise WaitTimeout(
+                    f"the proxy of {self.name} does not answer: what was asked of it is done when it does"
+                ) from None
+
+    def _make_room(self, done: Ticket) -> None:
+        """Let a loop that is blocked get rid of what it holds, unless a job is done by now."""
+        with self._steer_lock:
+            if not done.done and not self._shut:
+                for each in self._both:
+                    each.open_spill()
 
     def _interrupt(self) -> None:
         with self._steer_lock:
@@ -271,8 +281,10 @@ class SteeredProxy:
             log.exception("the proxy of %s ended by itself", self.name)
             failure = error
         forks.unregister(self)
-        self._close_all()
-        self.ended.resolve(None)
+        try:
+            self._close_all()
+        finally:
+            self.ended.resolve(None)
         while self._jobs:
             self._jobs.popleft()[1].resolve(Closed(f"the proxy of {self.name} is closed"))
         if failure is not None:
@@ -326,7 +338,8 @@ class SteeredProxy:
         for socket, _ in poll((self._control, zmq.POLLIN), *watched):
             if socket is not self._control:
                 at = [each.socket for each in self._both].index(socket)
-                self._pass(at, socket.recv_multipart(NOWAIT))
+                with contextlib.suppress(zmq.Again):  # what was there to read is gone
+                    self._pass(at, socket.recv_multipart(NOWAIT))
 
     def _ask(self, sense: Sense) -> None:
         """Show what comes first to who knows, or be woken by a job."""
@@ -337,10 +350,11 @@ class SteeredProxy:
         which: Which
         for which in (0, 1):
             if both[which].socket in ready:
-                frames = both[which].socket.recv_multipart(NOWAIT)
-                both[1 - which].spilled.append(frames)
-                self._count(which, frames)
-                verdicts.append(sense.message(which, frames))
+                with contextlib.suppress(zmq.Again):  # what was there to read is gone
+                    frames = both[which].socket.recv_multipart(NOWAIT)
+                    both[1 - which].spilled.append(frames)
+                    self._count(which, frames)
+                    verdicts.append(sense.message(which, frames))
         if not {"forward", "end"}.isdisjoint(verdicts):
             self._sense = None
             if "end" in verdicts:
@@ -389,6 +403,7 @@ class SteeredProxy:
         linger = self._linger_ms
         with self._steer_lock:
             self._collect_spills()
+            self._shut = True
             for each in self._both:
                 with contextlib.suppress(zmq.Again):  # there is still no room for it
                     while each.spilled:
