@@ -217,7 +217,7 @@ DEVICE_CORES = {"acceptors", "fences", "greetings", "initiators", "rates", "swit
 
 PATTERN_FACES = {
     "sync", "aio", "sending", "bulk", "taking", "jobs", "custody", "worker", "worker_aio",
-    "executing", "children", "beside", "pace",
+    "executing", "children", "beside", "pace", "dead",
     "arrivals", "calling", "reply", "stream", "request", "handling", "elsewhere", "crew", "tasks", "loops", "hosting",
     "effects",    "serving", "serving_aio",
     "publishing", "subscribing", "messages", "handlers", "positions", "endpoints", "places",

@@ -79,6 +79,8 @@ if TYPE_CHECKING:
     )
     from zmqkit.patterns.pipeline import (
         Batch,
+        DeadLetter,
+        DeadLetters,
         Job,
         Outgoing,
         Puller,
@@ -161,6 +163,8 @@ _HOMES = {
     "Retention": "zmqkit.options",
     "Window": "zmqkit.options",
     "Batch": "zmqkit.patterns.pipeline",
+    "DeadLetter": "zmqkit.patterns.pipeline",
+    "DeadLetters": "zmqkit.patterns.pipeline",
     "Job": "zmqkit.patterns.pipeline",
     "Outgoing": "zmqkit.patterns.pipeline",
     "Puller": "zmqkit.patterns.pipeline",
@@ -197,6 +201,8 @@ __all__ = [
     "CommitIndeterminate",
     "Common",
     "CursorInUse",
+    "DeadLetter",
+    "DeadLetters",
     "DecodeError",
     "DiscoveryError",
     "Duplicate",

@@ -69,11 +69,13 @@ if TYPE_CHECKING:
         Window,
     )
     from zmqkit.patterns.pipeline import (
+        DeadLetter,
         Outgoing,
         Settled,
     )
     from zmqkit.patterns.pipeline.aio import (
         Batch,
+        DeadLetters,
         Job,
         Puller,
         Pusher,
@@ -159,9 +161,11 @@ _HOMES = {
     "Point": "zmqkit.options",
     "Retention": "zmqkit.options",
     "Window": "zmqkit.options",
+    "DeadLetter": "zmqkit.patterns.pipeline",
     "Outgoing": "zmqkit.patterns.pipeline",
     "Settled": "zmqkit.patterns.pipeline",
     "Batch": "zmqkit.patterns.pipeline.aio",
+    "DeadLetters": "zmqkit.patterns.pipeline.aio",
     "Job": "zmqkit.patterns.pipeline.aio",
     "Puller": "zmqkit.patterns.pipeline.aio",
     "Pusher": "zmqkit.patterns.pipeline.aio",
@@ -196,6 +200,8 @@ __all__ = [
     "CommitIndeterminate",
     "Common",
     "CursorInUse",
+    "DeadLetter",
+    "DeadLetters",
     "DecodeError",
     "DiscoveryError",
     "Duplicate",

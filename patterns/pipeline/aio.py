@@ -10,7 +10,7 @@ import contextlib
 import inspect
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Generic, Self, overload
 
@@ -22,8 +22,10 @@ from zmqkit.errors import Closed, Unsettled
 from zmqkit.options import Backoff, Durability, OnError, Point
 from zmqkit.patterns.pipeline.bulk import Bulk, cause_of
 from zmqkit.patterns.pipeline.children import late
+from zmqkit.patterns.pipeline.dead import DeadLetter, DeadLettersBase, Sorting
 from zmqkit.patterns.pipeline.executing import Hands, check_places, executing
 from zmqkit.patterns.pipeline.jobs import BatchBase, JobBase, Run
+from zmqkit.patterns.pipeline.letters import Page
 from zmqkit.patterns.pipeline.pace import Pace
 from zmqkit.patterns.pipeline.sending import (
     Headers,
@@ -70,6 +72,62 @@ class Receipt(ReceiptBase):
         except WaitExpired:
             raise self._too_early(until, timeout) from None
         return pusher._settled_now()
+
+
+class DeadLetters(DeadLettersBase):
+    """A pusher's dead letters. See `zmqkit.DeadLetters`."""
+
+    __slots__ = ()
+
+    def __aiter__(self) -> AsyncIterator[DeadLetter]:
+        return _Letters(self)
+
+    async def retry(self, *ids: str) -> int:
+        """Send messages again. See `zmqkit.DeadLetters.retry`."""
+        return await self._sort(Sorting(self, ids, again=True))
+
+    async def drop(self, *ids: str) -> int:
+        """Throw messages away. See `zmqkit.DeadLetters.drop`."""
+        return await self._sort(Sorting(self, ids, again=False))
+
+    async def _page(self, after: int) -> Page:
+        page: Page = await self._pusher._wait(self._ask_page(after), None)
+        return page
+
+    async def _sort(self, sorting: Sorting) -> int:
+        wait = self._pusher._wait
+        while not sorting.over(page := await self._page(sorting.after)):
+            with anyio.CancelScope(shield=True):  # what is claimed is dealt with
+                asked = sorting.ask(page)
+                tickets = [] if asked is None else sorting.go_on(page, await wait(asked, None))
+            for ticket in tickets:
+                sorting.stored(await wait(ticket, None))
+        return sorting.done
+
+
+class _Letters:
+    """The iterator of ``async for letter in pusher.dead_letters()``."""
+
+    __slots__ = ("_after", "_here", "_letters")
+
+    def __init__(self, letters: DeadLetters) -> None:
+        self._letters = letters
+        self._here: Iterator[DeadLetter] = iter(())
+        self._after = 0
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> DeadLetter:
+        for letter in self._here:
+            return letter
+        await self._letters._pusher._start_async()
+        page = await self._letters._page(self._after)
+        if not page.rows:
+            raise StopAsyncIteration
+        self._after = page.rows[-1][0]
+        self._here = self._letters._letters(page)
+        return next(self._here)
 
 
 class Pusher(PusherBase, Peer):
@@ -157,6 +215,10 @@ class Pusher(PusherBase, Peer):
         except WaitExpired:
             raise self._unflushed(until, timeout) from None
         return Settled(acked, dead)
+
+    def dead_letters(self) -> DeadLetters:
+        """The messages that failed for good. See `zmqkit.Pusher.dead_letters`."""
+        return DeadLetters(self)
 
     # ---- waiting -------------------------------------------------------------------
 

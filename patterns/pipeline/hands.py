@@ -6,6 +6,7 @@ Pure.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from zmqkit.options import Backoff, Limits, Point
@@ -46,12 +47,14 @@ class Arrival(NamedTuple):
     ticket: Any
     wait: bool
     watcher: Any
+    letters: Sequence[int] = ()
 
 
 class Storing(NamedTuple):
     number: int
     row: Row
     tickets: list[Any]
+    letters: Sequence[int]
 
 
 class Awaited(NamedTuple):
@@ -70,7 +73,8 @@ class Settling:
     dead: int = 0
     rows: dict[int, tuple[Row, int]] = dataclasses.field(default_factory=dict)
     """Rows that changed, with what was done of them when it was written."""
-    letters: dict[int, bytes] = dataclasses.field(default_factory=dict)
+    letters: dict[int, tuple[bytes, str]] = dataclasses.field(default_factory=dict)
+    """Dead letters by sequence, with their reasons."""
     ended: list[tuple[int, int, Outcome, str]] = dataclasses.field(default_factory=list)
     """What became of messages: key of the row, bits, outcome, reason."""
     answers: list[tuple[Session, wire.Settled]] = dataclasses.field(default_factory=list)

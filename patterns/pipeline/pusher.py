@@ -25,7 +25,8 @@ from zmqkit.patterns.pipeline import wire
 from zmqkit.patterns.pipeline.backlog import Backlog, runs
 from zmqkit.patterns.pipeline.hands import Arrival, Awaited, PusherSettings, Settling, Storing, merge
 from zmqkit.patterns.pipeline.leases import Holder, Lot
-from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, ROW_BYTES, ROW_MESSAGES, Pack, Row, told_by, unreadable
+from zmqkit.patterns.pipeline.letters import Letters
+from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, ROW_BYTES, ROW_MESSAGES, Pack, Row, unreadable
 from zmqkit.patterns.pipeline.wire import Outcome
 from zmqkit.protocol import core
 from zmqkit.protocol.core import Frames
@@ -33,9 +34,6 @@ from zmqkit.protocol.local import Local
 from zmqkit.protocol.pattern import PatternCore
 from zmqkit.protocol.session import Session
 from zmqkit.protocol.timers import Timers
-
-DEAD_REASONS: Final = 100_000
-"""Without a journal, so many dead messages are remembered for receipts that ask later."""
 
 RETRY_STORE: Final = 1.0
 """Seconds until settles that a full disk refused are written again."""
@@ -72,8 +70,7 @@ class PusherCore(PatternCore):
         self._bytes = 0
         self._waits: list[Awaited] = []
         self._watchers: dict[int, list[Any]] = {}
-        self._lookups: dict[int, list[Any]] = {}
-        self._dead_reasons: dict[int, str] = {}
+        self.letters = Letters(self.out, settings.durable)
         self._ailing: Exception | None = None
         self._broken: Exception | None = None
         for name in (
@@ -82,10 +79,11 @@ class PusherCore(PatternCore):
         ):  # fmt: skip
             self.counters.setdefault(name, 0)
 
-    def found(self, first: int, newest: int, waiting: int) -> None:
+    def found(self, first: int, newest: int, waiting: int, letters: int = 0) -> None:
         """What the journal held when it was opened: keys of the first and newest row, and how many messages."""
         self.backlog.found(first, newest, waiting)
         self.unsettled = waiting
+        self.letters.count = letters
 
     def opened_at(self, sequence: int) -> None:
         """The first sequence that this opening gives out."""
@@ -103,10 +101,16 @@ class PusherCore(PatternCore):
             wait: with no room, wait for it (else `Full`).
             watcher: told (outcome, reason), or an exception, once for each message; None if nobody watches.
         """
-        arrival = Arrival(pack, first, ticket, wait, watcher)
+        self._arrive(Arrival(pack, first, ticket, wait, watcher))
+
+    def redrive(self, pack: Pack, first: int, letters: Sequence[int], ticket: Any, now: float) -> None:
+        """The same for dead letters, claimed, which go as this is stored."""
+        self._arrive(Arrival(pack, first, ticket, True, None, letters))
+
+    def _arrive(self, arrival: Arrival) -> None:
         if self._broken is not None:
             self._refuse(arrival, self._broken)
-        elif not wait and not self._has_room(pack, [each.pack for each in self._arrivals]):
+        elif not arrival.wait and not self._has_room(arrival.pack, [each.pack for each in self._arrivals]):
             self._refuse(arrival, Full("no room, and timeout=0: nothing was stored"))
         else:
             self._arrivals.append(arrival)
@@ -135,12 +139,8 @@ class PusherCore(PatternCore):
             self._watchers.setdefault(sequence, []).append(watcher)
         elif self._broken is not None:
             self.out.replies.append((watcher, self._broken))
-        elif self.settings.durable:
-            self._lookups.setdefault(sequence, []).append(watcher)
-            self.out.reads.append(core.Read(DEAD, sequence, sequence, 1))
         else:
-            reason = self._dead_reasons.get(sequence)
-            self.out.replies.append((watcher, ("acked", "") if reason is None else ("dead", reason)))
+            self.letters.ask(sequence, watcher)
 
     def forget_wait(self, ticket: Any, answer: Any, now: float) -> None:
         """Nobody waits on this ticket any more; `answer` gets None, after the ticket has got what there is to say."""
@@ -149,11 +149,8 @@ class PusherCore(PatternCore):
         for watchers in self._watchers.values():
             if ticket in watchers:
                 watchers.remove(ticket)
-        for watchers in self._lookups.values():
-            if ticket in watchers:
-                watchers.append(answer)  # told together
-                return
-        self.out.replies.append((answer, None))
+        if not self.letters.forget(ticket, answer):
+            self.out.replies.append((answer, None))
 
     # ---- sessions ------------------------------------------------------------------
 
@@ -252,10 +249,7 @@ class PusherCore(PatternCore):
 
     def _bury(self, row: Row, index: int, reason: str, traceback: str, now: float) -> None:
         letter = row.letter(index, reason, traceback, int((now + self.settings.wall) * 1e6))
-        if self.settings.durable:
-            self._turn.letters[row.key + index] = letter.pack()
-        elif len(self._dead_reasons) < DEAD_REASONS:
-            self._dead_reasons[row.key + index] = reason
+        self._turn.letters[row.key + index] = letter.pack(), reason
         self._done(row, 1 << index, "dead", reason)
         self.out.events.append(JobDead(self.local.name, letter.id, reason))
 
@@ -294,14 +288,17 @@ class PusherCore(PatternCore):
     def stored(self, up_to: int, now: float) -> None:
         """The journal has it: now it may be said, and lent."""
         while self._storing and self._storing[0].number <= up_to:
-            _, row, tickets = self._storing.popleft()
+            _, row, tickets, letters = self._storing.popleft()
             self.backlog.stored(row)
+            if letters:
+                self.letters.went(letters)
             self.stored_up_to = row.last
             self.stored_bytes += len(row.blob)
             self.counters["sent"] += row.count
             self.out.replies.extend((ticket, None) for ticket in tickets)
         while self._settling and self._settling[0].number <= up_to:
             self._settled(self._settling.popleft(), now)
+        self.letters.stored(up_to)
         if self._ailing is not None:
             self._ailing = None
             self.out.events.append(JournalRecovered(self.local.name))
@@ -313,6 +310,8 @@ class PusherCore(PatternCore):
         self.counters["acked"] += settling.acked
         self.counters["dead"] += settling.dead
         self.unsettled -= settled
+        for key, letter in settling.letters.items():
+            self.letters.bury(key, *letter)
         for row, done in settling.rows.values():
             row.kept = done
             if done == row.all:
@@ -335,7 +334,8 @@ class PusherCore(PatternCore):
         if self._ailing is None and self._broken is None:
             self.out.events.append(JournalTrouble(self.local.name, str(error)))
         while self._storing and self._storing[0].number <= up_to:
-            _, row, tickets = self._storing.popleft()
+            _, row, tickets, letters = self._storing.popleft()
+            self.letters.release(letters)
             self.unsettled -= row.count
             self._bytes -= len(row.blob)
             self.stored_up_to = row.last
@@ -344,6 +344,7 @@ class PusherCore(PatternCore):
             for index in range(row.count):
                 for watcher in self._watchers.pop(row.key + index, ()):
                     self.out.replies.append((watcher, error))
+        self.letters.store_failed(up_to, error)
         owed = Settling()
         while self._settling and self._settling[0].number <= up_to:
             later = self._settling.popleft()
@@ -366,16 +367,14 @@ class PusherCore(PatternCore):
     def _stop_asking(self, error: Exception) -> None:
         """The journal can be read no more either: who waits for what it would tell is told that."""
         self.out.reads.clear()
-        for asked in (self._lookups, self._watchers):
-            self.out.replies.extend((watcher, error) for watchers in asked.values() for watcher in watchers)
-            asked.clear()
+        self.letters.stop(error)
+        self.out.replies.extend((watcher, error) for watchers in self._watchers.values() for watcher in watchers)
+        self._watchers.clear()
 
     def loaded(self, read: core.Read, rows: Sequence[core.Row], now: float) -> None:
         """Rows from the journal."""
         if read.log == DEAD:
-            result = told_by(rows)
-            for watcher in self._lookups.pop(read.first, []):
-                self.out.replies.append((watcher, result))
+            self.letters.loaded(read, rows)
             return
         try:
             more = self.backlog.loaded(read, rows)
@@ -413,9 +412,9 @@ class PusherCore(PatternCore):
 
     def _passed(self, arrival: Arrival) -> None:
         """It will not be stored: nobody need wait for its sequences."""
-        last = arrival.first + len(arrival.pack) - 1
+        self.letters.release(arrival.letters)
         self.stored_bytes += len(arrival.pack.blob)
-        self.accepted_up_to = max(self.accepted_up_to, last)
+        self.accepted_up_to = max(self.accepted_up_to, last := arrival.first + len(arrival.pack) - 1)
         if not self._storing:
             self.stored_up_to = max(self.stored_up_to, last)
 
@@ -439,8 +438,11 @@ class PusherCore(PatternCore):
                 group.append(self._arrivals.popleft())
             row = merge(group, self.settings.origin)
             tickets = [each.ticket for each in group if each.ticket is not None]
+            letters = [key for each in group for key in each.letters]
+            if letters:
+                self.letters.remove(letters)
             number = self._write(MESSAGES, row.key, row.count, row.pack() if self.settings.durable else b"")
-            self._storing.append(Storing(number, row, tickets))
+            self._storing.append(Storing(number, row, tickets, letters))
             self.accepted_up_to = row.last
 
     def _accept(self, arrival: Arrival) -> None:
@@ -458,7 +460,7 @@ class PusherCore(PatternCore):
 
     def _write_settled(self, now: float) -> None:
         turn, self._turn = self._turn, Settling()
-        for sequence, letter in turn.letters.items():
+        for sequence, (letter, _) in turn.letters.items():
             self._write(DEAD, sequence, 1, letter)
         for key, (row, _) in list(turn.rows.items()):
             done = row.done
@@ -493,7 +495,7 @@ class PusherCore(PatternCore):
         super().end_turn(now)
 
     def _store(self, now: float) -> None:
-        """Put out what is to be stored. While the journal refuses, settles come first and senders are told."""
+        """Put out what is to be stored; while the journal refuses, settles first, and senders are told."""
         if self._broken is not None:
             return
         if self._ailing is None:
@@ -594,6 +596,5 @@ class PusherCore(PatternCore):
 
     def handle_timer(self, now: float) -> None:
         """See `Core`."""
-        while self._timers.pop(now) is not None:
-            pass  # "store": end_turn tries again
+        self._timers.pop(now)  # "store": end_turn tries again
         super().handle_timer(now)

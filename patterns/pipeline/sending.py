@@ -33,7 +33,7 @@ from zmqkit.patterns.pipeline.endpoints import CLOSING, FOR_EVER, PipePeer
 from zmqkit.patterns.pipeline.hands import PusherSettings
 from zmqkit.patterns.pipeline.outlets import FRAMES, OutletPusherCore
 from zmqkit.patterns.pipeline.pusher import PusherCore
-from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, Pack
+from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, DeadRow, Pack
 from zmqkit.peer.base import Common, check_types
 from zmqkit.protocol.local import Local
 from zmqkit.transport.tickets import Ticket, WaitExpired, wait
@@ -196,7 +196,8 @@ class PusherBase(PipePeer):
         core = self._make_core(self._local(about={"epoch": epoch}), settings)
         if journal is not None:
             messages, marks = journal.totals(MESSAGES), journal.totals(MARKS)
-            core.found(messages.first_key, messages.last_key, messages.weight - marks.weight)
+            waiting = messages.weight - marks.weight
+            core.found(messages.first_key, messages.last_key, waiting, journal.totals(DEAD).weight)
             # A row's key is its first message's sequence; sequences within rows may be higher than any key.
             self._sequence = journal.highest(MESSAGES) + _LARGEST_ROW
         core.opened_at(self._sequence)
@@ -277,6 +278,18 @@ class PusherBase(PipePeer):
             self._handed_bytes += len(pack.blob)
             hand(self._core.append, pack, first, ticket, wait, watcher)
         return first
+
+    def _redrive(self, letter: DeadRow, key: int) -> Ticket:
+        """Send a dead letter, claimed, again. Returns what to wait for until that is stored."""
+        headers = {0: dict(letter.headers)} if letter.headers else {}
+        pack = Pack(letter.codec, letter.sent_at, [len(letter.body)], letter.body, {0: letter.id}, headers, dated=True)
+        driver = self._open_driver
+        ticket = driver.ticket()
+        with self._state_lock:
+            first, self._sequence = self._sequence, self._sequence + 1
+            self._handed_bytes += len(pack.blob)
+            driver.submit(self._core.redrive, pack, first, (key,), ticket)
+        return ticket
 
     def _begin(self, pack: Pack, *, wait: bool, lazy: bool = False) -> Any:
         ticket = self._open_driver.ticket()

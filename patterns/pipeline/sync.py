@@ -15,8 +15,10 @@ from typing_extensions import TypeVar, Unpack
 from zmqkit.errors import Closed, Unsettled
 from zmqkit.options import Backoff, Durability, OnError, Point
 from zmqkit.patterns.pipeline.bulk import Bulk, cause_of
+from zmqkit.patterns.pipeline.dead import DeadLetter, DeadLettersBase, Sorting
 from zmqkit.patterns.pipeline.executing import check_places, executing
 from zmqkit.patterns.pipeline.jobs import BatchBase, JobBase, Run
+from zmqkit.patterns.pipeline.letters import Page
 from zmqkit.patterns.pipeline.pace import Pace
 from zmqkit.patterns.pipeline.sending import (
     Headers,
@@ -66,6 +68,54 @@ class Receipt(ReceiptBase):
         except WaitExpired:
             raise self._too_early(until, timeout) from None
         return pusher._settled_now()
+
+
+class DeadLetters(DeadLettersBase):
+    """A pusher's dead letters, those of its journal included, in the order in which they were sent.
+
+    Without a journal the last 10,000 are kept.
+    """
+
+    __slots__ = ()
+
+    def __iter__(self) -> Iterator[DeadLetter]:
+        self._pusher._check_wait()
+        after = 0
+        while (page := self._page(after)).rows:
+            yield from self._letters(page)
+            after = page.rows[-1][0]
+
+    def retry(self, *ids: str) -> int:
+        """Send messages again, failures forgotten: under their ids, behind all that waits. Returns how many.
+
+        Args:
+            *ids: of which messages; those that are not there are passed over. None: all that are there now.
+
+        Raises:
+            JournalFull: the disk is full; what was not sent again stays a dead letter.
+        """
+        return self._sort(Sorting(self, ids, again=True))
+
+    def drop(self, *ids: str) -> int:
+        """Throw messages away. Returns how many.
+
+        Args:
+            *ids: of which messages; those that are not there are passed over. None: all that are there now.
+        """
+        return self._sort(Sorting(self, ids, again=False))
+
+    def _page(self, after: int) -> Page:
+        page: Page = self._pusher._wait(self._ask_page(after), None)
+        return page
+
+    def _sort(self, sorting: Sorting) -> int:
+        wait = self._pusher._wait
+        while not sorting.over(page := self._page(sorting.after)):
+            asked = sorting.ask(page)
+            if asked is not None:
+                for ticket in sorting.go_on(page, wait(asked, None)):
+                    sorting.stored(wait(ticket, None))
+        return sorting.done
 
 
 class Pusher(PusherBase, Peer):
@@ -192,6 +242,10 @@ class Pusher(PusherBase, Peer):
         except WaitExpired:
             raise self._unflushed(until, timeout) from None
         return Settled(acked, dead)
+
+    def dead_letters(self) -> DeadLetters:
+        """The messages that failed for good: to look at, to send again, to drop."""
+        return DeadLetters(self)
 
     # ---- waiting -------------------------------------------------------------------
 

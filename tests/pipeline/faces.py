@@ -31,7 +31,8 @@ PATIENCE_S = 20.0
 LOCAL = "tcp://127.0.0.1:*"
 
 TWINS: dict[type[Any], type[Any]] = {
-    getattr(zmqkit, name): getattr(aio, name) for name in ("Pusher", "Puller", "Worker", "Receipt", "Job", "Batch")
+    getattr(zmqkit, name): getattr(aio, name)
+    for name in ("Pusher", "Puller", "Worker", "Receipt", "Job", "Batch", "DeadLetters")
 }
 
 

@@ -14,7 +14,7 @@ import zmqkit
 from zmqkit import aio
 from zmqkit.peer import Common
 
-CLASSES = ("Peer", "Pusher", "Puller", "Worker", "Job", "Batch", "Receipt")
+CLASSES = ("Peer", "Pusher", "Puller", "Worker", "Job", "Batch", "Receipt", "DeadLetters")
 
 ONLY_ASYNC_PARAMETERS = {("Puller", "run"): {"tasks"}, ("Worker", "__init__"): {"tasks"}}
 """What the async face takes besides: how many coroutines at a time."""
@@ -30,6 +30,7 @@ COROUTINES = {
     "Job": {"ack", "nack", "reject", "release"},
     "Batch": {"ack", "nack"},
     "Receipt": {"wait"},
+    "DeadLetters": {"retry", "drop"},
 }
 """What waits, or may wait one day. All else is plain in both faces."""
 
@@ -132,7 +133,7 @@ def defaults(method: Any) -> dict[str, object]:
 @pytest.mark.parametrize("name", CLASSES)
 def test_both_faces_have_the_same_methods(name: str) -> None:
     sync, other = set(public(getattr(zmqkit, name))), set(public(getattr(aio, name)))
-    iterable = {"__iter__"} if name == "Puller" else set()
+    iterable = {"__iter__"} if name in ("Puller", "DeadLetters") else set()
     context = {"__enter__", "__exit__"} & sync
     assert other == (sync - context - iterable) | {OTHER_NAMES[each] for each in context | iterable}
 

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from zmqkit import codec as codecs
 from zmqkit.journal import MemoryJournal
 from zmqkit.options import Heartbeat, OnError
 from zmqkit.patterns.pipeline import Job, Outgoing, Puller, Pusher, Worker
 from zmqkit.patterns.pipeline import aio as async_face
+from zmqkit.patterns.pipeline.dead import DeadLetter as DeadLetter
+from zmqkit.patterns.pipeline.dead import letter_of, unpacked
 from zmqkit.patterns.pipeline.pusher import PusherCore
-from zmqkit.patterns.pipeline.rows import DEAD, DeadRow
+from zmqkit.patterns.pipeline.rows import DEAD
 from zmqkit.patterns.pipeline.sending import PusherBase
 from zmqkit.patterns.pipeline.taking import PullerBase
 from zmqkit.patterns.pipeline.worker_aio import Worker as AsyncWorker
@@ -29,29 +30,6 @@ QUIET = Heartbeat(interval=3600.0)
 """Virtual time leaps over heartbeats anyhow."""
 
 NOWHERE = "inproc://zmqkit.testing"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A message that no handler will get any more.
-
-    Attributes:
-        id: of the message.
-        body: what was sent.
-        headers: what the sender attached.
-        reason: why, in a line.
-        traceback: of the handler, where it raised.
-        failures: how often a handler had failed on it.
-        at: when it was found dead, UTC.
-    """
-
-    id: str
-    body: Any
-    headers: Mapping[str, str]
-    reason: str
-    traceback: str | None
-    failures: int
-    at: datetime
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -212,18 +190,9 @@ def _open(
 
 
 def _dead_letters(journal: MemoryJournal) -> list[DeadLetter]:
+    limits = Puller(NOWHERE)._limits
     letters = []
     for row in journal.read(Read(DEAD, 0, 1 << 62, 1 << 62)):
-        found = DeadRow.unpack(row.value)
-        letters.append(
-            DeadLetter(
-                id=found.id,
-                body=codecs.decode(found.body, found.codec, limits=Puller(NOWHERE)._limits),
-                headers=found.headers,
-                reason=found.reason,
-                traceback=found.traceback or None,
-                failures=found.failures,
-                at=datetime.now(UTC),  # that of the letter is virtual
-            )
-        )
+        letter = letter_of(unpacked(row.value), limits)
+        letters.append(dataclasses.replace(letter, at=datetime.now(UTC)))  # that of the letter is virtual
     return letters
