@@ -367,6 +367,13 @@ class SqliteJournal:
                 self._checkpoint()
                 self._reserve.fill()
 
+    def sync(self) -> None:
+        """See `Journal.sync`. At durability `power` each commit does it."""
+        with self._lock:
+            self._connection_now()
+            if self.durability != "power" and not self.read_only and not self._checkpoint():
+                raise JournalError(f"{self.path}: what was committed could not be synced. Look after the disk")
+
     def _store(self, changes: list[Change], *, vacuum: bool) -> None:
         """One try at a commit; returns when it is stored, and else says for certain that it is not, or cannot say."""
         state = State(self._state.commits + 1, self._state.logs.copy())
