@@ -151,7 +151,7 @@ def test_a_killed_device_is_there_again_and_its_neighbour_never_knew(daemon: Mak
 
 
 def test_jobs_of_zmqkit_peers_settle_through_a_streamer_that_is_killed(daemon: Make) -> None:
-    """Each once: what the dead device had in hand its peers send again, over the same session."""
+    """None is lost: what the dead device had in hand its peers send again. One may come twice, if it was long away."""
     streamer = device("jobs", more="plain = false").replace("queue", "streamer")
     running = daemon(streamer, device("orders")).ready()
     found = running.ask("describe")["jobs"]
@@ -162,7 +162,7 @@ def test_jobs_of_zmqkit_peers_settle_through_a_streamer_that_is_killed(daemon: M
     ):
         for number in range(200):
             pusher.send(number)
-        while len(done) < 200:
+        while len(set(done)) < 200:
             job = puller.receive(WAIT_S)
             assert job is not None, f"no job came after {len(done)}"
             with job:
@@ -170,7 +170,7 @@ def test_jobs_of_zmqkit_peers_settle_through_a_streamer_that_is_killed(daemon: M
             if len(done) in (50, 100):
                 os.kill(running.ask("describe")["jobs"]["pid"], signal.SIGKILL)
         pusher.flush(timeout=WAIT_S)
-    assert sorted(done) == list(range(200))
+    assert set(done) == set(range(200))
     after = running.ask("describe")
     assert (after["jobs"]["restarts"], after["orders"]["restarts"]) == (2, 0)
 
@@ -293,6 +293,21 @@ def test_devices_end_when_their_daemon_was_killed(daemon: Make) -> None:
     child = os.pidfd_open(running.ask("describe")["orders"]["pid"])
     running.command.kill()
     wait_gone(child)
+
+
+def test_a_device_may_have_a_control_socket_of_its_own(daemon: Make, tmp_path: Path) -> None:
+    running = daemon(device("orders", more=f'plain = true\ncontrol = "ipc://{tmp_path}/own"'), device("prices")).ready()
+    assert running.ask("describe")["orders"]["control"] == [f"ipc://{tmp_path}/own"]
+    with library.Client(f"ipc://{tmp_path}/own", timeout=WAIT_S) as own:
+        assert [each["name"] for each in own.call("pause")] == ["orders"]
+        assert running.ask("stats", "orders")["orders"]["paused"] == 1
+        os.kill(running.ask("describe")["orders"]["pid"], signal.SIGKILL)
+        running.command.said("orders: queue runs again (1), paused")
+        assert own.call("describe")[0]["paused"]
+        own.call("terminate")
+    running.command.said("orders: its process ended with exit status 0; started again")
+    running.command.said("orders: queue runs again (2)")
+    assert running.ask("describe")["prices"]["restarts"] == 0
 
 
 def test_signals_pause_and_resume_all(daemon: Make) -> None:

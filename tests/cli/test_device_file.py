@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.cli.conftest import Start
-from zmqkit.cli import device_ports
+from zmqkit.cli import device_keys, device_ports
 from zmqkit.cli.device_file import Config, FileWrong, read, read_text
-from zmqkit.cli.device_specs import Spec
+from zmqkit.cli.device_specs import KINDS, Spec
 
 GOOD = """\
 [control]
@@ -124,6 +127,7 @@ OTHER = '[[device]]\nname = "b"\nkind = "queue"\nfrontend = "tcp://127.0.0.1:3"\
         (DEVICE + "linger = -1\n", {6: "linger must be 0 or more seconds"}),
         (DEVICE + "journal = 'x'\n", {6: "journal is for a streamer; device 'a' is a queue"}),
         (DEVICE + "types = ['PULL', 'PUSH']\n", {6: "types is for a proxy"}),
+        (DEVICE.replace("queue", "proxy") + "plain = false\n", {6: "a proxy, which is plain in any case"}),
         (DEVICE + "limits = { frame_byte = 1 }\n", {6: "'frame_byte' in limits; did you mean 'frame_bytes'?"}),
         (DEVICE + "limits = { frame_bytes = 1 }\n", {6: "frame_bytes must be 65536 or more, got 1"}),
         (DEVICE + "heartbeat = { interval = 0 }\n", {6: "interval must be a positive number"}),
@@ -157,6 +161,38 @@ def test_each_mistake_is_named_with_its_line(text: str, mistakes: dict[int, str]
         assert words in found[line]
     assert str(wrong.value).startswith("/somewhere/devices.toml:")
     assert "hunter2" not in str(wrong.value)
+
+
+def written(value: object) -> str:
+    """A value as TOML has it."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {written(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(written, value)) + "]"
+    return json.dumps(value) if not isinstance(value, float) else repr(value)
+
+
+ADDRESSES = st.sampled_from(
+    ["tcp://127.0.0.1:1", ">tcp://[::1]:2", "@zeroconf://x", "static://a:1,b:2", "ipc://x", "x", ""]
+)
+KEYS = st.sampled_from([*device_keys.SIDE, *device_keys.LIMITS, *device_keys.HEARTBEAT, "x y", ""])
+ATOMS = st.one_of(
+    ADDRESSES, st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(), st.sampled_from([*KINDS, "PULL", "a"])
+)
+VALUES = st.recursive(ATOMS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4))
+
+
+OVERRIDES = st.dictionaries(st.sampled_from(list(device_keys.DEVICE)), VALUES, max_size=2)
+
+
+@given(st.lists(OVERRIDES, min_size=1, max_size=2), st.sampled_from(KINDS), st.none() | VALUES)
+def test_whatever_stands_there_is_taken_or_told(overrides: list[dict[str, object]], kind: str, control: object) -> None:
+    text = "" if control is None else f"[control]\naddress = {written(control)}\n"
+    for at, override in enumerate(overrides):
+        good = {"name": f"d{at}", "kind": kind, "frontend": f"ipc://f{at}", "backend": f"ipc://b{at}"}
+        text += "[[device]]\n" + "".join(f"{key} = {written(each)}\n" for key, each in {**good, **override}.items())
+    with contextlib.suppress(FileWrong):
+        assert len(make(text).specs) == len(overrides)
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:

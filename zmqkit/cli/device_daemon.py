@@ -131,7 +131,11 @@ class Daemon(Panel):
 
     def _status(self) -> str:
         states = [each.state for each in self._keepers.values()]
-        waiting = [f"{each.spec.name}: {each.error}" for each in self._keepers.values() if each.state == "waiting"]
+        waiting = [
+            f"{each.spec.name}: {each.error}"
+            for each in self._keepers.values()
+            if each.state in ("waiting", "starting") and each.error
+        ]
         count = states.count("running")
         return "; ".join([f"{count} of {len(states)} device{'s' * (len(states) != 1)} running", *waiting[:5]])
 

@@ -21,21 +21,22 @@ words: a file may hold what is nobody's business.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 import tomllib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from zmqkit import checks
 from zmqkit.address import ALLOW, Address, parse, require_secure
+from zmqkit.cli.device_keys import CONTROL, DEVICE, HEARTBEAT, LIMITS, LOG, SIDE, TOP, Keys, nearest, type_of
 from zmqkit.cli.device_specs import KINDS, PROXY_ONLY, SIDES, STREAMER_ONLY, Spec
 from zmqkit.cli.outcome import Code, Failed
 from zmqkit.cli.toml_lines import Place, lines_of
 from zmqkit.devices import sides
 from zmqkit.devices.control import check_address
 from zmqkit.devices.sides import Side
+from zmqkit.discovery import check_name
 from zmqkit.errors import UsageError, ZmqkitError
 from zmqkit.options import Heartbeat, Limits
 
@@ -150,49 +151,6 @@ def _syntax(message: str, text: str) -> Mistake:
     return Mistake(int(found[1]), f"not TOML: {message[: found.start()]}, column {found[2]}")
 
 
-# ---- what may stand where -----------------------------------------------------------
-
-_TEXT: Final = ("text", lambda value: isinstance(value, str))
-_FLAG: Final = ("true or false", lambda value: isinstance(value, bool))
-_NUMBER: Final = ("a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool))
-_TABLE: Final = ("a table", lambda value: isinstance(value, dict))
-_TEXTS: Final = (
-    "a list of text",
-    lambda value: isinstance(value, list) and all(isinstance(each, str) for each in value),
-)
-_ADDRESSES: Final = ("an address or a list of them", lambda value: _TEXT[1](value) or _TEXTS[1](value))
-_SIDE: Final = (
-    "an address, a list of them, or a table with bind, connect, announce, limits",
-    lambda value: _ADDRESSES[1](value) or _TABLE[1](value),
-)
-
-Keys = Mapping[str, tuple[str, Callable[[Any], bool]]]
-
-TOP: Final[Keys] = {
-    "control": _TABLE,
-    "log": _TABLE,
-    "device": ("[[device]], once for each", lambda value: isinstance(value, list) and all(map(_TABLE[1], value))),
-}
-CONTROL: Final[Keys] = {"address": _TEXT}
-LOG: Final[Keys] = {"format": _TEXT}
-DEVICE: Final[Keys] = {
-    "name": _TEXT,
-    "kind": _TEXT,
-    **dict.fromkeys(SIDES, _SIDE),
-    "plain": _FLAG,
-    "types": ("two types of sockets, as in types = ['ROUTER', 'DEALER']", _TEXTS[1]),
-    "journal": _TEXT,
-    "control": _TEXT,
-    "insecure": _FLAG,
-    "linger": _NUMBER,
-    "heartbeat": _TABLE,
-    "limits": _TABLE,
-}
-SIDE: Final[Keys] = {"bind": _ADDRESSES, "connect": _ADDRESSES, "announce": _TEXT, "limits": _TABLE}
-LIMITS: Final[Keys] = {each.name: _NUMBER for each in dataclasses.fields(Limits)}
-HEARTBEAT: Final[Keys] = {each.name: _NUMBER for each in dataclasses.fields(Heartbeat)}
-
-
 class _Reader:
     """Goes through one document and notes what is wrong.
 
@@ -240,12 +198,14 @@ class _Reader:
         self._name(found.get("name"), at)
         kind = found.get("kind")
         if kind is not None and kind not in KINDS:
-            hint = _nearest(kind, KINDS)
+            hint = nearest(kind, KINDS)
             self._wrong((*at, "kind"), f"there is no kind {kind!r:.60} of devices: {', '.join(KINDS)}{hint}")
         for only, owner in ((STREAMER_ONLY, "streamer"), (PROXY_ONLY, "proxy")):
             for key in sorted(only & found.keys()):
                 if kind in KINDS and kind != owner:
                     self._wrong((*at, key), f"{key} is for a {owner}; {shown} is a {kind}")
+        if kind == "proxy" and found.get("plain") is False:
+            self._wrong((*at, "plain"), f"{shown} is a proxy, which is plain in any case")
         for option in _OPTION_KEYS:
             if option in found:
                 self._options(found[option], (*at, option), option)
@@ -326,6 +286,11 @@ class _Reader:
         table = self._known(value, SIDE, at, key)
         if "limits" in table:
             self._options(table["limits"], (*at, "limits"), "limits")
+        if "announce" in table:
+            try:
+                check_name(table["announce"])
+            except ZmqkitError as error:
+                self._wrong((*at, "announce"), f"announce: {error}")
         binds = self._addresses("bind", table.get("bind", []), (*at, "bind"), lambda each: Side(bind=each))
         connects = self._addresses(
             "connect", table.get("connect", []), (*at, "connect"), lambda each: Side(connect=each)
@@ -408,9 +373,9 @@ class _Reader:
         found = {}
         for key, value in table.items():
             if key not in keys:
-                self._wrong((*at, key), f"unknown key {key!r:.70} in {where}{_nearest(key, keys)}")
+                self._wrong((*at, key), f"unknown key {key!r:.70} in {where}{nearest(key, keys)}")
             elif not keys[key][1](value):
-                self._wrong((*at, key), f"{key} in {where} must be {keys[key][0]}, not {_type_of(value)}")
+                self._wrong((*at, key), f"{key} in {where} must be {keys[key][0]}, not {type_of(value)}")
             else:
                 found[key] = value
         return found
@@ -424,25 +389,6 @@ class _Reader:
         return self._lines.get(at, 1)
 
 
-def _nearest(word: str, known: Collection[str]) -> str:
-    found = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {found[0]!r}?" if found else ""
-
-
 def _in_toml(error: Exception) -> str:
     """What is said of Python, in the words of the file."""
     return str(error).replace(ALLOW, "insecure = true")
-
-
-def _type_of(value: object) -> str:
-    for kind, name in (
-        (bool, "true or false"),
-        (str, "text"),
-        (int, "a whole number"),
-        (float, "a number"),
-        (dict, "a table"),
-        (list, "a list"),
-    ):
-        if isinstance(value, kind):
-            return name
-    return "a date or time"
