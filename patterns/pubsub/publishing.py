@@ -25,7 +25,7 @@ from zmqkit.journal import SqliteJournal
 from zmqkit.options import Durability, Retention
 from zmqkit.patterns.pubsub.endpoints import DataPeer
 from zmqkit.patterns.pubsub.publisher import PublisherCore
-from zmqkit.patterns.pubsub.rows import LOGS, ROW_BYTES, ROW_MESSAGES, Found, Pack, first_offset, look_into
+from zmqkit.patterns.pubsub.rows import LOGS, ROW_BYTES, ROW_MESSAGES, Found, Pack, begin_epoch
 from zmqkit.patterns.pubsub.settings import PublisherSettings
 from zmqkit.patterns.pubsub.topics import check_topic
 from zmqkit.peer.base import Addresses, Common, check_types
@@ -151,7 +151,7 @@ class PublisherBase(DataPeer):
 
     def _make_core(self, journal: SqliteJournal | None) -> PublisherCore:
         local = self._local()
-        first, found = (1, Found()) if journal is None else (first_offset(journal), look_into(journal))
+        first, found = (1, Found()) if journal is None else begin_epoch(journal)
         settings = PublisherSettings(
             publisher=local.instance.hex() if journal is None else journal.uuid,
             epoch=os.urandom(16).hex() if journal is None else journal.epoch,

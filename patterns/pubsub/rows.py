@@ -243,6 +243,18 @@ def first_offset(journal: Any) -> int:
     return first
 
 
+def begin_epoch(journal: Any) -> tuple[int, Found]:
+    """The first offset of a new opening, and what the journal held before it; its epoch is stored, and synced at any
+    durability: a power cut may take messages, but never that there was an epoch, and where it began.
+
+    Raises what `look_into` and the journal's `commit` and `sync` raise.
+    """
+    first, found = first_offset(journal), look_into(journal)
+    journal.commit([core.Write(EPOCHS, first, 0, pack_epoch(journal.epoch))])
+    journal.sync()
+    return first, found
+
+
 def pack_epoch(epoch: str) -> bytes:
     """The value of a row of ``epochs``."""
     return wire.pack([FORMAT, epoch])

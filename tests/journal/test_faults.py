@@ -365,3 +365,21 @@ def test_a_new_journal_on_a_full_disk_is_refused_and_leaves_nothing_half_made(tm
         (folder / "stuff").unlink()
         with SqliteJournal(folder / "jobs.db") as journal:
             journal.commit([put(1)])
+
+
+def test_at_durability_process_only_what_was_asked_for_is_synced(path: Path, disk: Disk) -> None:
+    with SqliteJournal(path, durability="process", vfs=disk.name) as journal:
+        disk.calls.clear()
+        journal.commit([put(1)])
+        assert not [file for kind, file in disk.calls if kind == "sync"]
+        journal.sync()
+        assert disk.calls.index(("sync", f"{path}-wal")) < disk.calls.index(("sync", str(path)))
+
+
+def test_who_asks_for_a_sync_is_told_that_it_failed(path: Path, disk: Disk) -> None:
+    with SqliteJournal(path, durability="process", vfs=disk.name) as journal:
+        journal.commit([put(1)])
+        disk.fail("sync", SYNC_ERROR)
+        with pytest.raises(JournalError, match="could not be synced"):
+            journal.sync()
+        assert keys(journal) == [1]

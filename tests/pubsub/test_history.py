@@ -16,11 +16,22 @@ from zmqkit.options import Retention
 from zmqkit.patterns.pubsub import history, talk
 from zmqkit.patterns.pubsub.history import Epochs
 from zmqkit.patterns.pubsub.offsets import LastOffsets
-from zmqkit.patterns.pubsub.rows import CURSORS, EPOCHS, LOGS, MESSAGES, STATE, first_offset, look_into
+from zmqkit.patterns.pubsub.rows import (
+    CURSORS,
+    EPOCHS,
+    LOGS,
+    MESSAGES,
+    STATE,
+    Row,
+    begin_epoch,
+    first_offset,
+    look_into,
+)
 from zmqkit.patterns.pubsub.talk import Begun, Committed, Done, Epoch, Hole
 from zmqkit.patterns.pubsub.topics import Filter
 from zmqkit.protocol import core
 from zmqkit.protocol.core import Write
+from zmqkit.testing.journal import Disk, SimulatedJournal
 
 EPOCH2 = "e2" * 16
 TOPICS = ["a", "b", "c.d", "c.e"]
@@ -407,3 +418,18 @@ def test_a_position_keeps_to_its_epoch():
     assert (epochs.clamp("one", 50), epochs.clamp("two", 50), epochs.clamp("three", 50)) == (9, 50, None)
     assert epochs.forget(9) == [1]
     assert epochs.at(3) == ("two", 10)
+
+
+def test_a_power_cut_takes_no_epoch_that_a_publisher_began_and_no_offset_of_its_beginning_is_used_again():
+    disk = Disk("disk", durability="process", logs=LOGS)
+    journal = SimulatedJournal(disk)
+    first, _ = begin_epoch(journal)
+    row = Row(first, "raw", 0, ["a"], None, [1, 1], b"xy", {})
+    journal.commit([Write(MESSAGES, row.key, row.count, row.pack())])
+    journal.close()
+    assert disk.cut_power(50) == 1
+
+    after = SimulatedJournal(disk)
+    again, found = begin_epoch(after)
+    assert found.epochs == ((first, journal.epoch),)
+    assert (found.messages, again) == (0, first + 1)

@@ -18,7 +18,7 @@ from tests.simulation.users import Told, local_of
 from zmqkit import events
 from zmqkit.options import Durability, Heartbeat, Limits, OnGap, OnSlow, Retention
 from zmqkit.patterns.pubsub.publisher import PublisherCore, PublisherSettings
-from zmqkit.patterns.pubsub.rows import CURSORS, LOGS, MESSAGES, Found, Pack, Row, first_offset, look_into
+from zmqkit.patterns.pubsub.rows import CURSORS, LOGS, MESSAGES, Found, Pack, Row, begin_epoch
 from zmqkit.patterns.pubsub.streams import Stream
 from zmqkit.patterns.pubsub.subscriber import SubscriberCore, SubscriberSettings
 from zmqkit.protocol.wire import unpack
@@ -188,7 +188,8 @@ class PubsubScenario(Scenario):
         found = Found()
         line, epoch, first = local.instance.hex(), rng.randbytes(16).hex(), 1
         if journal is not None:
-            line, epoch, first, found = journal.uuid, journal.epoch, first_offset(journal), look_into(journal)
+            line, epoch = journal.uuid, journal.epoch
+            first, found = begin_epoch(journal)
         elif (before := self.book.by_epoch.get((line, epoch))) is not None:
             first = before.next
         settings = PublisherSettings(

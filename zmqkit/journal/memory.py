@@ -131,6 +131,9 @@ class MemoryJournal:
                 else:
                     log.put(Row(key, weight, value))
 
+    def sync(self) -> None:
+        """See `Journal.sync`. There is no disk."""
+
     def read(self, request: Read) -> list[Row]:
         """See `Journal.read`."""
         with self._lock:

@@ -69,6 +69,13 @@ class Journal(Protocol):
             JournalError: not stored; the message says why.
         """
 
+    def sync(self) -> None:
+        """What was committed until now survives a power cut, also at durability `process`.
+
+        Raises:
+            JournalError: it is not known to.
+        """
+
     def read(self, request: Read) -> list[Row]:
         """Rows of a span (``last`` included) in the order of their keys, up to the row that reaches ``size_bytes``.
 

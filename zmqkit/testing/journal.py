@@ -140,6 +140,10 @@ class Disk:
         for log, key, weight, value in writes:
             self.table(log).put(key, weight, value)
 
+    def forget_undone(self) -> None:
+        """What was committed is safe."""
+        self._undo.clear()
+
     def cut_power(self, lost: int) -> int:
         """Lose up to so many of the last commits; returns how many were lost: none if they were truly synced."""
         lost = min(lost, len(self._undo)) if self.durability != "power" or self.lying else 0
@@ -235,6 +239,12 @@ class SimulatedJournal:
             raise JournalError(f"{disk.name}: a simulated input/output error; nothing was stored")
         self._dead = "a commit's outcome is unknown"
         raise CommitIndeterminate(f"{disk.name}: a simulated failure of the disk during a commit")
+
+    def sync(self) -> None:
+        """No power cut undoes what was committed until now; but a disk that lies does not know better."""
+        self._check()
+        if not self.disk.may_lie:
+            self.disk.forget_undone()
 
     def read(self, request: Read) -> list[Row]:
         """Rows of a span in the order of their keys, the first one however large."""
