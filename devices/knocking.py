@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zmqkit import discovery
-from zmqkit.address import parse
+from zmqkit.address import Address, parse
 from zmqkit.devices.engine import STATS
 from zmqkit.devices.plain import STANDS_FOR
 from zmqkit.devices.sides import Side, resolved
@@ -30,7 +30,12 @@ ZMQKIT = frozenset({"DEALER", "ROUTER"})
 
 def can_hear(*sides: Side) -> bool:
     """Whether anything is bound at which one can hear who knocks."""
-    return any(address.scheme in (*HEARD, "env") for side in sides for address in side.binds)
+    return any(is_audible(address) or address.scheme == "env" for side in sides for address in side.binds)
+
+
+def is_audible(address: Address) -> bool:
+    """Whether one can listen there without libzmq, which alone knows free paths."""
+    return address.scheme in HEARD and address.rest != "*"
 
 
 class KnockingEngine:
@@ -69,7 +74,7 @@ class KnockingEngine:
 
     def open(self) -> None:
         binds = [tuple(map(str, resolved(side, self._insecure))) for side in self._sides]
-        audible = [tuple(each for each in of if parse(each).scheme in HEARD) for of in binds]
+        audible = [tuple(each for each in of if is_audible(parse(each))) for of in binds]
         knocks = Knocks(self.name, (audible[0], audible[1]), self._heard)
         knocks.open()
         self._knocks = knocks

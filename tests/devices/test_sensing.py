@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -182,6 +183,32 @@ def test_a_device_that_only_connects_is_a_plain_one_from_the_start() -> None:
         Queue(f">{other.frontend_addresses[0]}", f">{other.backend_addresses[0]}") as device,
     ):
         assert device.carries == "plain"
+
+
+def test_a_streamer_at_addresses_where_nobody_can_be_heard_is_a_plain_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # libzmq makes free paths there
+    with Streamer("inproc://sensing-front", "ipc://*") as device:
+        assert device.carries == "plain"
+        assert device.backend_addresses[0].startswith("ipc://")
+
+
+def test_addresses_where_nobody_can_be_heard_are_opened_with_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with sensing(Streamer, [ANY, "inproc://sensing-some", "ipc://*"], ANY) as (device, ends):
+        assert device.frontend_addresses[1:] == ("inproc://sensing-some", "ipc://*")
+        ends.front(zmq.PUSH).send(b"1")
+        pull = ends.back(zmq.PULL)
+        assert received(pull) == [b"1"]
+        assert device.frontend_addresses[2] != "ipc://*"
+        for address in device.frontend_addresses[1:]:
+            other = Ends(address, "")
+            with closing(other):
+                other.front(zmq.PUSH).send(b"2")
+                assert received(pull) == [b"2"]
 
 
 def test_a_paused_device_decides_when_it_goes_on() -> None:
