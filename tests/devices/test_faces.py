@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import pytest
 import trio
 import zmq
@@ -138,6 +140,23 @@ def stop_when_open(device: Any) -> None:
     device.stop()
 
 
+@pytest.mark.parametrize("run", [run_asyncio, run_trio], ids=["asyncio", "trio"])
+def test_a_task_that_runs_a_device_can_be_cancelled_and_closes_it(run: Callable[[Scenario], None]) -> None:
+    async def scenario(face: Any) -> None:
+        device = face.Streamer(ANY, ANY, plain=True)
+        async with anyio.create_task_group() as group:
+            group.start_soon(device.run)
+            with anyio.fail_after(30):
+                while not device.addresses:
+                    await anyio.sleep(0.01)
+            group.cancel_scope.cancel()
+        assert device.closed
+        async with face.Streamer(*device.addresses, plain=True) as again:
+            assert again.addresses == device.addresses
+
+    run(scenario)
+
+
 @over_all_faces
 def test_who_stops_before_run_has_nothing_run(run: Callable[[Scenario], None]) -> None:
     async def scenario(face: Any) -> None:
@@ -209,7 +228,7 @@ def test_it_can_be_steered_over_its_control_socket(run: Callable[[Scenario], Non
         device = face.Queue(ANY, ANY, plain=True, control=f"ipc://{tmp_path}/control", name="calls")
         await done(device.open())
         assert device.control_address == f"ipc://{tmp_path}/control"
-        await asyncio_or_trio(steer, device.control_address)
+        await anyio.to_thread.run_sync(steer, device.control_address)
         assert device.paused
         # It was told to end: run() does so at once.
         await done(device.run())
@@ -226,12 +245,6 @@ def steer(address: str) -> None:
         (stats,) = client.call("stats")
         assert stats["paused"] == 1
         client.call("terminate")
-
-
-async def asyncio_or_trio(fn: Callable[..., None], *args: Any) -> None:
-    import anyio.to_thread
-
-    await anyio.to_thread.run_sync(fn, *args)
 
 
 def test_a_control_socket_that_cannot_be_opened_leaves_nothing_open(tmp_path: Path) -> None:
