@@ -12,7 +12,7 @@ PATIENCE_S = 30.0
 
 def count(address: str, most: str) -> None:
     """Take so many messages, and say which: the first element of each body."""
-    with Subscriber(address, topics="#", heartbeat=Heartbeat(interval=0.1)) as subscriber:
+    with Subscriber(address, topics="#", heartbeat=Heartbeat(interval=5.0)) as subscriber:
         say("open")
         found = []
         for _ in range(int(most)):

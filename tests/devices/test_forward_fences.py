@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from zmqkit.devices import fences as module
 from zmqkit.devices.fences import FADE_SECONDS, Fences, Place
@@ -311,3 +313,66 @@ def test_a_stranger_cannot_make_it_connect_to_any_number_of_places() -> None:
         made.fence(FRONT, fence(private(1), f":{port}").pack(), 0.0)
     assert len(made.places) == module.MAX_PLACES
     assert made.counters["places_refused"] == 49
+
+
+# ---- whatever comes ----------------------------------------------------------------
+
+FEW = [b"", b"b", b"da\0", b"p" * 40 + b"\0", *(private(number, hint) for number in (1, 2) for hint in ("", ":1", "x"))]
+PREFIXES = st.one_of(st.sampled_from(FEW), st.sampled_from(FEW), st.binary(max_size=60))
+FRAMES = st.one_of(
+    st.builds(
+        lambda name, recovery, cut: fence(name, recovery).pack()[: cut or None],
+        st.builds(private, st.integers(0, 3), st.sampled_from(["", ":6001", ":7"])),
+        st.sampled_from(["", ":1", ":2", "tcp://198.51.100.1:9", "inproc://x", "\n"]),
+        st.sampled_from([0, 0, 0, 30, 60, 80]),
+    ),
+    st.binary(max_size=200).map(lambda rest: b"p" + rest),
+)
+SUBSCRIPTIONS = st.tuples(
+    st.just("subscription"), st.sampled_from([BACK, DIALLED_BACK]), st.sampled_from([b"\0", b"\1"]), PREFIXES
+)
+FENCES = st.tuples(st.just("fence"), st.sampled_from([FRONT, BOUND_FRONT]), FRAMES)
+HARM = st.tuples(
+    st.sampled_from(["broken"] * 4 + ["remade"] * 4 + ["remove"]), st.sampled_from([FRONT, BACK, DIALLED_BACK])
+)
+STEPS = st.lists(st.one_of(*[SUBSCRIPTIONS] * 6, *[FENCES] * 2, HARM), min_size=20, max_size=60)
+
+
+@given(STEPS)
+def test_whatever_comes_is_survived_and_what_goes_up_is_what_is_subscribed(steps: list[Any]) -> None:
+    made = dialling()
+    made.add_inlet(BOUND_FRONT, BOUND_FRONT[1], dialled=False, hint=":6001")
+    made.add_outlet(DIALLED_BACK, DIALLED_BACK[1], dialled=True)
+    above: set[bytes] = set()
+    dialled: set[tuple[bool, str]] = set()
+    for now, (what, link, *rest) in enumerate(steps):
+        if what == "subscription":
+            made.subscription(link, rest[0] + rest[1], b"token", now)
+        elif what == "fence":
+            made.fence(link, rest[0], now)
+        else:
+            getattr(made, what)(link)
+        made.handle_timer(now)
+        for place in take(made.places):
+            assert ((place.front, place.address) in dialled) is not place.wanted
+            (dialled.add if place.wanted else dialled.discard)((place.front, place.address))
+            assert "198.51" not in place.address
+        for to, frame in take(made.up):
+            if to == BOUND_FRONT:
+                assert what == "remade" or (frame[1:] in above) is (frame[:1] == b"\0")
+                (above.add if frame[0] else above.discard)(frame[1:])
+        for to, frame in take(made.down):
+            found = wire.read(frame)
+            assert isinstance(found, wire.Fence)
+            assert found.recovery == (OURS if to == BACK else "")
+    wanted = {prefix for outlet in made._outlets.values() for prefix in outlet.prefixes}
+    plain = {prefix for prefix in wanted if module._private(prefix) is None}
+    assert plain <= above
+    assert len(above - plain) == len({key for outlet in made._outlets.values() for key in outlet.privates})
+    for outlet in list(made._outlets):
+        made.remove(outlet)
+    for to, frame in made.up:
+        if to == BOUND_FRONT:
+            above.remove(frame[1:])
+    assert not above
+    assert made._size == 0

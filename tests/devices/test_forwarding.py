@@ -26,6 +26,8 @@ from zmqkit.transport.context import context
 
 PATIENCE_S = 30.0
 QUICK = Heartbeat(interval=0.1)
+CALM = Heartbeat(interval=5.0)
+"""For those who are stopped, and whose connections are to stand."""
 ANY = "tcp://127.0.0.1:*"
 LISTENING = "tests.devices.listening"
 
@@ -40,19 +42,20 @@ class Site:
     def forwarder(self, frontend: Any = ANY, backend: Any = ANY, **more: Any) -> ForwardEngine:
         """An open one; a side is what is bound, or a `Side`."""
         sides = [each if isinstance(each, Side) else Side(bind=each) for each in (frontend, backend)]
-        made = ForwardEngine(
-            name="forwarder", frontend=sides[0], backend=sides[1], heartbeat=QUICK, ended=self.failed.append, **more
-        )
+        more = {"heartbeat": QUICK, "ended": self.failed.append, **more}
+        made = ForwardEngine(name="forwarder", frontend=sides[0], backend=sides[1], **more)
         made.open()
         self.stack.callback(made.close, 1.0)
         return made
 
     def publisher(self, *addresses: str, **more: Any) -> Publisher:
         given: dict[str, Any] = {} if addresses or "connect" in more else {"bind": ANY}
-        return self.stack.enter_context(Publisher(*addresses, heartbeat=QUICK, linger=0.5, **given, **more))
+        given = {"heartbeat": QUICK, "linger": 0.5, **given, **more}
+        return self.stack.enter_context(Publisher(*addresses, **given))
 
     def subscriber(self, *addresses: str, topics: Any = "#", **more: Any) -> Subscriber:
-        return self.stack.enter_context(Subscriber(*addresses, topics=topics, heartbeat=QUICK, linger=0.5, **more))
+        given = {"heartbeat": QUICK, "linger": 0.5, "topics": topics, **more}
+        return self.stack.enter_context(Subscriber(*addresses, **given))
 
 
 @pytest.fixture
@@ -337,9 +340,9 @@ def test_a_pause_loses_nothing_that_the_history_holds(site: Site) -> None:
 
 def test_a_stopped_subscriber_slows_nobody_and_gets_all_when_it_goes_on(site: Site) -> None:
     small = Limits(queued_bytes=4_000_000)
-    publisher = site.publisher(history=5_000, limits=Limits(queued_bytes=64_000_000))
-    forwarder = site.forwarder(dialled(publisher), limits=small)
-    good = site.subscriber(forwarder.backend_addresses[0])
+    publisher = site.publisher(history=5_000, limits=Limits(queued_bytes=64_000_000), heartbeat=CALM)
+    forwarder = site.forwarder(dialled(publisher), limits=small, heartbeat=CALM)
+    good = site.subscriber(forwarder.backend_addresses[0], heartbeat=CALM)
     with program("count", forwarder.backend_addresses[0], 600, module=LISTENING) as stopped:
         assert stopped.heard() == "open"
         publisher.wait_for_subscribers(2, timeout=PATIENCE_S)
@@ -353,11 +356,11 @@ def test_a_stopped_subscriber_slows_nobody_and_gets_all_when_it_goes_on(site: Si
 
 
 def test_who_is_told_to_leave_by_the_publisher_leaves_alone(site: Site, tmp_path: Any) -> None:
-    publisher = site.publisher(journal=tmp_path / "p.journal", limits=Limits(queued_bytes=16_000_000))
+    publisher = site.publisher(journal=tmp_path / "p.journal", limits=Limits(queued_bytes=16_000_000), heartbeat=CALM)
     slow: list[SubscriberSlow] = []
     publisher.on(SubscriberSlow, slow.append)
-    forwarder = site.forwarder(dialled(publisher))  # it lets more wait than the publisher does
-    good = site.subscriber(forwarder.backend_addresses[0])
+    forwarder = site.forwarder(dialled(publisher), heartbeat=CALM)  # it lets more wait than the publisher does
+    good = site.subscriber(forwarder.backend_addresses[0], heartbeat=CALM)
     with program("count", forwarder.backend_addresses[0], 500, module=LISTENING) as stopped:
         assert stopped.heard() == "open"
         publisher.wait_for_subscribers(2, timeout=PATIENCE_S)

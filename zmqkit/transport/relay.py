@@ -57,6 +57,7 @@ FLUSH_SECONDS = 1.0
 GRACE_SECONDS = 1.0
 
 RCVMORE = int(zmq.RCVMORE)
+DATA = ord("d")
 
 
 class Guide(Protocol):
@@ -192,9 +193,17 @@ class Relay:
             made = Inlet(address, self._heartbeat, self._front)
         else:
             made = self._watched(Outlet(address, self._heartbeat, self._back))
-        made.open()
+        self._open(made)
         self._add(made.link, made)
         if made.inproc:
+            self._look_at = 0.0
+
+    def _open(self, endpoint: DataDialer) -> None:
+        """Begin to connect; where that is not possible now (no descriptors are left, say), it is tried again."""
+        try:
+            endpoint.open()
+        except zmq.ZMQError as error:
+            log.warning("%s: cannot dial %s, will try again: %s", self.name, endpoint.address, error)
             self._look_at = 0.0
 
     def disconnect(self, address: str) -> None:
@@ -219,11 +228,14 @@ class Relay:
     def _changed(self) -> None:
         handlers: dict[Any, Callable[[float], object]] = {}
         for link, inlet in self._inlets.items():
-            handlers[inlet.socket] = functools.partial(self._pass_on, link, inlet)
+            if inlet.socket is not None:
+                handlers[inlet.socket] = functools.partial(self._pass_on, link, inlet)
         for outlet in self._outlets.values():
-            handlers[outlet.socket] = functools.partial(outlet.receive, SUBSCRIPTIONS_A_TURN, self._subscribed)
+            if outlet.socket is not None:
+                handlers[outlet.socket] = functools.partial(outlet.receive, SUBSCRIPTIONS_A_TURN, self._subscribed)
         for link, endpoint in {**self._inlets, **self._outlets}.items():
-            handlers[endpoint.monitor] = functools.partial(self._watch, link, endpoint)
+            if endpoint.monitor is not None:
+                handlers[endpoint.monitor] = functools.partial(self._watch, link, endpoint)
         self._handlers = handlers
         self._pollset = [(self._waker.fd, 1), *((socket, 1) for socket in handlers)]
 
@@ -242,15 +254,18 @@ class Relay:
 
     def pause(self, paused: bool) -> None:
         """Pass nothing on, or go on. What comes meanwhile is dropped. In force when this returns."""
-        set_ = threading.Event()
+        turned = threading.Event()
 
         def turn(now: float) -> None:
             self._paused = paused
-            set_.set()
+            turned.set()
 
+        if self._thread is None:
+            self._paused = paused
+            return
         self.call(turn)
         if threading.current_thread() is not self._thread:
-            set_.wait(GRACE_SECONDS)
+            turned.wait(GRACE_SECONDS)
 
     def begin_close(self, timeout: float | None, *, flush: float = FLUSH_SECONDS) -> None:
         """Ask to close, without waiting; `ended` tells. What is on its way has `flush` seconds to leave."""
@@ -331,13 +346,13 @@ class Relay:
         # Past the checks of pyzmq's outer class, as `Endpoint` sends.
         receive: Callable[..., Any] = functools.partial(zmq.backend.Socket.recv, socket)
         streams, paused, large = self._guide.streams, self._paused, self._large[link]
-        sends: list[Callable[..., object]] = [each._send for each in self._outlets.values()]
+        sends: list[Callable[..., object]] = [each._send for each in self._outlets.values() if each.socket]
         send: Any = sends[0] if len(sends) == 1 else None
         messages = size = dropped = kept = kept_size = 0
         try:
             for _ in range(TURN_MESSAGES):
                 if large:
-                    frame = receive(NOWAIT, False)
+                    frame = receive(1, False)
                     length = len(frame)
                     if length >= LARGE_BYTES and not frame.more:
                         large = LARGE_STAYS
@@ -347,22 +362,28 @@ class Relay:
                             dropped += 1
                         else:
                             for each in sends:
-                                each(frame, NOWAIT, False)
+                                each(frame, 1, False)
                         continue
                     large -= 1
                     data, more = frame.bytes, frame.more
                 else:
-                    data = receive(NOWAIT)
+                    data = receive(1)
                     length = len(data)
-                    if length >= LARGE_BYTES:
-                        large = LARGE_STAYS
                     # To ask libzmq whether a frame follows costs as much as all the rest: not for frames of streams.
-                    if data[:1] == b"d":
-                        at = data.find(0, 1, MAX_TOPIC) + 1
-                        more = data[at : at + 8] not in streams
+                    at = data.find(0, 1, MAX_TOPIC) + 1
+                    if data[at : at + 8] in streams and data[0] == DATA:
+                        if length >= LARGE_BYTES:
+                            large = LARGE_STAYS
+                        elif send is not None and not paused:
+                            send(data, 1)
+                            messages += 1
+                            size += length
+                            continue
+                        more = False
+                    elif data[:1] == b"b" and data[1:9] in streams:
+                        more = False
                     else:
-                        more = data[:1] != b"b" or data[1:9] not in streams
-                    if more:
+                        large = LARGE_STAYS if length >= LARGE_BYTES else 0
                         more = zmq.backend.Socket.get(socket, RCVMORE)
                 messages += 1
                 size += length
@@ -426,7 +447,7 @@ class Relay:
 
     def _make_anew(self, link: Link, endpoint: DataDialer) -> None:
         endpoint.close()
-        endpoint.open()
+        self._open(endpoint)
         self._changed()
         self._guide.broken(link)
         self._guide.remade(link)
@@ -475,10 +496,11 @@ class Relay:
         """Within the process nothing tells that the other side is gone, and libzmq does not dial again."""
         self._look_at = math.inf
         for link, endpoint in {**self._inlets, **self._outlets}.items():
-            if isinstance(endpoint, DataDialer) and endpoint.inproc:
-                self._look_at = now + LOOK_SECONDS
-                if endpoint.deserted:
+            if isinstance(endpoint, DataDialer):
+                if endpoint.socket is None or (endpoint.inproc and endpoint.deserted):
                     self._make_anew(link, endpoint)
+                if endpoint.socket is None or endpoint.inproc:
+                    self._look_at = now + LOOK_SECONDS
 
     def _tear_down(self, flush: float) -> None:
         endpoints = [*self._inlets.values(), *self._outlets.values()]
