@@ -185,7 +185,7 @@ def test_rows_that_make_no_sense_are_found_and_left_out_of_a_copy(zmqkit: Start,
         ("messages", 1): f"it begins at number {first + 1}, and the row before it ends at {first + 2}",
         ("messages", 100): "it holds 3 messages, and is said to hold 2",
         ("marks", 0): "it stands for 2 messages, and is said to stand for 1",
-        ("marks", 100): "it marks messages of a row that is not there",
+        ("marks", 100): "it marks messages of a row that makes no sense",
         ("marks", 300): "it marks messages of a row that is not there",
     }
     repair = zmqkit("journal", "repair", odd.name, "--to", "new.db", "--json")

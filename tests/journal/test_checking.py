@@ -258,6 +258,14 @@ def test_a_picture_that_its_owner_changed_meanwhile_does_not_count(
         checking.check(path, lambda kind: carry_over, lambda *_: None)
 
 
+def test_a_journal_that_this_very_process_has_open_is_not_touched(path: Path) -> None:
+    with SqliteJournal(path) as journal:
+        journal.commit([put(1)])
+        with pytest.raises(JournalBusy, match="this very process"):
+            check(path)
+        journal.commit([put(2)])
+
+
 # ---- saving what is sound --------------------------------------------------------
 
 

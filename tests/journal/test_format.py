@@ -14,9 +14,12 @@ import apsw
 import pytest
 
 import zmqkit
+from tests.journal.faults import WRITE_ERROR, Disk
 from tests.journal.helpers import killed_owner, put, watermark
 from zmqkit.cli.journal_rows import Judge
+from zmqkit.errors import JournalError, JournalVersion
 from zmqkit.journal import SqliteJournal, checking, layout, sqlite
+from zmqkit.journal.compacting import compact
 from zmqkit.journal.store import checksum
 from zmqkit.patterns.pipeline import rows as pipeline
 from zmqkit.patterns.pubsub import rows as pubsub
@@ -169,3 +172,89 @@ def test_a_file_of_an_older_version_is_opened_and_drained(old: Path) -> None:
         assert journal.totals("messages").rows == journal.totals("marks").rows == 0
         assert journal.totals("dead").rows == 1  # it stays for who looks after it
         assert journal.verify() == 1
+
+
+# ---- the way from one version to the next ----------------------------------------
+
+MORE = "CREATE TABLE more(name TEXT PRIMARY KEY) STRICT"
+
+
+@pytest.fixture
+def newer(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A library of the next version, which keeps one table more; undo it, and it is ours again."""
+    version = layout.FORMAT_VERSION
+    monkeypatch.setattr(layout, "FORMAT_VERSION", version + 1)
+    monkeypatch.setattr(layout, "_SCHEMA", (*layout._SCHEMA, MORE))
+    monkeypatch.setattr(layout, "UPGRADES", {**layout.UPGRADES, version: lambda connection: connection.execute(MORE)})
+    return monkeypatch
+
+
+def test_a_newer_library_upgrades_a_file_and_an_older_one_refuses_it_then(
+    old: Path, newer: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = old.read_bytes()
+    for look in (lambda: SqliteJournal(old, read_only=True), lambda: checking.check(old, Judge, lambda *_: None)):
+        with pytest.raises(
+            JournalVersion, match=r"was left as it is\. Open it once by a peer, or by zmqkit journal serve"
+        ):
+            look()
+    assert old.read_bytes() == content
+    with SqliteJournal(old) as journal:
+        assert int.from_bytes(old.read_bytes()[60:64], "big") == layout.FORMAT_VERSION  # at once, also in the header
+        assert (journal.totals("messages").weight, journal.totals("marks").weight) == (12, 2)
+    with SqliteJournal(old) as journal:
+        journal.verify()
+    content = old.read_bytes()
+    newer.undo()
+    for read_only in (True, False):
+        with pytest.raises(
+            JournalVersion, match=r"of format 2, and this zmqkit reads format 1; .* the zmqkit that wrote"
+        ):
+            SqliteJournal(old, read_only=read_only)
+    assert old.read_bytes() == content
+
+
+def test_a_newer_version_that_is_in_the_log_still_is_refused_too(path: Path) -> None:
+    """The newer library died between its upgrade and the moment when the header said so."""
+    killed_owner(path, "journal._connection.pragma('user_version', 2)")
+    assert int.from_bytes(path.read_bytes()[60:64], "big") == 1
+    wal = Path(f"{path}-wal").read_bytes()
+    for look in (
+        lambda: SqliteJournal(path, read_only=True),
+        lambda: SqliteJournal(path),
+        lambda: compact(path),
+        lambda: checking.check(path, Judge, lambda *_: None),
+    ):
+        with pytest.raises(JournalVersion, match="of format 2, and this zmqkit reads format 1"):
+            look()
+    assert Path(f"{path}-wal").read_bytes() == wal
+
+
+@pytest.mark.parametrize("after", range(12))
+def test_an_upgrade_that_a_disk_interrupts_leaves_the_old_file_or_the_new_one(
+    old: Path, newer: pytest.MonkeyPatch, disk: Disk, after: int
+) -> None:
+    disk.fail("write", WRITE_ERROR, after=after)
+    try:
+        SqliteJournal(old, vfs=disk.name).close()
+    except JournalError:
+        assert disk.hits
+    disk.heal()
+    with SqliteJournal(old) as journal:
+        assert (journal.totals("messages").weight, journal.totals("dead").weight) == (12, 1)
+        journal.verify()
+
+
+def test_an_upgrade_that_fails_leaves_the_file_to_the_library_that_wrote_it(
+    old: Path, newer: pytest.MonkeyPatch
+) -> None:
+    def fail(connection: apsw.Connection) -> None:
+        connection.execute(MORE)
+        raise apsw.SQLError("injected")
+
+    newer.setattr(layout, "UPGRADES", {layout.FORMAT_VERSION - 1: fail})
+    with pytest.raises(JournalError):
+        SqliteJournal(old)
+    newer.undo()
+    with SqliteJournal(old) as journal:
+        assert journal.totals("messages").weight == 12

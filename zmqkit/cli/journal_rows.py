@@ -17,6 +17,8 @@ from zmqkit.patterns.reqrep import rows as reqrep
 from zmqkit.protocol import wire
 from zmqkit.protocol.core import Row
 
+MOST_REFUSED = 100_000
+
 
 class Judge:
     """Says what is wrong with rows, asked log by log in the order of keys. Of unknown kinds and logs it knows nothing.
@@ -30,7 +32,7 @@ class Judge:
         """The last number that the row before stands for, in the log that was asked about last."""
         self._log = ""
         self._refused: set[int] = set()
-        """Keys of rows of ``messages`` that make no sense."""
+        """Keys of rows of ``messages`` that are out of turn, the first `MOST_REFUSED` of them."""
         self._readers: dict[str, Callable[[Row, Get], str | None]] = {}
         if kind == "pipeline":
             self._readers = {
@@ -62,8 +64,6 @@ class Judge:
         # The row is what was written: what fails in reading it is of another version, or of another program.
         except (DecodeError, ValueError, TypeError, KeyError, AttributeError) as error:
             wrong = f"it cannot be decoded: {error}"
-        if wrong is not None and log == "messages":
-            self._refused.add(row.key)
         return wrong
 
     def _messages(self, row: Row, get: Get) -> str | None:
@@ -77,6 +77,8 @@ class Judge:
         if count != row.weight or not count:
             return f"it holds {count} messages, and is said to hold {row.weight}"
         if row.key <= self._last:
+            if len(self._refused) < MOST_REFUSED:
+                self._refused.add(row.key)
             return f"it begins at number {row.key}, and the row before it ends at {self._last}"
         self._last = row.key + count - 1
         return None
@@ -86,6 +88,8 @@ class Judge:
         if messages is None:
             return "it marks messages of a row that is not there"
         found = pipeline.Row.unpack(messages.key, messages.value)
+        if found.count != messages.weight:
+            return "it marks messages of a row that makes no sense"
         found.unpack_marks(row.value)
         if any(type(index) is not int or not 0 <= index < found.count for index in found.failures):
             return "it marks messages that its row does not hold"

@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import apsw
 
-from zmqkit.errors import JournalError, JournalFull
+from zmqkit.errors import JournalError
 from zmqkit.journal import layout, sidecar
+from zmqkit.journal.failures import errors_of
 from zmqkit.journal.lock import OwnerLock
 from zmqkit.journal.reserve import Reserve
 
@@ -47,25 +48,20 @@ def compact(path: str | os.PathLike[str], *, vfs: str | None = None) -> Compacte
     if os.path.isdir(name) or not os.path.exists(name):
         raise JournalError(f"{name}: there is no such journal")
     if not os.path.exists(f"{name}.lock"):
-        layout.check_header(name, was_ours=False)  # beside a stranger's file we leave no lock file
+        layout.check_header(name, was_ours=False, upgrade=True)  # beside a stranger's file we leave no lock file
     lock = OwnerLock(f"{name}.lock", journal_path=name, owner=os.path.basename(sys.argv[0]) or "python")
     try:
-        before = _size(name)
-        in_place = _compact(name, lock, vfs)
-        return Compacted(before, _size(name), in_place)
-    except apsw.FullError as error:
-        raise JournalFull(f"{name}: no room on the disk for compacting it; it is as it was") from error
-    except (apsw.CorruptError, apsw.NotADBError) as error:
-        raise layout.damaged(name, str(error)) from error
-    except apsw.Error as error:
-        raise JournalError(f"{name}: compacting it failed ({error}); what is in it is safe") from error
+        with errors_of(name, "compacting"):
+            before = _size(name)
+            in_place = _compact(name, lock, vfs)
+            return Compacted(before, _size(name), in_place)
     finally:
         lock.release()
 
 
 def _compact(path: str, lock: OwnerLock, vfs: str | None) -> bool:
     mark = lock.watermark()
-    layout.check_header(path, was_ours=mark is not None)
+    layout.check_header(path, was_ours=mark is not None, upgrade=True)
     connection = layout.connect(path, durability="power", vfs=vfs)
     draft = f"{path}-new"
     try:

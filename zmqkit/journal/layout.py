@@ -35,6 +35,8 @@ from zmqkit.errors import JournalDamaged, JournalError, JournalVersion
 
 APPLICATION_ID = 0x7A6D716A  # "zmqj"
 FORMAT_VERSION = 1
+UPGRADES: dict[int, Callable[[apsw.Connection], object]] = {}
+"""What makes of a file of this version one of the next, inside a transaction; see docs/journal-format.md, section 8."""
 PAGE_BYTES = 4096
 WAL_PAGES = 1000
 """The write-ahead log is carried over into the database when it has so many pages (4 MB)."""
@@ -248,10 +250,26 @@ def connect(path: str, *, durability: str, vfs: str | None) -> apsw.Connection:
                     "this file system cannot hold a journal, use a local one"
                 )
         connection.pragma("wal_autocheckpoint", 0)
+        _upgrade(connection, path)
     except BaseException:
         abandon(connection)
         raise
     return connection
+
+
+def _upgrade(connection: apsw.Connection, path: str) -> None:
+    """Make a file of an older version one of this version: all of it or nothing."""
+    version = connection.pragma("user_version")
+    if version == FORMAT_VERSION:
+        return
+    check_version(path, version, upgrade=True)
+    connection.pragma("synchronous", "full")
+    with connection:
+        for older in range(version, FORMAT_VERSION):
+            UPGRADES[older](connection)
+        connection.pragma("user_version", FORMAT_VERSION)
+    # An older library looks at the header in the database first: it should see at once that this is not for it.
+    connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
 
 def connect_to_read(path: str, *, vfs: str | None) -> apsw.Connection:
@@ -298,12 +316,29 @@ def abandon(connection: apsw.Connection) -> None:
 # ---- checking --------------------------------------------------------------------
 
 
-def check_header(path: str, *, was_ours: bool) -> None:
+def check_version(path: str, version: int, *, upgrade: bool = False) -> None:
+    """Raises `JournalVersion` for a file of a version that cannot be read; with `upgrade`, nor be brought to ours."""
+    if version == FORMAT_VERSION:
+        return
+    if 0 < version < FORMAT_VERSION and all(older in UPGRADES for older in range(version, FORMAT_VERSION)):
+        if upgrade:
+            return
+        what_to_do = "Open it once by a peer, or by zmqkit journal serve or compact: that makes it one of ours."
+    else:
+        what_to_do = "Open it with the zmqkit that wrote it."
+    raise JournalVersion(
+        f"{path} is a journal of format {version}, and this zmqkit reads format {FORMAT_VERSION}; "
+        f"it was left as it is. {what_to_do}"
+    )
+
+
+def check_header(path: str, *, was_ours: bool, upgrade: bool = False) -> None:
     """Look at the file's first bytes before SQLite does, so that nobody else's file is ever touched.
 
     Args:
         path: of the file, which exists.
         was_ours: something beside the file says that a journal was here.
+        upgrade: its version may be one that `connect` brings to ours.
 
     Raises:
         JournalVersion: not a journal, or of another version.
@@ -319,12 +354,7 @@ def check_header(path: str, *, was_ours: bool) -> None:
         if was_ours:
             raise damaged(path, "it is empty" if not header else "its header is not that of a journal")
         raise JournalVersion(f"{path} is not a zmqkit journal; it was left as it is. Use another path.")
-    version = number(header[60:64], "big")
-    if version != FORMAT_VERSION:
-        raise JournalVersion(
-            f"{path} is a journal of format {version}, and this zmqkit reads format {FORMAT_VERSION}; "
-            "it was left as it is. Open it with the zmqkit that wrote it."
-        )
+    check_version(path, number(header[60:64], "big"), upgrade=upgrade)
     page_bytes = number(header[16:18], "big")
     if page_bytes != PAGE_BYTES:
         raise damaged(path, f"its header says pages of {page_bytes} bytes")
@@ -395,6 +425,7 @@ def check_content(connection: apsw.Connection, path: str, *, count_up_to: int) -
         verdict = connection.execute("PRAGMA quick_check(1)").get
         if verdict != "ok":
             raise damaged(path, str(verdict))
+    check_version(path, connection.pragma("user_version"))  # what the header says may be older than the log
     if connection.pragma("auto_vacuum") != _INCREMENTAL:
         raise damaged(path, "its header is not that of a journal")
     state = load_state(connection, path)

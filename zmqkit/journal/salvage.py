@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -99,6 +100,8 @@ class Source:
 
     def _attach(self, connection: apsw.Connection, moved: Callable[[], bool]) -> None:
         self.connection, self._moved = connection, moved
+        if not self.damages:
+            layout.check_version(self.path, connection.pragma("user_version"))
         with self._noting("its state row"):
             self.state = layout.load_state(connection, self.path)
         with self._noting("what it says about itself"):
@@ -265,7 +268,7 @@ def opened(path: str, *, live: bool = True) -> Iterator[Source]:
         live: look at it also if somebody has it open.
 
     Raises:
-        JournalBusy: somebody has it open, and `live` is false.
+        JournalBusy: somebody has it open, and `live` is false, or it is this very process.
         JournalVersion: it is no journal, or of another version.
         JournalError: it is not there, or the system does not let us read it.
         Moved: raised by `Source.look_again`; try again.
@@ -274,6 +277,8 @@ def opened(path: str, *, live: bool = True) -> Iterator[Source]:
     holder, mark = inspect(f"{path}.lock")
     if holder is not None and not live:
         raise busy(path, holder)
+    if holder is not None and holder.pid == os.getpid() and holder.host == socket.gethostname():
+        raise busy(path, holder)  # a POSIX lock of ours would go with any handle of the file that we close
     if os.path.isdir(path) or not os.path.exists(path):
         raise JournalError(f"{path}: there is no such journal")
     source = Source(path, holder, mark)

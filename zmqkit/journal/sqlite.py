@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import datetime
-import errno
 import logging
 import os
 import socket
@@ -32,6 +31,7 @@ from zmqkit import checks
 from zmqkit.errors import CommitIndeterminate, Forked, JournalDamaged, JournalError, JournalFull, JournalVersion
 from zmqkit.journal import forks, layout, sidecar
 from zmqkit.journal.changes import Change, plan
+from zmqkit.journal.failures import FULL_ERRNOS, errors_of, no_room
 from zmqkit.journal.layout import LogState, State
 from zmqkit.journal.lock import OwnerLock, busy, inspect
 from zmqkit.journal.reserve import Reserve
@@ -56,7 +56,6 @@ _RELIEF_BYTES = 256 * 1024
 _ROWS_A_STATEMENT = 64
 _MANY_ROWS = ", ".join(["(?, ?, ?, ?)"] * _ROWS_A_STATEMENT)
 _SET_STATE = "UPDATE state SET commits = ?, logs = ?, crc = ? WHERE id = 1"
-_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 
 
 class SqliteJournal:
@@ -129,7 +128,7 @@ class SqliteJournal:
             raise JournalError(
                 f"{self.path} is a device, a pipe or a socket; a journal is a file. It was left as it is"
             )
-        with self._errors_of("opening"):
+        with errors_of(self.path, "opening"):
             if read_only:
                 with self._view() as connection:
                     self._admit(connection, kind, logs)
@@ -141,7 +140,8 @@ class SqliteJournal:
 
     def _open(self, kind: str | None, owner: str) -> None:
         if not os.path.exists(self.path + ".lock") and not layout.is_missing(self.path, was_ours=False):
-            layout.check_header(self.path, was_ours=False)  # beside a stranger's file we leave no lock file
+            # Beside a stranger's file we leave no lock file.
+            layout.check_header(self.path, was_ours=False, upgrade=True)
         self._owner_lock = OwnerLock(self.path + ".lock", journal_path=self.path, owner=owner)
         try:
             mark = self._owner_lock.watermark()
@@ -149,7 +149,7 @@ class SqliteJournal:
                 if kind is None or not self._names:
                     raise JournalError(f"{self.path}: there is no journal, and of what kind to make it was not said")
                 layout.create(self.path, kind=kind, logs=self._names, vfs=self._vfs)
-            layout.check_header(self.path, was_ours=mark is not None)
+            layout.check_header(self.path, was_ours=mark is not None, upgrade=True)
             self._connect()
             self._place = layout.place_of(self.path)
             self._admit(self._connection_now(), kind, self._names, mark)
@@ -207,7 +207,7 @@ class SqliteJournal:
                 full = error
                 self._drop_connection()
                 self._connect()
-        raise self._full("opening it") from full
+        raise no_room(self.path, "opening it") from full
 
     def _store_epoch(self) -> int:
         connection = self._connection_now()
@@ -233,7 +233,7 @@ class SqliteJournal:
 
     def totals(self, log: str) -> Totals:
         """See `Journal.totals`."""
-        with self._lock, self._errors_of("reading"), self._view() as connection:
+        with self._lock, errors_of(self.path, "reading"), self._view() as connection:
             state = self._log(log)
             if not state.rows:
                 return Totals(0, 0, 0, 0)
@@ -246,7 +246,7 @@ class SqliteJournal:
 
     def highest(self, log: str) -> int:
         """See `Journal.highest`."""
-        with self._lock, self._errors_of("reading"), self._view():
+        with self._lock, errors_of(self.path, "reading"), self._view():
             return self._log(log).highest
 
     def read(self, request: Read) -> list[Row]:
@@ -254,7 +254,7 @@ class SqliteJournal:
         log, first, last, limit = request
         found: list[Row] = []
         size_bytes = 0
-        with self._lock, self._errors_of("reading"), self._view() as connection:
+        with self._lock, errors_of(self.path, "reading"), self._view() as connection:
             self._log(log)
             cursor = connection.execute(
                 f"SELECT key, weight, crc, value FROM {layout.table_of(log)} WHERE key BETWEEN ? AND ? ORDER BY key",
@@ -381,10 +381,10 @@ class SqliteJournal:
             self._transact(changes, state, vacuum)
         except (apsw.FullError, apsw.IOError, apsw.CantOpenError) as error:
             connection = self._connection_now()
-            full = isinstance(error, apsw.FullError) or connection.system_errno in _FULL_ERRNOS
+            full = isinstance(error, apsw.FullError) or connection.system_errno in FULL_ERRNOS
             if not self._reconcile(state.commits, error, full):
                 if full:
-                    raise self._full("storing") from error
+                    raise no_room(self.path, "storing") from error
                 raise JournalError(f"{self.path}: not stored, the disk failed ({error})") from error
         except (apsw.CorruptError, apsw.NotADBError) as error:
             self._give_up(JournalDamaged, str(layout.damaged(self.path, str(error))), error)
@@ -489,12 +489,6 @@ class SqliteJournal:
         if connection is not None:
             layout.abandon(connection)
 
-    def _full(self, doing: str) -> JournalFull:
-        return JournalFull(
-            f"{self.path}: no room on the disk for {doing}; nothing of it was stored, and what was confirmed is safe. "
-            "Make room there; storing works again as soon as there is some."
-        )
-
     def _checkpoint(self) -> bool:
         """Carry the write-ahead log over into the database; True if all of it was. It can wait if it fails."""
         try:
@@ -539,7 +533,7 @@ class SqliteJournal:
             forks.forget(self)
             try:
                 if connection is not None:
-                    with self._errors_of("closing"):
+                    with errors_of(self.path, "closing"):
                         self._tidy(connection)
             finally:
                 if self._owner_lock is not None:
@@ -568,24 +562,6 @@ class SqliteJournal:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    @contextlib.contextmanager
-    def _errors_of(self, doing: str) -> Iterator[None]:
-        """SQLite's and the system's errors as ours."""
-        try:
-            yield
-        except (apsw.FullError, OSError) as error:
-            if isinstance(error, apsw.FullError) or error.errno in _FULL_ERRNOS:
-                raise self._full(doing) from error
-            raise JournalError(f"{self.path}: {doing} it failed ({error})") from error
-        except (apsw.BusyError, apsw.LockedError) as error:
-            raise JournalError(
-                f"{self.path}: {doing} it failed, another program has it open with SQLite ({error}); close it there"
-            ) from error
-        except (apsw.IOError, apsw.CantOpenError, apsw.PermissionsError, apsw.ReadOnlyError) as error:
-            raise JournalError(f"{self.path}: {doing} it failed ({error})") from error
-        except (apsw.Error, UnicodeDecodeError) as error:
-            raise layout.damaged(self.path, str(error)) from error
 
     # ---- forking -----------------------------------------------------------------
 
