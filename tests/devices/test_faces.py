@@ -144,11 +144,11 @@ def stop_when_open(device: Any) -> None:
 def test_a_task_that_runs_a_device_can_be_cancelled_and_closes_it(run: Callable[[Scenario], None]) -> None:
     async def scenario(face: Any) -> None:
         device = face.Streamer(ANY, ANY, plain=True)
+        await device.open()
         async with anyio.create_task_group() as group:
             group.start_soon(device.run)
-            with anyio.fail_after(30):
-                while not device.addresses:
-                    await anyio.sleep(0.01)
+            await anyio.wait_all_tasks_blocked()
+            assert not device.closed
             group.cancel_scope.cancel()
         assert device.closed
         async with face.Streamer(*device.addresses, plain=True) as again:
