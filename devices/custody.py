@@ -28,7 +28,7 @@ from typing import Final
 from zmqkit.devices.custody_sides import Sink, Source, packs, places
 from zmqkit.devices.engine import Ended, Tell
 from zmqkit.devices.sides import Side
-from zmqkit.errors import Closed, UsageError
+from zmqkit.errors import Closed, UsageError, ZmqkitError
 from zmqkit.events import Event
 from zmqkit.options import Heartbeat, Limits
 from zmqkit.patterns.pipeline.plain import PlainPullerCore
@@ -129,6 +129,7 @@ class CustodyEngine:
         if not self._sources:
             raise UsageError("a streamer with a journal needs a frontend, or a plain_frontend")
         self._threads: list[threading.Thread] = []
+        self._close_lock = threading.RLock()
         self._gate = threading.Condition()
         """Guards what follows; told when it changes."""
         self._paused = False
@@ -219,7 +220,10 @@ class CustodyEngine:
         """Store what was read, ack it, and end; jobs that are not settled stay in the journal. See `Engine`."""
         if self._sink._forked:
             return
-        seconds = self._linger if timeout == -1.0 else timeout
+        with self._close_lock:
+            self._close(self._linger if timeout == -1.0 else timeout)
+
+    def _close(self, seconds: float | None) -> None:
         deadline = deadline_of(seconds)
         with self._gate:
             first, self._closing = not self._closing, True
@@ -329,7 +333,14 @@ class CustodyEngine:
             threading.Thread(target=self._fail, args=(error,), name="zmqkit-farewell", daemon=True).start()
         else:
             assert sink._driver is not None
-            sink._driver.alarm(RETRY_STORE, lambda now: self._store(taken))
+            sink._driver.alarm(RETRY_STORE, lambda now: self._store_again(taken))
+
+    def _store_again(self, taken: _Taken) -> None:
+        try:
+            self._store(taken)
+        except ZmqkitError as error:  # the sink is closed, or failed, which is told elsewhere
+            log.debug("%s: what was refused is not stored any more: %s", self.name, error)
+            self._less()
 
     def _less(self) -> None:
         with self._gate:
