@@ -23,6 +23,7 @@ MODULES = (
     "tests.simulation.chain_mutants",
     "tests.simulation.reqrep_mutants",
     "tests.simulation.pubsub_mutants",
+    "tests.simulation.switch_mutants",
 )
 """Where bugs are planted: each module has a list ``MUTANTS``."""
 

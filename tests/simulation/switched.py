@@ -155,10 +155,12 @@ def check_switch(core: SwitchCore) -> None:
             assert line.link in acceptors.lines, "a line is used that was given up"
     for acceptor in acceptors:
         for line in acceptor.lines.values():
-            assert not acceptor.address or len(acceptor.idle) <= SPARE, "more idle lines than are wanted"
-            assert (line.user is None) == (line.link in acceptor.idle), (
-                "an idle line has a user, or one in use has none"
+            user = line.user
+            assert user is None or user.line is line or user.asked.get(acceptor) is line, (
+                "a line has a user who is gone"
             )
+            assert not acceptor.address or len(acceptor.idle) <= SPARE, "more idle lines than are wanted"
+            assert (user is None) == (line.link in acceptor.idle), "an idle line has a user, or one in use has none"
 
 
 SWITCH_EXPECTS = (
