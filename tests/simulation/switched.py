@@ -173,6 +173,10 @@ class SwitchedReqrep(Switched, ReqrepScenario):
     """Clients and servers."""
 
     expects: ClassVar[tuple[str, ...]] = SWITCH_EXPECTS
+    # Through a device nobody can come in a server's place: what it was lost by is told.
+    excused: ClassVar[tuple[str, ...]] = (
+        *ReqrepScenario.excused, "silent", "process gone", "forgotten by the other side",
+    )  # fmt: skip
 
 
 class SwitchedPipeline(Switched, PipelineScenario):
