@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,10 @@ import zmq
 
 from tests.cli.conftest import Start
 from tests.cli.terminal import ANYWHERE, WAIT_S, Command
+from zmqkit.cli.device_host import Host
 from zmqkit.cli.device_logs import entry_of, text_of
 from zmqkit.cli.device_notify import Notifier
+from zmqkit.cli.outcome import Stopped
 
 BOTH = ("--frontend", ANYWHERE, "--backend", ANYWHERE, "--plain")
 
@@ -231,6 +235,48 @@ def test_a_wrong_command_line_says_why(zmqkit: Start, arguments: tuple[str, ...]
 
 
 # ---- what needs no process ---------------------------------------------------------
+
+
+class Stuck:
+    """A device that does not end. When it is told to, a second signal comes."""
+
+    name = "stuck"
+    paused = False
+    carries = None
+    frontend_addresses = backend_addresses = ("tcp://127.0.0.1:1",)
+
+    def __init__(self) -> None:
+        self.told = 0
+        self.over = threading.Event()
+
+    def open(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def close(self, timeout: float | None = None) -> None: ...
+
+    def stats(self) -> dict[str, int | float]:
+        return {}
+
+    def run(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        self.over.wait(WAIT_S)
+
+    def stop(self) -> None:
+        self.told += 1
+        if self.told == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_the_second_signal_does_not_wait_for_the_device() -> None:
+    device = Stuck()
+    host = Host(device)
+    host.open()
+    with host.signals(), pytest.raises(Stopped) as stopped:
+        host.run()
+    assert stopped.value.number == signal.SIGTERM
+    assert host._runner.is_alive()
+    device.over.set()
+    host._runner.join(WAIT_S)
 
 
 def test_without_systemd_nobody_is_told() -> None:

@@ -83,17 +83,21 @@ class Host:
         Raises what ended the device, if it did not end by itself; `Stopped` at the second signal.
         """
         self._runner.start()
+        patience_s = DRAIN_S
         try:
             while (work := self._work.get()) is not None:
                 try:
                     work()
                 except ZmqkitError as error:
                     log.warning("%s", error)
+        except Stopped:
+            patience_s = 0.0
+            raise
         finally:
             self._device.stop()
-            self._runner.join(DRAIN_S)
+            self._runner.join(patience_s)
             if self._control is not None:
-                self._control.close()
+                self._control.close(min(patience_s, 1.0))
         if self._runner.is_alive():
             log.warning("it has not ended within %g s, and is left", DRAIN_S)
         if self._error is not None:
