@@ -152,6 +152,9 @@ class Acceptors:
         """It is dialled no more. Returns its lines, which the switch then gives up."""
         acceptor = self._by_key.pop(address, None)
         self.changed = True
+        # Should the address come back, its numbers begin anew.
+        for link in [link for link, line in self._leaving.items() if line.acceptor is acceptor]:
+            self.flushed(link)
         return list(acceptor.lines.values()) if acceptor is not None else []
 
     def keep(self, acceptor: Acceptor, stands: bool) -> list[Line]:

@@ -191,9 +191,10 @@ class SwitchCore(Greetings):
         """See `Core`. Only acceptors are dialled."""
         if not isinstance(link, tuple) or self.acceptors.is_leaving(link):
             return
-        address = link[1]
-        if address == bare(address):
-            self.acceptors.keep(self.acceptors.add(address), True)
+        if link[1] == bare(link[1]):
+            acceptor = self.acceptors.find(link[1])
+            if acceptor is not None:  # or it was forgotten
+                self.acceptors.keep(acceptor, True)
             return
         line = self.acceptors.lines.get(link)
         if line is None:

@@ -715,6 +715,28 @@ def test_an_acceptor_that_is_not_dialled_any_more_is_cut_off() -> None:
     assert not switch.core.uses(ONE)
 
 
+def test_an_address_that_is_dialled_again_begins_anew() -> None:
+    switch = Switch(ONE, TWO)
+    switch.hello(client(1))
+    switch.take()
+    ((address, _),) = switch.dials
+    base = address.partition("\t")[0]
+    switch.up(("c", address))
+    switch.down(client(1))
+    switch.core.link_forgotten(("c", base), switch.now)
+    switch.up(("c", base))  # news that come late
+    switch.take()
+    assert switch.dials == [(address, True), (address, False)]
+    assert [acceptor.address for acceptor in switch.core.acceptors] == [TWO if base == ONE else ONE]
+    switch.down(("c", TWO if base == ONE else ONE))
+    switch.core.expect(base, switch.now)
+    switch.up(("c", base))
+    switch.hello(client(2), b"session2")
+    switch.take()
+    switch.up(("c", address))
+    assert switch.take() == [(("c", address), "HELLO")]
+
+
 def test_links_of_a_disturbed_socket_are_asked_and_asked_again() -> None:
     switch = Switch(ONE, listening=True)
     switch.hello(server(1), b"wanted01", role="server", instance=b"1" * 16)
