@@ -60,12 +60,13 @@ class Acceptor:
         address: what is dialled; empty where the acceptor dials.
         lines: all of them by their links; `idle` are those without a user, `asked` those over which nothing was
             answered yet.
-        places: how many acceptors this is to an instance: more than one where a switch is behind the address.
+        places: how many acceptors this is: more than one where a switch is behind the address. `more` says it of
+            single instances, to which that switch told another number.
         keeper: whether the connection stands that only tells whether the address does.
         told: how many connections an acceptor that dials was last told to have.
     """
 
-    __slots__ = ("_free", "_next", "address", "asked", "idle", "keeper", "key", "lines", "places", "told")
+    __slots__ = ("_free", "_next", "address", "asked", "idle", "keeper", "key", "lines", "more", "places", "told")
 
     def __init__(self, address: str = "", instance: bytes = b"") -> None:
         self.key: str | bytes = address or instance
@@ -74,6 +75,7 @@ class Acceptor:
         self.idle: dict[Link, Line] = {}
         self.asked: dict[Link, Line] = {}
         self.places = 1
+        self.more: dict[bytes, int] = {}
         self.keeper = False
         self.told = 0
         self._free: list[int] = []
@@ -83,6 +85,10 @@ class Acceptor:
     def stands(self) -> bool:
         """Whether a session can be begun there."""
         return self.keeper if self.address else bool(self.lines)
+
+    def places_for(self, instance: bytes) -> int:
+        """How many sessions there are of use to an instance."""
+        return self.more.get(instance, self.places)
 
     @property
     def used(self) -> int:
@@ -111,11 +117,12 @@ class Acceptors:
     Attributes:
         lines: of all acceptors, by their links.
         changed: set when there may be more, or others, than before; the switch looks and clears it.
+        recount: likewise, when the number of acceptors may be another.
     """
 
     def __init__(self, out: Outputs, timers: Timers) -> None:
         self.lines: dict[Link, Line] = {}
-        self.changed = False
+        self.changed = self.recount = False
         self._out = out
         self._timers = timers
         self._by_key: dict[str | bytes, Acceptor] = {}
@@ -129,10 +136,9 @@ class Acceptors:
     def __len__(self) -> int:
         return len(self._by_key)
 
-    @property
-    def total(self) -> int:
-        """How many sessions one instance can make use of."""
-        return sum(acceptor.places for acceptor in self._by_key.values())
+    def total(self, instance: bytes) -> int:
+        """How many sessions an instance can make use of."""
+        return sum(acceptor.places_for(instance) for acceptor in self._by_key.values())
 
     def find(self, key: str | bytes) -> Acceptor | None:
         """The acceptor of this address or instance."""
@@ -145,13 +151,13 @@ class Acceptors:
         acceptor = self._by_key.get(address)
         if acceptor is None:
             acceptor = self._by_key[address] = Acceptor(address=address)
-            self.changed = True
+            self.changed = self.recount = True
         return acceptor
 
     def remove(self, address: str) -> list[Line]:
         """It is dialled no more. Returns its lines, which the switch then gives up."""
         acceptor = self._by_key.pop(address, None)
-        self.changed = True
+        self.changed = self.recount = True
         # Should the address come back, its numbers begin anew.
         for link in [link for link, line in self._leaving.items() if line.acceptor is acceptor]:
             self.flushed(link)
@@ -163,11 +169,17 @@ class Acceptors:
         self.changed = True
         return [] if stands else [line for line in acceptor.lines.values() if not line.up]
 
-    def counts(self, acceptor: Acceptor, places: int) -> None:
-        """Behind the address are so many acceptors."""
-        if acceptor.places != places:
-            acceptor.places = places
-            self.changed = True
+    def counts(self, acceptor: Acceptor, places: int, instance: bytes) -> None:
+        """Behind the address are so many acceptors, to this instance; to others hardly more."""
+        if acceptor.more.get(instance) != places:
+            acceptor.more[instance] = places
+            acceptor.places = min(acceptor.more.values())
+            self.changed = self.recount = True
+
+    def forget(self, instance: bytes) -> None:
+        """That instance is gone."""
+        for acceptor in self:
+            acceptor.more.pop(instance, None)
 
     # ---- those that dial us ------------------------------------------------------
 
@@ -181,6 +193,7 @@ class Acceptors:
                 if len(self._by_key) >= MAX_ACCEPTORS:
                     return False
                 acceptor = self._by_key[instance] = Acceptor(instance=instance)
+                self.recount = True
             line = Line(acceptor, link, 0, up=True)
             self.lines[link] = acceptor.lines[link] = acceptor.idle[link] = line
             self.changed = True
@@ -272,6 +285,7 @@ class Acceptors:
         acceptor = line.acceptor
         if not acceptor.lines and self._by_key.get(acceptor.key) is acceptor:
             del self._by_key[acceptor.key]
+            self.recount = True
 
     def flushed(self, link: Link) -> None:
         """A line that was given up has stood long enough; or it is gone. Again: nothing happens."""

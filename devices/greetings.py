@@ -123,9 +123,8 @@ class Greetings(Ways):
         waiting = len(self.initiators.waiting)
         for acceptor in self.acceptors:
             self.acceptors.call_for_more(acceptor, waiting)
-        total = self.acceptors.total
-        if total != self._total:
-            self._total = total
+        if self.acceptors.recount:
+            self.acceptors.recount = False
             for instance in self.initiators.instances:
                 self._tell_total(instance)
         self._pause = CALL_AGAIN_FIRST
@@ -137,7 +136,9 @@ class Greetings(Ways):
         free = [
             acceptor
             for acceptor in self.acceptors
-            if acceptor.stands and acceptor.key not in initiator.denied and taken.get(acceptor, 0) < acceptor.places
+            if acceptor.stands
+            and acceptor.key not in initiator.denied
+            and taken.get(acceptor, 0) < acceptor.places_for(initiator.instance)
         ]
         if not free and initiator.refusal is not None:
             self._pass(initiator.link, initiator.refusal, back=False)

@@ -152,7 +152,7 @@ class Initiators:
         for each in self._by_instance[instance].values():
             if each.line is not None:
                 counts[each.line.acceptor] = counts.get(each.line.acceptor, 0) + 1
-        return sum(max(0, count - acceptor.places) for acceptor, count in counts.items())
+        return sum(max(0, count - acceptor.places_for(instance)) for acceptor, count in counts.items())
 
     def trace(self, session: bytes, key: str | bytes | None, bound: float, since: float | None) -> Trace:
         """Remember where a session is."""

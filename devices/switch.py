@@ -159,7 +159,9 @@ class SwitchCore(Greetings):
         elif kind == GONE and line.number:
             self._line_down(line, now)
         elif kind == MORE and line.number:
-            self.acceptors.counts(line.acceptor, wire.read_more(list(header)))
+            total = wire.read_more(list(header))
+            if line.user is not None:
+                self.acceptors.counts(line.acceptor, total, line.user.instance)
         elif kind == LISTEN and line.number:
             self._cannot_listen(line, now)
         elif not (kind in (WELCOME, REFUSED, LOST) or DATA <= kind <= GOODBYE):

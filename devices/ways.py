@@ -69,8 +69,6 @@ class Ways:
         """The same, or nothing while it is paused."""
         self._forth, self._back = Flow(), Flow()
         self._offences: dict[Link, int] = {}
-        self._total = 0
-        """Of how many acceptors the initiators were told."""
         self._pause = CALL_AGAIN_FIRST
         self.counters: dict[str, int | float] = {
             f"{side}_{what}": 0
@@ -128,7 +126,10 @@ class Ways:
         """Its connection is of no more use."""
         self._part(initiator, now)
         self.initiators.remove(initiator)
-        self._tell_total(initiator.instance)
+        if initiator.instance in self.initiators.instances:
+            self._tell_total(initiator.instance)
+        else:
+            self.acceptors.forget(initiator.instance)
 
     def _line_down(self, line: Line, now: float) -> None:
         """A connection to an acceptor is gone, and with it the way of whoever used it."""
@@ -148,7 +149,7 @@ class Ways:
 
     def _wanted(self, instance: bytes) -> int:
         """How many connections this instance can make use of."""
-        return min(max(1, self.acceptors.total + self.initiators.surplus(instance)), MAX_CONNECTIONS)
+        return min(max(1, self.acceptors.total(instance) + self.initiators.surplus(instance)), MAX_CONNECTIONS)
 
     def _tell_total(self, instance: bytes) -> None:
         """Tell an instance how many connections to have, over those that do not know."""

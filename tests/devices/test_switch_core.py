@@ -851,6 +851,27 @@ def test_a_switch_behind_an_address_counts_for_as_many_as_it_says() -> None:
     assert [each for each in switch.dials if each[1]] == [(nth(ONE, number), True) for number in (2, 3, 4)]
 
 
+def test_what_a_switch_behind_tells_one_instance_is_of_that_instance() -> None:
+    switch = Switch(ONE)
+    at = switch.pair()
+    switch.pair(number=3, link=client(2), instance=b"x" * 16, session=b"session2")
+    switch.receive(line(ONE, 3), wire.more(2))
+    switch.receive(at, wire.more(3))  # it has two sessions with one of them, there
+    assert switch.told() == {client(1): ["MORE 3"], client(2): ["MORE 2"]}
+    switch.hello(client(3), b"session3", instance=b"x" * 16)
+    switch.hello(client(4), b"session4", instance=b"x" * 16)
+    switch.hello(client(5), b"session5")
+    switch.hello(client(6), b"session6")
+    switch.take()
+    assert len([address for address, wanted in switch.dials if wanted]) == 5
+    switch.hello(client(7), b"session7", instance=b"z" * 16)
+    assert (client(7), "MORE 2") in switch.take()
+    for number in (1, 5, 6):
+        switch.down(client(number))
+    switch.take()
+    assert all((b"i" * 16) not in acceptor.more for acceptor in switch.core.acceptors)
+
+
 def test_an_instance_that_has_two_sessions_at_one_acceptor_is_told_to_have_one_connection_more() -> None:
     switch = Switch(ONE, TWO)
     switch.down(("c", TWO))
