@@ -13,7 +13,8 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 
 from zmqkit.address import Address
@@ -124,8 +125,10 @@ class DeviceBase(PeerBase):
         if self._plain is None:
             from zmqkit.devices.sensing import SensingEngine
 
+            # Its threads must not keep the device alive either.
+            plain, zmqkit = weakref.WeakMethod(self._plain_engine), weakref.WeakMethod(self._zmqkit_engine)
             return SensingEngine(
-                types=self._types, plain=self._plain_engine, zmqkit=self._zmqkit_engine, **self._given()
+                types=self._types, plain=partial(_call, plain), zmqkit=partial(_call, zmqkit), **self._given()
             )
         return (self._plain_engine if self._plain else self._zmqkit_engine)(**self._given())
 
@@ -308,6 +311,14 @@ class DeviceBase(PeerBase):
         """The engine ended by itself."""
         log.error("%s: the device ended by itself: %s", self.name, error)
         self._over.resolve(error)
+
+
+def _call(make: weakref.WeakMethod[Callable[..., Engine]], **given: Any) -> Engine:
+    """Make an engine for a device, unless that is gone."""
+    found = make()
+    if found is None:
+        raise Closed("the device was closed")
+    return found(**given)
 
 
 class Steering:

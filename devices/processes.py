@@ -194,7 +194,8 @@ class DeviceProcess:
         Args:
             timeout: seconds, instead of `linger`; None: no bound.
         """
-        check_timeout(timeout)
+        if timeout != -1.0:
+            check_timeout(timeout)
         with self._lock:
             if self._closed:
                 return

@@ -17,7 +17,7 @@ import zmq
 
 import zmqkit
 from tests.devices.plainly import ANY, Ends, at, closing, received
-from zmqkit.devices import Device, Queue, Streamer
+from zmqkit.devices import Device, Forwarder, Queue, Streamer
 from zmqkit.errors import Closed, Forked
 
 PATIENCE_S = 30.0
@@ -70,6 +70,28 @@ def test_a_device_that_is_forgotten_warns_and_gives_its_ports_back() -> None:
     zmqkit.transport.tickets.wait(proxy.ended, PATIENCE_S)
     with Queue(front, ANY, plain=True) as again:
         assert again.frontend_addresses == (front,)
+
+
+@pytest.mark.parametrize("plain", [None, False], ids=["sensing", "zmqkit"])
+@pytest.mark.parametrize("kind", [Queue, Forwarder, Streamer])
+def test_a_forgotten_device_of_each_kind_is_freed_and_another_opens_at_its_addresses(
+    kind: Any, plain: bool | None
+) -> None:
+    device = kind(ANY, ANY, plain=plain).open()
+    addresses = device.addresses
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        del device
+    for attempt in range(100):
+        again = kind(*addresses, plain=True)
+        try:
+            again.open()
+        except zmqkit.AddressInUse:  # it is just ending
+            assert attempt < 99
+            threading.Event().wait(0.1)
+        else:
+            break
+    assert again.addresses == addresses
+    again.close()
 
 
 def test_a_blocked_device_that_is_forgotten_ends_all_the_same() -> None:
