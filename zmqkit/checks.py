@@ -51,14 +51,22 @@ def whole(name: str, value: Any, *, most: int | None = None, none: bool = False)
         raise ValueError(f"{name} must be a whole number {bounds}{', or None' if none else ''}, got {value!r:.100}")
 
 
+def count(name: str, value: Any) -> None:
+    """A whole number from 0 on. A bool is none."""
+    if type(value) is not int:
+        raise TypeError(f"{name} must be a whole number of 0 or more, got {value!r:.100}")
+    if value < 0:
+        raise ValueError(f"{name} must be a whole number of 0 or more, got {value!r:.100}")
+
+
 def timeout(value: Any) -> None:
-    """A number of seconds, or None. (Less than 0: the time is out.) Not converted: every verb comes here."""
+    """0 or more seconds, or None. Not converted: every verb comes here."""
     if value is None:
         return
     if not isinstance(value, int | float):
         raise TypeError(f"timeout must be a number of seconds (an int or a float), or None, got {value!r}")
-    if value != value:
-        raise ValueError(f"timeout must be a number of seconds, or None, got {value!r}")
+    if not value >= 0:
+        raise ValueError(f"timeout must be 0 or more seconds, or None, got {value!r}")
 
 
 def file_path(name: str, value: Any) -> str:

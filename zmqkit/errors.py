@@ -30,6 +30,7 @@
     │   └── OutcomeUnknown        it was executed, or partly, or not at all: nobody can tell
     │       ├── NoReplyInTime     (also TimeoutError) ... when its time was out
     │       └── StreamBroken      ... after .received items had come
+    ├── CursorNotMoved            a subscriber's position is not known to be stored at its publisher
     ├── MessagesLost              a subscriber's messages that no history holds; it goes on after them
     ├── Duplicate                 done before; nothing of it is done again
     ├── LeaseLost                 the job went to somebody else; this settle changed nothing
@@ -162,6 +163,19 @@ class AlreadySettled(UsageError):
 
 class CursorInUse(UsageError):
     """Another subscriber that lives holds this cursor at the publisher. Close it, or use another name."""
+
+
+# ---- positions at a publisher ----------------------------------------------------
+
+
+class CursorNotMoved(ZmqkitError):
+    """`message.commit()` was not confirmed by the publisher that keeps the cursor: nobody's mistake here.
+
+    The publisher is gone, and the cursor with it, if it had no journal; or its journal could not store; or the
+    subscriber was closed first. The message says which. What was dealt with may come again, with the same
+    `message.id`: make that harmless, or keep positions and effects together with ``inbox=``. A later commit stores all
+    before it, too.
+    """
 
 
 # ---- out of time -----------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from typing import Any, Final
 
-from zmqkit.errors import CursorInUse, DecodeError, UsageError
+from zmqkit.errors import CursorInUse, CursorNotMoved, DecodeError
 from zmqkit.events import EpochChanged, RecoveryUnreachable, SubscriptionsRefused
 from zmqkit.patterns.pubsub import talk
 from zmqkit.patterns.pubsub.delivering import Delivering
@@ -142,8 +142,8 @@ class Fetching(Delivering):
         stream = self.streams.get(publisher)
         if stream is None:
             if ticket is not None:
-                gone = UsageError(f"publisher {publisher[:8]} is gone, and its cursor with it: nothing to commit there")
-                self.out.replies.append((ticket, gone))
+                why = f"publisher {publisher[:8]} is gone, and its cursor with it: nothing to commit there"
+                self.out.replies.append((ticket, CursorNotMoved(why)))
             return
         number = 0
         if ticket is not None:
@@ -154,14 +154,14 @@ class Fetching(Delivering):
     def _committed(self, stream: Stream, message: talk.Committed) -> None:
         asked = self._commits.pop((stream.publisher, message.ask), None)
         if asked is not None:
-            trouble = UsageError(f"the cursor was not moved: {message.trouble}") if message.trouble else None
+            trouble = CursorNotMoved(f"the cursor was not moved: {message.trouble}") if message.trouble else None
             self.out.replies.append((asked[0], trouble))
 
     def drop_commits(self, publisher: str | None, reason: str) -> None:
         """Nobody will answer these; None: none of all."""
         for key in [key for key in self._commits if publisher is None or key[0] == publisher]:
             ticket, _, _ = self._commits.pop(key)
-            self.out.replies.append((ticket, UsageError(f"the cursor was not moved: {reason}")))
+            self.out.replies.append((ticket, CursorNotMoved(f"the cursor was not moved: {reason}")))
 
     # ---- asking ----------------------------------------------------------------------
 

@@ -334,7 +334,7 @@ class PublisherBase(DataPeer):
 
     def _check_count(self, count: int, topic: str | None) -> None:
         """Raises for what ``wait_for_subscribers`` does not take."""
-        check_types(count=(count, int))
+        checks.count("count", count)
         if topic is not None:
             check_topic(topic)
 

@@ -180,7 +180,8 @@ class Message(MessageBase[T]):
         Raises:
             UsageError: there is no position to keep: the subscriber has neither cursor= nor inbox=.
             CursorInUse: another subscriber holds the cursor.
-            JournalError: it is not stored; the subclass and the message say why.
+            CursorNotMoved: the publisher that keeps the cursor is gone, or could not store it.
+            JournalError: the inbox could not store it; the subclass and the message say why.
         """
         self._subscriber._check_wait()
         ticket = self._commit()

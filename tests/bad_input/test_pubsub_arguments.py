@@ -77,6 +77,26 @@ def test_recovery_at_another_host_is_refused() -> None:
                 make()
 
 
+@pytest.mark.parametrize(("count", "error"), [(-1, ValueError), (1.0, TypeError), (True, TypeError), ("1", TypeError)])
+def test_a_number_of_subscribers_that_is_none_is_refused(count: Any, error: type[Exception]) -> None:
+    with zmqkit.Publisher(LOCAL) as pub:
+        for wait in (pub.wait_for_subscribers, pub.wait_for_peers):
+            with pytest.raises(error, match="count must be a whole number of 0 or more"):
+                wait(count, timeout=PATIENCE_S)
+
+
+@pytest.mark.parametrize("timeout", [-1, -0.001, -math.inf, math.nan])
+def test_a_time_below_nothing_is_refused(timeout: float) -> None:
+    with zmqkit.Publisher(LOCAL) as pub, zmqkit.Subscriber[Any](pub.addresses[0]) as sub:
+        for wait in (
+            lambda: pub.wait_for_subscribers(1, timeout=timeout),
+            lambda: pub.wait_for_peers(1, timeout=timeout),
+            lambda: sub.receive(timeout),
+        ):
+            with pytest.raises(ValueError, match="timeout must be 0 or more seconds, or None"):
+                wait()
+
+
 WRONG_TOPICS: list[tuple[Any, type[Exception], str]] = [
     ("", ValueError, "must not be empty"),
     ("x" * 256, ValueError, "at most 255 bytes"),

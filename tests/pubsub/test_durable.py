@@ -12,7 +12,7 @@ import pytest
 import zmqkit
 from tests.pipeline.processes import program
 from tests.pubsub.faces import LOCAL, PATIENCE_S, QUICK, Face, bare, bodies, take, there
-from zmqkit import CursorInUse, Duplicate, Subscriber, UsageError
+from zmqkit import CursorInUse, CursorNotMoved, Duplicate, Subscriber, UsageError
 from zmqkit.inbox import Inbox, Position, Positions
 
 PROGRAMS = "tests.pubsub.programs"
@@ -81,6 +81,20 @@ async def test_a_message_whose_handling_raised_is_not_committed_and_comes_again(
             assert await bodies(sub, 3) == [0, 1, 2]
         async with face.Subscriber(pub, cursor="reader") as sub:
             assert (await take(sub)).body == 2
+
+
+async def test_a_commit_at_a_publisher_that_is_gone_with_its_cursors_says_so(face: Face) -> None:
+    async with face.Publisher(heartbeat=QUICK) as pub:
+        address = pub.addresses[0]
+        await pub.publish("a", 1)
+        async with face.Subscriber(address, cursor="reader", heartbeat=QUICK) as sub:
+            async with await take(sub) as first:
+                await pub.close()
+                async with face.Publisher(address, heartbeat=QUICK) as other:
+                    await other.publish("a", 2)
+                    assert (await take(sub)).body == 2
+                    with pytest.raises(CursorNotMoved, match="is gone"):
+                        await first.commit()
 
 
 async def test_two_subscribers_cannot_hold_one_cursor(face: Face) -> None:

@@ -91,7 +91,7 @@ class PubsubScenario(Scenario):
         "messages_recovered", "messages_repeated_here", "messages_conflated", "subscribers_slow", "times_behind",
         "commits_failed", "publishes_refused", "cursors_refused",
         "delivered, live", "delivered, replayed", "raised: MessagesLost", "messages told to be lost",
-        "cursor confirmed", "commit refused: UsageError", "topics changed", "stored messages torn off",
+        "cursor confirmed", "commit refused: CursorNotMoved", "topics changed", "stored messages torn off",
         "EpochChanged", "FellBehind", "GapFound", "RecoveryUnreachable", "JournalTrouble", "JournalRecovered",
         "refused: JournalFull", "refused: JournalError", "unknown: CommitIndeterminate",
     )  # fmt: skip

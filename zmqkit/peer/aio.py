@@ -16,8 +16,9 @@ from typing import Any, Self
 import anyio
 import anyio.to_thread
 
+from zmqkit import checks
 from zmqkit.errors import WaitTimeout, ZmqkitError
-from zmqkit.peer.base import DRAIN, PeerBase, check_timeout, check_types
+from zmqkit.peer.base import DRAIN, PeerBase, check_timeout
 from zmqkit.peer.hooks import on, stop_on_signals
 from zmqkit.transport.tickets import Ticket, WaitExpired, wait_async
 
@@ -34,7 +35,8 @@ class Peer(PeerBase):
 
     async def close(self, timeout: float | None = -1.0) -> None:
         """Serve what waits for `linger`, say goodbye, give everything back. See `zmqkit.Peer.close`."""
-        check_timeout(timeout)
+        if timeout != -1.0:
+            check_timeout(timeout)
         linger = self._linger if timeout == -1.0 else timeout
         if self._begin_close():
             try:
@@ -46,7 +48,7 @@ class Peer(PeerBase):
 
     async def wait_for_peers(self, count: int = 1, *, timeout: float | None = None) -> None:
         """Wait until so many others are in session with this peer. See `zmqkit.Peer.wait_for_peers`."""
-        check_types(count=(count, int))
+        checks.count("count", count)
         check_timeout(timeout)
         await self._start_async()
         ticket = self._ask(self._core.wait_for_sessions, count)

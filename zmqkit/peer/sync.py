@@ -10,8 +10,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
+from zmqkit import checks
 from zmqkit.errors import WaitTimeout
-from zmqkit.peer.base import DRAIN, PeerBase, check_timeout, check_types
+from zmqkit.peer.base import DRAIN, PeerBase, check_timeout
 from zmqkit.transport.tickets import Ticket, WaitExpired, wait
 
 log = logging.getLogger("zmqkit")
@@ -48,7 +49,8 @@ class Peer(PeerBase):
         Args:
             timeout: seconds, instead of `linger`; None: until all is settled.
         """
-        check_timeout(timeout)
+        if timeout != -1.0:
+            check_timeout(timeout)
         linger = self._linger if timeout == -1.0 else timeout
         self._check_close(linger)
         if self._begin_close():
@@ -65,7 +67,7 @@ class Peer(PeerBase):
         Raises:
             WaitTimeout: they were not within `timeout` seconds.
         """
-        check_types(count=(count, int))
+        checks.count("count", count)
         check_timeout(timeout)
         self._check_wait()
         self._start()
