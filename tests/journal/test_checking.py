@@ -258,6 +258,48 @@ def test_a_picture_that_its_owner_changed_meanwhile_does_not_count(
         checking.check(path, lambda kind: carry_over, lambda *_: None)
 
 
+def test_a_check_keeps_no_owner_out_and_leaves_nothing_behind(path: Path, journal_bytes: bytes) -> None:
+    owners: list[Owner] = []
+
+    def open_it(log: str, row: Row, get: Get) -> None:
+        if row.key == 30 and not owners:
+            owners.append(Owner(path))  # which adds rows: so what was seen before does not count
+
+    before = sorted(os.listdir(path.parent))
+    assert check(path).sound
+    assert sorted(os.listdir(path.parent)) == before
+    report = checking.check(path, lambda kind: open_it, lambda *_: None)
+    assert report.sound
+    assert report.holder is not None
+    assert report.rows["messages"] == 299
+    with owners[0].process as process:
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(50) == 0
+
+
+def test_an_owner_that_closes_at_this_very_moment_is_no_damage(
+    path: Path, journal_bytes: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checking, "_PAUSE_S", 0.0)
+    exists = os.path.exists
+    answers = [True]  # the log was there when it was looked for, and is gone when it is opened
+
+    def was_there(name: str) -> bool:
+        return exists(name) or (name.endswith("-wal") and bool(answers and answers.pop()))
+
+    monkeypatch.setattr("zmqkit.journal.still.os.path.exists", was_there)
+    assert check(path).sound
+    assert not answers
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_we_may_not_read_is_not_called_damaged(path: Path, journal_bytes: bytes) -> None:
+    path.chmod(0)
+    with pytest.raises(JournalError, match="cannot be read: Permission denied"):
+        check(path)
+
+
 def test_a_journal_that_this_very_process_has_open_is_not_touched(path: Path) -> None:
     with SqliteJournal(path) as journal:
         journal.commit([put(1)])

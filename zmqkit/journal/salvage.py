@@ -261,11 +261,11 @@ def _reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def opened(path: str, *, live: bool = True) -> Iterator[Source]:
-    """A journal's file, to be looked at; while it lasts no owner can open it, unless one has it open.
+    """A journal's file, to be looked at.
 
     Args:
         path: of the file.
-        live: look at it also if somebody has it open.
+        live: look at it from outside, whoever has it open or opens it meanwhile; see `still`. False: keep owners out.
 
     Raises:
         JournalBusy: somebody has it open, and `live` is false, or it is this very process.
@@ -287,8 +287,10 @@ def opened(path: str, *, live: bool = True) -> Iterator[Source]:
             layout.check_header(path, was_ours=mark is not None)
         except JournalDamaged as error:
             source.damages.append(Damage("", *NO_KEYS, _reason(error), None))
+        except OSError as error:
+            raise JournalError(f"{path} cannot be read: {error.strerror}") from error
         try:
-            if holder is not None:
+            if live:
                 look = stack.enter_context(still.look(path))
                 source._attach(look.connection, look.moved)
             else:
@@ -299,6 +301,10 @@ def opened(path: str, *, live: bool = True) -> Iterator[Source]:
                 source._attach(connection, lambda: False)
         except (apsw.BusyError, apsw.LockedError) as error:
             raise JournalError(f"{path}: another program has it open with SQLite ({error}); close it there") from error
+        except apsw.CantOpenError as error:
+            if live:  # its log was there a moment ago: an owner has just closed it
+                raise Moved from error
+            raise JournalError(f"{path}: it cannot be opened ({error})") from error
         except apsw.Error as error:
             source.damages.append(Damage("", *NO_KEYS, f"nothing of it can be read: {_reason(error)}", None))
         yield source

@@ -1,10 +1,10 @@
-"""Reads the journal of a live owner from outside, without a lock and without a change. Knows nothing of rows.
+"""Reads a journal from outside, without a lock and without a change, whoever has it open. Knows nothing of rows.
 
-The owner holds its file by an exclusive lock and keeps the index of its write-ahead log in its own memory, so SQLite
-lets nobody else in, not even to read. Here a VFS of our own takes no locks and refuses every write, and one transaction
-holds what is seen still: the database, and the log as far as it had come. That is a true picture as long as the owner
-does not carry its log over into the database meanwhile; `Still.moved` says whether it did, and then nothing of what was
-seen counts.
+An owner holds its file by an exclusive lock and keeps the index of its write-ahead log in its own memory, so SQLite
+lets nobody else in, not even to read; and who reads by SQLite's rules keeps owners out meanwhile. Here a VFS of our own
+takes no locks and refuses every write, and one transaction holds what is seen still: the database, and the log as far
+as it had come. That is a true picture as long as nobody carries the log over into the database meanwhile; `Still.moved`
+says whether somebody did, and then nothing of what was seen counts.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import contextlib
 import itertools
 import os
 import time
+import urllib.parse
 from collections.abc import Iterator
 
 import apsw
@@ -21,6 +22,7 @@ from zmqkit.journal.layout import guard
 
 _QUIET_S = 0.05
 """Times of files are that coarse at worst: what was written so long ago has another time than what is written now."""
+_NS = 1_000_000_000
 _WAL_HEADER_BYTES = 32
 
 _numbers = itertools.count()
@@ -29,16 +31,16 @@ Stamp = tuple[int, int, bytes]
 
 
 class Still:
-    """A look at a file that another process writes.
+    """A look at a file that another process may write.
 
     Attributes:
         connection: in a read transaction; valid until it is closed.
     """
 
-    def __init__(self, path: str, connection: apsw.Connection) -> None:
+    def __init__(self, path: str, connection: apsw.Connection, stamp: Stamp | None) -> None:
         self.connection = connection
         self._path = path
-        self._stamp: Stamp | None = _stamp(path)
+        self._stamp = stamp
 
     def moved(self) -> bool:
         """Whether the owner changed the database since we look: what was seen may be of no time at all."""
@@ -55,32 +57,45 @@ def look(path: str) -> Iterator[Still]:
     name = f"zmqkit-still-{next(_numbers)}"
     vfs = _Vfs(name)
     try:
-        connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY, vfs=name)
+        stamp = _quiet_stamp(path)
+        if os.path.exists(f"{path}-wal"):
+            connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY, vfs=name)
+        else:  # SQLite would make a log; but without one the file alone is all there is
+            flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+            connection = apsw.Connection(f"file:{urllib.parse.quote(path)}?immutable=1", flags=flags)
         try:
             # Closing must not carry the log over, though nothing could be written anyhow.
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             guard(connection)
             connection.pragma("locking_mode", "exclusive")
-            still = Still(path, connection)
-            if still._stamp is not None and time.time_ns() - still._stamp[0] < _QUIET_S * 1e9:
-                still._stamp = None
             connection.execute("BEGIN")
             connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
-            yield still
+            yield Still(path, connection, stamp)
         finally:
             connection.close(True)
     finally:
         vfs.unregister()
 
 
-def _stamp(path: str) -> Stamp | None:
-    """What changes when the database does, or its log begins anew; None if that cannot be told."""
-    try:
+def _quiet_stamp(path: str) -> Stamp | None:
+    """The file's stamp once it is old enough to tell; None: it was changed again meanwhile."""
+    stamp = _stamp(path)
+    age_ns = time.time_ns() - stamp[0]
+    if 0 <= age_ns < _QUIET_S * _NS:
+        time.sleep(_QUIET_S - age_ns / _NS)
+        return stamp if _stamp(path) == stamp else None
+    return stamp
+
+
+def _stamp(path: str) -> Stamp:
+    """What changes when the database does, or its log begins anew."""
+    log = b""
+    with contextlib.suppress(FileNotFoundError), open(f"{path}-wal", "rb") as wal:
+        log = wal.read(_WAL_HEADER_BYTES)
+    with contextlib.suppress(FileNotFoundError):
         status = os.stat(path)
-        with open(f"{path}-wal", "rb") as wal:
-            return status.st_mtime_ns, status.st_size, wal.read(_WAL_HEADER_BYTES)
-    except OSError:
-        return None
+        return status.st_mtime_ns, status.st_size, log
+    return 0, 0, log
 
 
 class _Vfs(apsw.VFS):
