@@ -28,7 +28,7 @@ from zmqkit.devices.engine import STATS, Ended, Tell
 from zmqkit.devices.fences import Fences
 from zmqkit.devices.sides import Side, resolved
 from zmqkit.devices.switch import SwitchCore
-from zmqkit.errors import AddressError, AddressInUse, Closed, UsageError
+from zmqkit.errors import AddressError, AddressInUse, Closed, Forked, UsageError
 from zmqkit.events import Event
 from zmqkit.options import Heartbeat, Limits
 from zmqkit.patterns.pubsub import places
@@ -257,16 +257,22 @@ class ForwardEngine:
     # ---- steering ----------------------------------------------------------------------
 
     def pause(self) -> None:
-        """See `Engine`."""
+        """See `Engine`. Raises `Forked` in the child of a fork."""
+        self._check_owner()
         self._paused = True
         self._relay.pause(True)
         self._steer(self._switch.pause)
 
     def resume(self) -> None:
-        """See `Engine`."""
+        """See `Engine`. Raises `Forked` in the child of a fork."""
+        self._check_owner()
         self._steer(self._switch.resume)
         self._relay.pause(False)
         self._paused = False
+
+    def _check_owner(self) -> None:
+        if self._pid != os.getpid():
+            raise Forked(f"{self.name} belongs to the parent process {self._pid}; open a new one in the child")
 
     def _steer(self, verb: Callable[..., object]) -> None:
         driver = self._driver

@@ -472,3 +472,24 @@ def test_what_cannot_be_bound_leaves_nothing_open(site: Site) -> None:
     with pytest.raises(UsageError):
         site.forwarder(backend=Side(bind=taken.backend_addresses))
     assert site.forwarder().frontend_addresses
+
+
+def test_in_the_child_of_a_fork_it_is_nothing_and_the_parents_goes_on(site: Site) -> None:
+    publisher = site.publisher(history=10)
+    post(publisher, 1)
+    with program("fork", publisher.addresses[0], module=LISTENING) as forking:
+        assert forking.heard() == [17, 1, True]
+        assert forking.end() == 0
+
+
+def test_what_ends_it_by_itself_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[BaseException] = []
+    made = ForwardEngine(name="f", frontend=Side(bind=ANY), backend=Side(bind=ANY), heartbeat=QUICK, ended=told.append)
+    monkeypatch.setattr(made._fences, "handle_timer", lambda now: 1 / 0)
+    monkeypatch.setattr(made._fences, "next_deadline", lambda: 0.001)
+    made.open()
+    try:
+        until(lambda: told)
+    finally:
+        made.close(1.0)
+    assert [type(each) for each in told] == [ZeroDivisionError]
