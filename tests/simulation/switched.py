@@ -38,6 +38,7 @@ class Switched(Direct):
 
     def arrange(self, world: World, names: Sequence[str], roles: tuple[str, str]) -> None:
         rng = world.stream("switches")
+        self.chance = rng
         self.roles = roles
         self.behind = tuple(names)
         self.switches: list[SimPeer] = []
@@ -88,7 +89,20 @@ class Switched(Direct):
         self.seen[peer] = peer.incarnation, resumed
         check_switch(core)
 
+    def step(self, world: World) -> None:
+        super().step(world)  # type: ignore[misc]  # of the scenario
+        if self.chance.random() < 0.01:
+            peer = self.chance.choice(self.switches)
+            if peer.post("pause", None):
+                world.counts["pauses"] += 1
+                world.after(self.chance.uniform(0.0, 2.0), peer.post, "resume", None)
+
     # ---- when the faults are over ----------------------------------------------------
+
+    def healed(self, world: World) -> None:
+        super().healed(world)  # type: ignore[misc]  # of the scenario
+        for peer in self.switches:
+            peer.post("resume", None)
 
     def converged(self, world: World) -> bool:
         settled: bool = super().converged(world)  # type: ignore[misc]  # of the scenario
@@ -172,7 +186,7 @@ def check_switch(core: SwitchCore) -> None:
 
 SWITCH_EXPECTS = (
     *NETWORK_FAULTS, *STALL_FAULTS, *CRASH_FAULTS, "resumed through a restarted device", "routes_lost",
-    "frames_dropped", "sessions_resumed", "messages_resent", "peers_busy",
+    "frames_dropped", "sessions_resumed", "pauses", "messages_resent", "peers_busy",
 )  # fmt: skip
 
 
