@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from functools import partial
 
 import pytest
@@ -97,6 +98,30 @@ def test_a_peer_that_answers_no_heartbeat_is_hung_up_on_if_heartbeats_are_wanted
             pull, push = healthy.back(zmq.PULL), healthy.front(zmq.PUSH)
             push.send(b"job")
             assert received(pull) == [b"job"]
+
+
+@pytest.mark.slow
+def test_requests_go_on_while_a_worker_is_not_rid_of_his_answers() -> None:
+    """libzmq's own loop stands still for ever here: it waits for the worker to read, and he for it."""
+    total, large = 150, bytes(500_000)
+    with Queue(ANY, ANY, plain=True, limits=zmqkit.Limits(queued_messages=2)) as device:
+        made = at(device)
+        with closing(made):
+            worker = made.back(zmq.ROUTER, SNDHWM=2, RCVHWM=2, ROUTER_MANDATORY=1, SNDTIMEO=30_000)
+            client = made.front(zmq.DEALER, SNDHWM=2, RCVHWM=2, SNDTIMEO=30_000)
+
+            def work() -> None:
+                for _ in range(total):
+                    worker.send_multipart(received(worker, 30_000))
+
+            working = threading.Thread(target=work)
+            working.start()
+            for _ in range(total):
+                client.send_multipart([b"", large])
+                while client.poll(0):  # a ROUTER drops what one does not take in time: so it is ZeroMQ's
+                    client.recv_multipart()
+            working.join(40)
+            assert not working.is_alive()
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:99999", "tcp://nowhere", "ipc://" + "x" * 200, "http://a", ""])

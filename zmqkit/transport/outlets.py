@@ -149,16 +149,11 @@ class PlainSocket:
         self._spill = None
         self.socket.get(EVENTS)  # it hears of that now, and sends nothing more there
 
-    def deliver_spilled(self, control: zmq.Socket[bytes]) -> bool:
-        """Send what was spilled. False if `control` has something to say before that is done."""
-        while self.spilled:
-            ready = dict(poll((self.socket, zmq.POLLOUT), (control, zmq.POLLIN)))
-            if control in ready:
-                return False
-            with contextlib.suppress(zmq.Again):  # who had room is gone
-                self.socket.send_multipart(self.spilled[0], NOWAIT)
-                self.spilled.popleft()
-        return True
+    def deliver_spilled(self) -> None:
+        """Send the first of what was spilled. There is room for it."""
+        with contextlib.suppress(zmq.Again):  # who had room is gone
+            self.socket.send_multipart(self.spilled[0], NOWAIT)
+            self.spilled.popleft()
 
     def told(self) -> list[tuple[int, int]]:
         """What the monitor told since the last time: events and their values."""

@@ -7,7 +7,8 @@ the same sockets. Paused, it just does not begin; the high-water marks and TCP t
 The loop looks for room at a socket once and then forwards up to 1,000 messages. When there is no more room it blocks
 in the middle of them, deaf to its control socket, until a peer reads. So each socket that can block is bound to an
 address inside this process besides. Who wants the loop to end, and waits in vain, connects a *spill* there: the loop
-gets rid of what it holds, and ends; what was spilled is sent first when it begins again.
+gets rid of what it holds, and ends; what was spilled is sent first when it begins again. Where messages go both ways a
+second thread looks for that: blocked in one direction, the loop would hold up the other, and both might stand for ever.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import zmq
 from zmqkit.errors import Closed, WaitTimeout
 from zmqkit.transport import forks
 from zmqkit.transport.context import context
-from zmqkit.transport.outlets import PAIRS, Outlet, PlainSocket, poll
+from zmqkit.transport.outlets import PAIRS, SPILLS, Outlet, PlainSocket, poll
 from zmqkit.transport.sockets import NOWAIT
 from zmqkit.transport.tickets import Ticket, WaitExpired, wait
 
@@ -57,6 +58,11 @@ _numbers = itertools.count()
 
 Counters = tuple[int, int, int, int, int, int, int, int]
 """Frames and bytes: received in front, sent in front, received at the back, sent at the back."""
+
+WATCH = 0.25
+"""Seconds between two looks whether the loop is blocked, where it forwards both ways."""
+
+BOTH_WAYS = {"ROUTER", "DEALER"}
 
 _ENDING_MS = int(ENDING * 1000)
 
@@ -166,6 +172,8 @@ class SteeredProxy:
         self._thread = threading.Thread(target=self._run, name=f"zmqkit-proxy-{self.name}", daemon=True)
         forks.register(self)
         self._thread.start()
+        if {frontend.outlet.kind, backend.outlet.kind} <= BOTH_WAYS:
+            threading.Thread(target=self._watch, name=f"zmqkit-watch-{self.name}", daemon=True).start()
 
     # ---- steering, from any thread -------------------------------------------------
 
@@ -263,6 +271,24 @@ class SteeredProxy:
             self._steer.send(word, NOWAIT)
             self._asked += word is _TELL
 
+    def _watch(self) -> None:
+        """In a thread of its own: see to it that answers come through while there is no room for requests.
+
+        Blocked in one direction the loop forwards nothing in the other; and a worker who is not rid of his answers
+        may take no more requests, so that it would be blocked for ever.
+        """
+        unanswered = 0
+        while not self._forked:
+            with contextlib.suppress(WaitExpired):
+                wait(self.ended, WATCH)
+                return
+            self.counters()
+            unanswered = unanswered + 1 if self._running and self._asked else 0
+            if unanswered > 1:
+                unanswered = 0
+                with contextlib.suppress(Closed, WaitTimeout):
+                    self._call(lambda: None)
+
     # ---- in the proxy's thread -----------------------------------------------------
 
     @property
@@ -304,7 +330,7 @@ class SteeredProxy:
             self._pass_subscriptions()
         elif self._sense is not None:
             self._ask(self._sense)
-        elif all(each.deliver_spilled(self._control) for each in self._both):
+        elif self._deliver_spilled():
             self._forward()
         self._drain_control()
 
@@ -326,6 +352,27 @@ class SteeredProxy:
                 self._take_counters()
                 self._before, self._now = _sum(self._before, self._now), NOTHING
                 self._collect_spills()
+
+    def _deliver_spilled(self) -> bool:
+        """Send what was spilled, and pass on what comes the other way. False if there is a job before that is done."""
+        both = self._both
+        while both[0].spilled or both[1].spilled:
+            watched: list[tuple[zmq.Socket[bytes], int]] = [(self._control, zmq.POLLIN)]
+            for at, each in enumerate(both):
+                # Nobody who would have to wait for room is given anything more.
+                onwards = zmq.POLLIN if both[1 - at].outlet.kind not in SPILLS else 0
+                if wanted := onwards | (zmq.POLLOUT if each.spilled else 0):
+                    watched.append((each.socket, wanted))
+            ready = dict(poll(*watched))
+            if self._control in ready:
+                return False
+            for at, each in enumerate(both):
+                if ready.get(each.socket, 0) & zmq.POLLOUT:
+                    each.deliver_spilled()
+                if ready.get(each.socket, 0) & zmq.POLLIN:
+                    with contextlib.suppress(zmq.Again):  # what was there to read is gone
+                        self._pass(at, each.socket.recv_multipart(NOWAIT))
+        return True
 
     def _collect_spills(self) -> None:
         for each in self._both:
