@@ -338,6 +338,9 @@ class Feeder:
             hit = history.hole(filter, feed.position)
             if hit is not None:
                 self.holes += 1
+                # Told first: who hears of a newer epoch after its hole would take its own position to be beyond it.
+                ends = history.gone if feed.until is None else min(history.gone, feed.until)
+                self._enter(feed, *history.epochs.at(ends), lane, now)
                 lane.send(talk.Hole(feed.number, feed.epoch, feed.position + 1, history.gone, hit), 0, now)
             feed.position = feed.seen = history.gone
             while feed.rows and feed.rows[0].last <= feed.position:

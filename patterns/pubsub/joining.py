@@ -160,7 +160,7 @@ class Joining(Living):
 
     def take_fence(self, link: DataLink, fence: Fence, now: float) -> None:
         """A fence came over a link."""
-        if fence.private != link.private:
+        if fence.private != link.private or self.ended:
             return
         self.counters["fences"] += 1
         link.fenced = True

@@ -12,6 +12,7 @@ from zmqkit.errors import MessagesLost
 from zmqkit.events import EpochChanged, FellBehind, GapFound, RecoveryUnreachable
 from zmqkit.options import Limits
 from zmqkit.patterns.pubsub.parcels import Parcel
+from zmqkit.patterns.pubsub.wire import Fence
 
 
 def made(*, journal: bool = False, publisher: dict[str, Any] | None = None, **settings: object) -> tuple[Plane, Site]:
@@ -241,6 +242,21 @@ def test_a_slow_user_may_want_to_be_ended() -> None:
     assert "too slow" in str(plane.lost[0])
     plane.publish(site, "a")
     assert len(plane.offsets) == 5
+
+
+def test_one_that_was_too_slow_and_ended_follows_nobody_any_more() -> None:
+    plane, site = made(limits=Limits(queued_messages=4), on_slow="disconnect")
+    plane.taking = False
+    for _ in range(10):
+        plane.publish(site, "a")
+    assert not plane.core.streams
+    plane.connect(site)
+    link = plane.core._links[site.data]
+    # As where it binds, and its publisher comes over a new connection.
+    told = Fence(link.private, b"12345678", "a" * 32, "b" * 32, "a" * 32, 10, "")
+    plane.core.receive_message(("d", site.data), [told.pack()], plane.now)
+    plane.advance(10.0)
+    assert not plane.core.streams
 
 
 def test_topics_come_and_go() -> None:

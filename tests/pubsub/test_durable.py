@@ -87,14 +87,13 @@ async def test_a_commit_at_a_publisher_that_is_gone_with_its_cursors_says_so(fac
     async with face.Publisher(heartbeat=QUICK) as pub:
         address = pub.addresses[0]
         await pub.publish("a", 1)
-        async with face.Subscriber(address, cursor="reader", heartbeat=QUICK) as sub:
-            async with await take(sub) as first:
-                await pub.close()
-                async with face.Publisher(address, heartbeat=QUICK) as other:
-                    await other.publish("a", 2)
-                    assert (await take(sub)).body == 2
-                    with pytest.raises(CursorNotMoved, match="is gone"):
-                        await first.commit()
+        async with face.Subscriber(address, cursor="reader", heartbeat=QUICK) as sub, await take(sub) as first:
+            await pub.close()
+            async with face.Publisher(address, heartbeat=QUICK) as other:
+                await other.publish("a", 2)
+                assert (await take(sub)).body == 2
+                with pytest.raises(CursorNotMoved, match="is gone"):
+                    await first.commit()
 
 
 async def test_two_subscribers_cannot_hold_one_cursor(face: Face) -> None:

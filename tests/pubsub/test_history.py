@@ -14,6 +14,7 @@ from zmqkit.errors import CommitIndeterminate, JournalDamaged, JournalFull
 from zmqkit.journal import MemoryJournal
 from zmqkit.options import Retention
 from zmqkit.patterns.pubsub import history, talk
+from zmqkit.patterns.pubsub.feeds import Feed, Feeder, Lane
 from zmqkit.patterns.pubsub.history import Epochs
 from zmqkit.patterns.pubsub.offsets import LastOffsets
 from zmqkit.patterns.pubsub.rows import (
@@ -22,6 +23,7 @@ from zmqkit.patterns.pubsub.rows import (
     LOGS,
     MESSAGES,
     STATE,
+    Found,
     Row,
     begin_epoch,
     first_offset,
@@ -418,6 +420,26 @@ def test_a_position_keeps_to_its_epoch():
     assert (epochs.clamp("one", 50), epochs.clamp("two", 50), epochs.clamp("three", 50)) == (9, 50, None)
     assert epochs.forget(9) == [1]
     assert epochs.at(3) == ("two", 10)
+
+
+class Told(Lane):
+    """The way of a feed to somebody who takes all."""
+
+    room = 1000
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+
+    def send(self, message: Any, messages: int, now: float) -> None:
+        self.sent.append(message)
+
+
+def test_a_hole_that_ends_in_a_newer_epoch_is_told_after_its_beginning():
+    epochs = ((1, EPOCH), (513, EPOCH2))
+    held = history.History(0, 0, Retention(), Found(1, 601, 601, 100, gone=600, epochs=epochs))
+    feed, lane = Feed(1, 5, EPOCH, None), Told()
+    Feeder(held, core.Outputs(), None).pump(feed, Filter(["a"]), lane, 0.0)
+    assert lane.sent == [Epoch(1, EPOCH2, 513), Hole(1, EPOCH2, 6, 600, [])]
 
 
 def test_a_power_cut_takes_no_epoch_that_a_publisher_began_and_no_offset_of_its_beginning_is_used_again():
