@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from zmqkit.cli import closed, journal_check, journal_export, options, show
+from zmqkit.cli import closed, journal_check, journal_dead, journal_export, messages, options, show
 from zmqkit.cli.outcome import EPILOG, Code, code_of, command, say, tell
 from zmqkit.cli.serve import serve_until_settled
-
-TABLE_ROWS = 500
-"""Longer tables come in pieces: memory stays flat, and the first rows come at once."""
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     help="Look into journals, care for them, and deliver what closed programs left behind.",
 )
-dead_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode="markdown", help="Look at dead letters: messages that failed for good."
-)
-app.add_typer(dead_app, name="dead", epilog=EPILOG)
+app.add_typer(journal_dead.app, name="dead", epilog=EPILOG)
 
 
 @app.command("ls", epilog=EPILOG)
@@ -98,61 +91,11 @@ def show_waiting(path: options.JournalFile, limit: options.Limit = 100, as_json:
         found = itertools.islice(closed.waiting(journal), limit or None)
         if as_json:
             for each in found:
-                show.print_json(_shared(each))
+                show.print_json(messages.whole(each))
         else:
-            rows = ((each.id, each.failures, show.moment(each.sent_at), _body(each.body)) for each in found)
-            _print_rows(("id", "failures", "sent at", "body"), rows)
-        return _conclude(closed.count_waiting(journal), limit, f"no messages wait in {path}")
-
-
-@dead_app.command("ls", epilog=EPILOG)
-@command
-def list_dead(path: options.JournalFile, limit: options.Limit = 100, as_json: options.AsJson = False) -> int:
-    """Show a journal's dead letters and why they died, the oldest first. With --json, a line each."""
-    with closed.opened(path) as journal:
-        found = itertools.islice(closed.letters(journal), limit or None)
-        if as_json:
-            for each in found:
-                why = {"reason": each.reason, "traceback": each.traceback or None, "died_at": show.iso(each.at)}
-                show.print_json(_shared(each) | why)
-        else:
-            rows = ((each.id, each.failures, show.moment(each.at), each.reason, _body(each.body)) for each in found)
-            _print_rows(("id", "failures", "died at", "reason", "body"), rows)
-        return _conclude(closed.count_dead(journal), limit, f"no dead letters in {path}")
-
-
-def _shared(message: closed.Waiting | closed.Letter) -> dict[str, Any]:
-    body = message.body
-    if isinstance(body, closed.Unreadable):
-        shown = {"body": body.data, "codec": body.codec, "unreadable": body.why}
-    else:
-        shown = {"body": body}
-    return {
-        "id": message.id,
-        **shown,
-        "headers": message.headers,
-        "failures": message.failures,
-        "sent_at": show.iso(message.sent_at),
-    }
-
-
-def _body(body: Any) -> object:
-    return f"({body.why})" if isinstance(body, closed.Unreadable) else body
-
-
-def _print_rows(columns: tuple[str, ...], rows: Iterator[tuple[object, ...]]) -> None:
-    header = True
-    while some := list(itertools.islice(rows, TABLE_ROWS)):
-        show.print_table(columns, some, header=header)
-        header = False
-
-
-def _conclude(total: int, limit: int, none: str) -> int:
-    if not total:
-        say(none)
-    elif limit and total > limit:
-        say(f"{limit} of {total} shown; --limit 0 shows all")
-    return Code.OK
+            rows = ((each.id, each.failures, show.moment(each.sent_at), messages.body(each)) for each in found)
+            messages.print_rows(("id", "failures", "sent at", "body"), rows)
+        return messages.conclude(closed.count_waiting(journal), limit, f"no messages wait in {path}")
 
 
 app.command("serve", epilog=EPILOG)(serve_until_settled)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from zmqkit.cli import closed, options, show
+from zmqkit.cli import closed, messages, options, show
 from zmqkit.cli.outcome import Code, command, say
 from zmqkit.journal import SqliteJournal
 
@@ -39,7 +39,7 @@ def export(
         for state, message in _messages(journal, what):
             unreadable = isinstance(message.body, closed.Unreadable)
             if not bodies:
-                show.print_json({"state": state} | _whole(message))
+                show.print_json({"state": state} | messages.whole(message))
             elif unreadable:
                 left_out += 1
             else:
@@ -56,14 +56,3 @@ def _messages(journal: SqliteJournal, what: What) -> Iterator[tuple[str, closed.
     if what != What.WAITING:
         for letter in closed.letters(journal):
             yield "dead", letter
-
-
-def _whole(message: closed.Waiting | closed.Letter) -> dict[str, Any]:
-    body = message.body
-    found: dict[str, Any] = {"id": message.id, "body": body}
-    if isinstance(body, closed.Unreadable):
-        found |= {"body": body.data, "codec": body.codec, "unreadable": body.why}
-    found |= {"headers": message.headers, "failures": message.failures, "sent_at": show.iso(message.sent_at)}
-    if isinstance(message, closed.Letter):
-        found |= {"reason": message.reason, "traceback": message.traceback or None, "died_at": show.iso(message.at)}
-    return found
