@@ -260,7 +260,7 @@ class Cursor(Subscribe):
             self.got(message)
             try:
                 message.commit()
-            except zmqkit.UsageError:
+            except zmqkit.CursorNotMoved:
                 self.committed(message, "not-")
             else:
                 self.committed(message)
@@ -277,7 +277,7 @@ class Cursor(Subscribe):
             self.got(message)
             try:
                 await message.commit()
-            except zmqkit.UsageError:
+            except zmqkit.CursorNotMoved:
                 self.committed(message, "not-")
             else:
                 self.committed(message)
