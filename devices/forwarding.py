@@ -127,7 +127,7 @@ class ForwardEngine:
             binds = [[str(each) for each in resolved(side, self._insecure)] for side in self._sides]
             for which in (0, 1):
                 self._bound[which] = tuple(self._relay.bind(which == 0, address) for address in binds[which])
-            driver = self._open_switch(binds)
+            driver = self._open_switch()
             for which in (0, 1):
                 self._add_bound(which, driver)
                 for address in self._sides[which].connects:
@@ -141,9 +141,12 @@ class ForwardEngine:
             self.close(0.0)
             raise
 
-    def _open_switch(self, binds: list[list[str]]) -> IoThread:
-        """Bind the recovery channels beside the data addresses, which are bound already."""
-        wanted = [places.beside([parse(each) for each in side]) for side in binds]
+    def _open_switch(self) -> IoThread:
+        """Bind the recovery channels beside the data addresses, which are bound already.
+
+        Beside the ports that were got, where any would do: who is started again at them has recovery where it was.
+        """
+        wanted = [places.beside([parse(each) for each in side]) for side in self._bound]
         try:
             driver = self._make_driver(wanted)
             driver.start()
