@@ -210,6 +210,12 @@ class Greetings(Ways):
             self.counters["frames_stray"] += 1
             initiator.asked.pop(line.acceptor, None)
             self.acceptors.give_up(line, now)
+        elif initiator.resume and self._is_another(hello):
+            # It read a HELLO of long ago, which was then said to another: it has a session of the same id.
+            self.counters["frames_stray"] += 1
+            del initiator.asked[line.acceptor]
+            self.acceptors.give_up(line, now)
+            self._deny(initiator, line.acceptor, frames, now)
         elif not self._role_fits(line.link, hello, answering=True):
             initiator.asked.pop(line.acceptor, None)
             self.acceptors.give_up(line, now)
@@ -219,6 +225,11 @@ class Greetings(Ways):
             self._establish(initiator, line, hello)
             self._pass(initiator.link, frames, back=False)
             self._tell_total(initiator.instance)
+
+    def _is_another(self, hello: Hello) -> bool:
+        """Whether that session was with another instance."""
+        trace = self.initiators.traces.get(hello.session)
+        return trace is not None and trace.instance not in (b"", hello.instance)
 
     def _establish(self, initiator: Initiator, line: Line, hello: Hello) -> None:
         """From now on what comes over either connection goes over the other."""
@@ -230,7 +241,7 @@ class Greetings(Ways):
         self._all_ways[initiator.link] = (line.link, self._forth)
         self._all_ways[line.link] = (initiator.link, self._back)
         self.counters["sessions"] += 1
-        self.initiators.trace(initiator.session, acceptor.key, hello.bound, None)
+        self.initiators.trace(initiator.session, acceptor.key, hello.bound, None).instance = hello.instance
         self._answered(initiator)
         # Others that were asked: their answers are still to come, where anything was said.
         for other in [each for each in initiator.asked.values() if not each.up]:

@@ -68,14 +68,16 @@ class Trace:
         key: of the acceptor; None: not known.
         bound: seconds of silence after which it is taken for dead there.
         since: when it was cut off from its acceptor, or first asked for; None: it runs.
+        instance: who said WELCOME; empty: not known.
     """
 
-    __slots__ = ("bound", "key", "since")
+    __slots__ = ("bound", "instance", "key", "since")
 
     def __init__(self, key: str | bytes | None, bound: float, since: float | None) -> None:
         self.key = key
         self.bound = bound
         self.since = since
+        self.instance = b""
 
 
 class Initiators:

@@ -406,6 +406,32 @@ def test_where_a_session_was_last_seen_it_is_asked_for_first_and_believed() -> N
     assert (client(2), "LOST") in switch.take()
 
 
+def test_a_session_of_the_same_id_at_another_acceptor_is_not_taken_for_it() -> None:
+    switch = Switch(ONE, TWO)
+    switch.hello(client(1))
+    switch.take()
+    ((address, _),) = switch.dials
+    base = address.partition("\t")[0]
+    switch.up(("c", address))
+    switch.welcome(("c", address))
+    switch.down(("c", base))
+    switch.down(("c", address))
+    switch.take()
+    switch.hello(client(2), resume=True)
+    switch.take()
+    (other, _) = switch.dials[-1]
+    assert other.partition("\t")[0] != base
+    switch.up(("c", other))
+    switch.take()
+    switch.hello(("c", other), kind=WELCOME, role="server", instance=b"another instance")
+    assert switch.take() == []
+    switch.up(("c", base))
+    switch.take()
+    switch.up(("c", address))
+    switch.welcome(("c", address), resume=True)
+    assert switch.take() == [(("c", address), "HELLO"), (client(2), "WELCOME")]
+
+
 def test_acceptors_that_dial_have_a_bound_to_come_before_a_session_is_lost() -> None:
     switch = Switch(listening=True)
     switch.hello(server(1), b"wanted01", role="server", instance=b"1" * 16)
