@@ -365,6 +365,12 @@ class Fetching(Delivering):
             topics = (task.topic,)
         else:
             hit = bool(topics) or not hole.topics
+            if topics and stream.lossy and len(hole.topics) < talk.MAX_TOLD and hole.epoch == stream.position_epoch:
+                # Of each topic all had come up to the newest that was seen: a gap before it was settled, or told.
+                newest = {each: stream.seen.of(each) for each in topics}
+                topics = tuple(each for each in topics if newest[each] < last)
+                hit = bool(topics)
+                first = max(first, min((newest[each] + 1 for each in topics), default=first))
         if not stream.lossy and (task.doubtful or task.why in ("catch up", "follow")):
             # What is fetched again had come, as far as anybody knows.
             first = max(first, (stream.position or 0) + 1)

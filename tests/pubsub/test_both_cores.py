@@ -244,6 +244,27 @@ def test_a_slow_user_may_want_to_be_ended() -> None:
     assert len(plane.offsets) == 5
 
 
+def test_what_had_come_before_a_gap_is_not_lost_because_history_has_let_it_go_meanwhile() -> None:
+    plane, site = made(topics=("a", "b"), publisher={"history": 6})
+    plane.publish(site, "a")
+    plane.publish(site, "a")
+    plane.drop = lambda frame: frame[:1] == b"d"
+    plane.publish(site, "b")
+    plane.drop = lambda frame: False
+    plane.post(site, "b")
+    plane.turn()
+    while plane.step(site, "data"):
+        pass
+    assert plane.happened(GapFound)
+    plane.cut(site, "data")  # before the publisher has heard what is missing
+    for _ in range(4):
+        plane.publish(site, "a")
+    plane.connect(site)
+    plane.advance(10.0)
+    assert not plane.lost
+    assert sorted(plane.offsets) == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
 def test_one_that_was_too_slow_and_ended_follows_nobody_any_more() -> None:
     plane, site = made(limits=Limits(queued_messages=4), on_slow="disconnect")
     plane.taking = False
