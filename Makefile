@@ -21,13 +21,16 @@ unexport PYTHONDONTWRITEBYTECODE
 PROGRAMS := $(sort $(dir $(wildcard examples/*.py benchmarks/*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast lint format types pytest bench simulate chaos mutants clean
+.PHONY: help demo demo-devices test fast lint format types pytest bench simulate chaos mutants clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: $(READY) ## run the main job: a text-mining pipeline in which a worker is killed midway
 	$(BIN)/zmqkit demo
+
+demo-devices: $(READY) ## a queue and a forwarder between two networks, killed and started again
+	$(BIN)/python -m zmqkit.demo.devices
 
 test: $(READY) ## all checks: lint, types and every test
 	@failed=; for step in lint types pytest; do \

@@ -194,7 +194,7 @@ class Page:
     def __init__(self, text: str, folder: Path, makefile: str = "") -> None:
         self._blocks = list(read_blocks(own_addresses(text)))
         self._folder = folder
-        self._targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+        self._targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
         self._terminals: dict[str, Running] = {}
         self._unused: dict[str, int] = {}
         # The programs of this environment come first, as after activating it.
