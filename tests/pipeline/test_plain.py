@@ -121,6 +121,7 @@ async def test_without_a_pull_messages_wait_for_one(face: Face, raw: Raw) -> Non
 async def test_a_pusher_may_connect_to_pulls_that_bind_and_deals_among_them(face: Face, raw: Raw) -> None:
     (one, at_one), (other, at_other) = raw.bound(zmq.PULL), raw.bound(zmq.PULL)
     async with face.Pusher(connect=[at_one, at_other], plain=True) as push:
+        await face.until(lambda: push.stats()["io_connections"] == 2, "both are there")
         await push.send_many(range(2_000))
         await push.flush(PATIENCE_S)
         found: list[list[int]] = [[], []]
@@ -223,8 +224,9 @@ async def test_what_was_not_handed_to_a_pull_that_left_goes_to_another(face: Fac
         await push.send_many(b"%d " % n + b"x" * 200_000 for n in range(900))
         handed = push.stats()["pushed"]
         leaving.close(0)
+        await face.until(lambda: push.stats()["io_connections_broken"], "that it left is noticed")
         staying = raw.pull(push.addresses[0])
-        await push.send(b"end", timeout=PATIENCE_S)
+        await push.send_many([b"end"] * 300, timeout=PATIENCE_S)  # more than may still go to who left
         found = [staying.recv()]
         while found[-1] != b"end":
             found.append(staying.recv())
