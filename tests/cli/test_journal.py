@@ -159,6 +159,23 @@ def test_what_is_no_journal_is_left_as_it_is(zmqkit: Start, tmp_path: Path) -> N
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_a_journal_of_a_publisher_is_named_and_says_how_it_is_read(zmqkit: Start) -> None:
+    published = zmqkit("publish", ANYWHERE, "a", "--journal", "said.db", stdin="one\n")
+    published.finish()
+    for command in (
+        ["show", "said.db"],
+        ["serve", "said.db", ANYWHERE],
+        ["export", "said.db"],
+        ["dead", "ls", "said.db"],
+    ):
+        refused = zmqkit("journal", *command)
+        refused.finish(5)
+        for told in ("is the journal of a publisher", "--journal said.db", "subscribe ADDRESS --from earliest"):
+            assert told in " ".join(refused.err.text.split())
+    (listed,) = zmqkit("journal", "ls", "said.db", "--json").finish_json()
+    assert (listed["kind"], listed["waiting"]) == ("publisher", None)
+
+
 def test_a_missing_journal_is_not_made(zmqkit: Start, tmp_path: Path) -> None:
     assert "there is no such journal" in complaint(zmqkit("journal", "serve", "jobs.db", ANYWHERE))
     assert not list(tmp_path.iterdir())

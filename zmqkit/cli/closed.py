@@ -25,6 +25,17 @@ READ_BYTES = 1 << 20
 LAST_KEY = 2**63 - 1
 PIPELINE = "pipeline"
 
+NOT_FOR_JOBS = {
+    "publisher": "is the journal of a publisher: it holds what was published, and where its subscribers are; no jobs "
+    "wait in it, for nothing is settled. To read it, run its program, or `zmqkit publish ADDRESS TOPIC --journal "
+    "{path}`, and `zmqkit subscribe ADDRESS --from earliest`; `zmqkit journal check {path}` says whether it is sound",
+    "server": "is the journal of a server: it holds which calls were executed, and their results; there are no jobs in "
+    "it. Its server reads it when it is opened again; `zmqkit journal check {path}` says whether it is sound",
+    "client": "is the journal of a client: it holds calls whose outcome is not known yet, and no jobs. Its client goes "
+    "on with them when it is opened again; `zmqkit journal check {path}` says whether it is sound",
+}
+"""What journals of other kinds are, and what to do, for those who look for jobs in them."""
+
 ANY_LIMITS = Limits(frame_bytes=1 << 40, nesting=500)
 """What is in a journal was checked when it was sent, perhaps by looser limits than the default ones."""
 
@@ -94,10 +105,14 @@ def opened(path: Path, *, kind: str | None = PIPELINE) -> Iterator[SqliteJournal
     """A journal that nobody holds, for looking only.
 
     Raises:
-        JournalError: there is none, somebody holds it, it is damaged...
+        JournalError: there is none, somebody holds it, it is damaged, it is for something else...
     """
-    journal = SqliteJournal(path, kind=kind, logs=None, read_only=True)
+    journal = SqliteJournal(path, kind=None, logs=None, read_only=True)
     try:
+        if kind is not None and journal.kind != kind:
+            unknown = f"is a journal of kind {journal.kind!r}, which this command cannot read"
+            what = NOT_FOR_JOBS.get(journal.kind, unknown)
+            raise JournalVersion(f"{path} {what.format(path=path)}. Nothing was changed")
         yield journal
     finally:
         journal.close()

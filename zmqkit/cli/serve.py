@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from zmqkit import Pusher
-from zmqkit.cli import options
+from zmqkit.cli import closed, options
 from zmqkit.cli.deliver import Delivery
 from zmqkit.cli.outcome import Code, Failed, command
 
@@ -34,6 +34,8 @@ def serve_until_settled(
     """Deliver the messages that wait in a journal, until all are settled."""
     if not path.exists():
         raise Failed(f"{path}: there is no such journal", Code.JOURNAL_UNUSABLE)
+    with closed.opened(path):
+        pass  # what is for something else is named, as by the other commands
     pusher = Pusher(
         *[address] * bind,
         connect=[] if bind else [address],
