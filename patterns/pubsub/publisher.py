@@ -305,7 +305,7 @@ class PublisherCore(Recovery):
 
     def _send(self, rows: list[Row], now: float) -> None:
         """Give the data plane what is stored, in groups."""
-        settings, links, sends = self.settings, self._links, self.out.sends
+        settings, links, sends = self.settings, self._open, self.out.sends
         self.sent_up_to = rows[-1].last
         if not links:
             for row in rows:
@@ -334,13 +334,13 @@ class PublisherCore(Recovery):
         self._told_all = offset is None or offset == self.sent_up_to
         offset = self.sent_up_to if offset is None else offset
         self._timers.set("beat", now + max(self.local.heartbeat.interval, BEAT_SOON))
-        if self.settings.plain or not self._links:
+        if self.settings.plain or not self._open:
             self._told_all = True
             return
         self._beat_number += 1
         self.counters["beats"] += 1
         frame = wire.Beat(self.settings.stream, offset, self._beat_number).pack()
-        for link in self._links:
+        for link in self._open:
             self.out.sends.append((link, (frame,)))
         self.audience.beat(self._beat_number, offset)
         if self._unbeaten >= BEAT_BYTES or self._told_all:
@@ -380,7 +380,7 @@ class PublisherCore(Recovery):
         self.end_turn(now)
 
     def _finish(self, now: float) -> None:
-        if self._links and not self._told_all:
+        if self._open and not self._told_all:
             self._beat(now)
         super().close(now)
 

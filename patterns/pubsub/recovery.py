@@ -75,6 +75,9 @@ class Recovery(PatternCore):
         self._feeds: dict[Feed, Member] = {}
         self._values_known = True
         self._links: dict[Link, None] = {}
+        self._open: dict[Link, None] = {}
+        """Those over which data may go: one that we connected after its first fence, for over the connection before it
+        some of the stream may have been missed, and whoever binds does not see that it is another one."""
         self._told: dict[str, str] | None = None
         self._early: list[tuple[Link, bytes]] = []
         self._dialled: dict[str, Link] = {}
@@ -131,6 +134,8 @@ class Recovery(PatternCore):
         """See `Core`."""
         if is_data(link):
             self._links[link] = None
+            if self.settings.plain or self._told is None or link[1] in self._told:  # type: ignore[index]
+                self._open[link] = None
         else:
             super().link_up(link, now)
 
@@ -138,6 +143,7 @@ class Recovery(PatternCore):
         """See `Core`."""
         if is_data(link):
             self._links.pop(link, None)
+            self._open.pop(link, None)
             self.audience.lost_link(link)
             self.coverage.lost(link)
             self.listeners.lost_link(link)
@@ -229,6 +235,8 @@ class Recovery(PatternCore):
             self.sent_up_to, recovery or "",
         )  # fmt: skip
         self.out.sends.append((link, [fence.pack()]))
+        if link in self._links:
+            self._open[link] = None
         self.counters["fences"] += 1
 
     def _dial(self, link: Link, hint: str) -> None:

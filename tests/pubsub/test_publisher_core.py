@@ -92,6 +92,23 @@ def test_a_publisher_that_connected_connects_to_the_recovery_channel_too():
     assert scene.dials[-1] == ("tcp://127.0.0.1:7001", False)
 
 
+def test_over_a_connection_that_it_made_nothing_goes_before_the_first_fence():
+    scene = Scene(bound=False)
+    private = private_topic(wire.private_name(b"i" * 16, 1, ":7001"))
+    for life in range(2):
+        scene.subscribe(wire_topic("a"))
+        scene.publish(("a", b"missed"))
+        scene.advance(2.0)
+        assert scene.read() == [], "whoever binds may take it for what comes over the connection before"
+        scene.subscribe(private)
+        scene.publish(("a", b"whole"))
+        fence, data = scene.read()
+        assert (fence.offset, list(data.offsets), data.previous) == (2 * life + 1, [2 * life + 2], 2 * life + 1)
+        scene.b.core.link_down(DATA, scene.now)
+        scene.b.core.link_up(DATA, scene.now)
+        scene.frames.clear()
+
+
 def test_a_beat_follows_what_was_published_soon_and_once():
     scene = Scene()
     scene.publish(("a", b"1"))
