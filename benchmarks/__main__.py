@@ -6,7 +6,7 @@ import pathlib
 import subprocess
 import sys
 
-SCRIPTS = ("pipeline", "reqrep", "pubsub", "backlog", "journal", "driver")
+SCRIPTS = ("pipeline", "reqrep", "pubsub", "devices", "backlog", "journal", "driver")
 
 
 def main() -> None:
