@@ -34,7 +34,7 @@ from zmqkit.options import Heartbeat, Limits
 from zmqkit.patterns.pubsub import places
 from zmqkit.patterns.pubsub.wire import FRAME_BYTES, HEAD_BYTES
 from zmqkit.transport import tickets
-from zmqkit.transport.iothread import IoThread
+from zmqkit.transport.iothread import WideIoThread
 from zmqkit.transport.relay import Relay
 from zmqkit.transport.tickets import WaitExpired
 
@@ -101,7 +101,7 @@ class ForwardEngine:
             open_ended=True,
             rng=random.SystemRandom(),
         )
-        self._driver: IoThread | None = None
+        self._driver: WideIoThread | None = None
         self._bound: list[tuple[str, ...]] = [(), ()]
         self._hints: dict[str, str] = {}
         self._found: dict[tuple[int, str], frozenset[str]] = {}
@@ -141,7 +141,7 @@ class ForwardEngine:
             self.close(0.0)
             raise
 
-    def _open_switch(self) -> IoThread:
+    def _open_switch(self) -> WideIoThread:
         """Bind the recovery channels beside the data addresses, which are bound already.
 
         Beside the ports that were got, where any would do: who is started again at them has recovery where it was.
@@ -162,9 +162,9 @@ class ForwardEngine:
             self._hints.update(places.told(self._bound[which], own[which]))
         return driver
 
-    def _make_driver(self, binds: list[list[str]]) -> IoThread:
+    def _make_driver(self, binds: list[list[str]]) -> WideIoThread:
         largest = max(each.frame_bytes for each in self._limits)
-        driver = IoThread(
+        driver = WideIoThread(
             self._switch,
             name=f"{self.name}-recovery",
             binds=[*binds[0], *binds[1]],
@@ -174,7 +174,7 @@ class ForwardEngine:
         driver.on(Event, self._tell)
         return driver
 
-    def _add_bound(self, which: int, driver: IoThread) -> None:
+    def _add_bound(self, which: int, driver: WideIoThread) -> None:
         add = (self._fences.add_inlet, self._fences.add_outlet)[which]
         for address in self._bound[which]:
             add(("d", address), address, dialled=False, hint=self._hints.get(address, ""))

@@ -23,7 +23,7 @@ from zmqkit.devices.switch import SwitchCore
 from zmqkit.errors import Closed, UsageError
 from zmqkit.events import Event
 from zmqkit.options import Heartbeat, Limits
-from zmqkit.transport.iothread import IoThread
+from zmqkit.transport.iothread import WideIoThread
 from zmqkit.transport.tickets import WaitExpired
 
 log = logging.getLogger("zmqkit.devices")
@@ -279,7 +279,7 @@ class SwitchEngine:
             self._ended(error)
 
 
-class _Thread(IoThread):
+class _Thread(WideIoThread):
     """The driver; when it ends by an error, that is told."""
 
     def __init__(self, core: SwitchCore, *, failed: Callable[[BaseException], None], **given: Any) -> None:

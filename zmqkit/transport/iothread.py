@@ -17,12 +17,11 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
-
-import zmq
+from typing import Any, ClassVar
 
 from zmqkit.transport import base, tickets
 from zmqkit.transport.base import BaseDriver
+from zmqkit.transport.sleeping import Polling, Sleeper, Watching
 from zmqkit.transport.tickets import Ticket
 
 log = logging.getLogger("zmqkit.transport")
@@ -39,6 +38,7 @@ class IoThread(BaseDriver):
     """A driver with a thread of its own."""
 
     _depth = AWAKE
+    _sleeper: ClassVar[type[Polling | Watching]] = Polling
 
     # ---- from any thread -------------------------------------------------------------
 
@@ -124,32 +124,28 @@ class IoThread(BaseDriver):
 
     def _run(self) -> None:
         finished = False
+        sleeper = self._sleeper(self._waker, self._wires)
         try:
-            self._loop()
+            self._loop(sleeper)
             finished = self.core.finished
         except BaseException as error:
             self.failure = error
             log.critical("%s: the driver ends: %s", self.name, error, exc_info=True)
         finally:
+            sleeper.close()
             self._tear_down(finished)
 
-    def _loop(self) -> None:
+    def _loop(self, sleeper: Sleeper) -> None:
         clock = time.monotonic
         core, wires, pump, alarms, commands = self.core, self._wires, self._pump, self._alarms, self._commands
-        waker = self._waker
-        poll = zmq.zmq_poll
-        ready: list[tuple[Any, int]] = []
+        ready: list[Any] = []
         active = clock()
         while True:
             self._turns += 1
             now = clock()
             busy = False
             if ready:
-                sockets = [socket for socket, _ in ready]
-                if sockets[0] == waker.fd:
-                    self._wakeups += 1
-                    waker.clear()
-                busy = wires.handle(sockets, now)
+                busy = wires.handle(ready, now)
                 active = now
             # So many as there are now: a producer that never pauses must not keep the sockets waiting.
             for _ in range(len(commands)):
@@ -165,6 +161,8 @@ class IoThread(BaseDriver):
             if fired:
                 pump.handle_timer(now)
             pump.run(now)
+            if sleeper.settle(now):
+                busy = True
             if self._closing and (core.finished or clock() >= self._close_by):
                 return
 
@@ -191,5 +189,12 @@ class IoThread(BaseDriver):
                     self._depth = SLEEPING
                 if commands:
                     pause = 0.0
-            ready = poll([(waker.fd, zmq.POLLIN), *wires.pollset], math.ceil(pause * 1000))
+            ready = sleeper.sleep(pause)
+            self._wakeups = sleeper.wakeups
             self._depth = AWAKE
+
+
+class WideIoThread(IoThread):
+    """The same for a core with hundreds of connections of its own: those that are quiet cost nothing."""
+
+    _sleeper = Watching

@@ -31,7 +31,7 @@ from zmqkit.transport.housekeeper import TICKING, Housekeeper
 from zmqkit.transport.interrupts import CLOSED, OPEN, guard
 from zmqkit.transport.loops import AsyncioPump, LoopPump, join
 from zmqkit.transport.mailbox import Mailbox, SharedMailbox
-from zmqkit.transport.readiness import Readiness
+from zmqkit.transport.sleeping import SocketSet
 from zmqkit.transport.tickets import PENDING, Ticket
 from zmqkit.transport.waiters import AsyncioWaiter, Leader, ThreadWaiter
 
@@ -74,12 +74,8 @@ class SharedPump(BaseDriver):
         """Threads that wait for tickets."""
         self.idle: dict[int, ThreadWaiter] = {}
         """Threads that wait for items."""
-        self.readiness = Readiness()
-        self.readiness.add(self._waker.fd)
+        self.readiness = SocketSet(self._waker)
         self._wires.unread = []
-        self._wires_seen = 0
-        self._sockets: dict[int, Any] = {}
-        self._ranks: dict[Any, int] = {}
         self.loop: LoopPump | None = None
         """The first event loop in which somebody waited; others' tasks are woken by it."""
         self._leader_waiter = Leader(self)
@@ -476,19 +472,11 @@ class SharedPump(BaseDriver):
             self._turns += 1
             self._last_turn = now = clock()
             if events:
-                sockets = self._sockets
-                ready = []
                 for fd, _ in events:
                     if fd == self._waker.fd:
                         self._wakeups += 1
                         self._waker.clear()
-                    elif (socket := sockets.get(fd)) is not None:
-                        ready.append(socket)
-                if len(ready) > 1:
-                    # What a peer said is heard before that it left.
-                    order = self._ranks
-                    ready.sort(key=order.__getitem__)
-                wires.handle(ready, now)
+                wires.handle(self.readiness.ready(events), now)
             fired = self.due <= now
             rounds = 0
             while True:
@@ -505,9 +493,8 @@ class SharedPump(BaseDriver):
                     if due is not None and due <= now:
                         pump.handle_timer(now)
                 pump.run(now)
-                if wires.changes != self._wires_seen:
-                    # A new socket's descriptor tells nothing until the socket was once found empty.
-                    wires.handle(self._watch(), now)
+                if wires.changes != self.readiness.seen:
+                    wires.handle(self.readiness.watch(wires), now)
                 elif not (settle and wires.unread and rounds < ROUNDS_A_TURN and wires.reread(now)):
                     break  # and only here, as everything that came in must be carried out
                 now = clock()
@@ -546,19 +533,6 @@ class SharedPump(BaseDriver):
         finally:
             self._turning = 0
 
-    def _watch(self) -> list[Any]:
-        """The sockets have changed: sleep on those that are there. Returns the new ones."""
-        self._wires_seen = self._wires.changes
-        before, self._sockets = self._sockets, self._wires.descriptors()
-        self._ranks = {socket: rank for rank, socket in enumerate(self._sockets.values())}
-        # A closed socket's descriptor may be closed by now, and even be the number of a new one.
-        gone = [fd for fd, socket in before.items() if self._sockets.get(fd) is not socket]
-        self.readiness.remove(gone)
-        new = [(fd, socket) for fd, socket in self._sockets.items() if before.get(fd) is not socket]
-        for fd, _ in new:
-            self.readiness.add(fd)
-        return [socket for _, socket in new]
-
     # ---- the end ------------------------------------------------------------------------
 
     def _begin_end(self, *, finished: bool) -> None:
@@ -589,5 +563,5 @@ class SharedPump(BaseDriver):
             self.ending = True
             with self.turn_lock:
                 with contextlib.suppress(Exception):
-                    self.readiness.remove(list(self._sockets))
+                    self.readiness.remove(list(self.readiness.sockets))
                 self._tear_down(self.finished)

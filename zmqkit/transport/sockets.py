@@ -173,7 +173,7 @@ class Endpoint:
     def _expel(self, route: bytes, frame: zmq.Frame) -> None:
         """A message of an expelled peer: close its connection, the first time."""
 
-    def events(self, limit: int = 100) -> list[int]:
+    def events(self, limit: int = 10_000) -> list[int]:
         """What the monitor told since the last time."""
         return [event for event, _ in self._told(limit)]
 
