@@ -17,6 +17,7 @@ from zmqkit.patterns.pubsub.history import History
 from zmqkit.patterns.pubsub.joining import Joining
 from zmqkit.patterns.pubsub.living import Living
 from zmqkit.patterns.pubsub.offsets import LastOffsets
+from zmqkit.patterns.pubsub.plane import Plane
 from zmqkit.patterns.pubsub.publisher import PublisherCore
 from zmqkit.patterns.pubsub.recovery import Recovery
 from zmqkit.patterns.pubsub.seen import Seen
@@ -90,7 +91,7 @@ def lets_a_cursor_step_back(old: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def fences_with_the_newest_number(old: Callable[..., None]) -> Callable[..., None]:
-    def fence(self: Recovery, link: Any, prefix: bytes) -> None:
+    def fence(self: Plane, link: Any, prefix: bytes) -> None:
         before = self.sent_up_to
         self.sent_up_to = before + 1
         old(self, link, prefix)
@@ -265,7 +266,7 @@ MUTANTS = [
             ("enters an epoch silently", Feeder, "_enter", enters_an_epoch_silently),
             ("confirms a cursor before it is stored", Cursors, "commit", confirms_a_cursor_before_it_is_stored),
             ("lets a cursor step back", Cursors, "commit", lets_a_cursor_step_back),
-            ("fences with the next number", Recovery, "_fence", fences_with_the_newest_number),
+            ("fences with the next number", Plane, "_fence", fences_with_the_newest_number),
             ("ends a feed one too early", Recovery, "_ask", ends_a_feed_one_too_early),
             ("reads past what was deleted", History, "wanted", reads_past_what_was_deleted),
             ("takes # for one word or more", Filter, "matches", hash_is_one_word_or_more),
