@@ -121,6 +121,31 @@ class JobDead(Event):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class JobExpired(Event):
+    """A message outlived its time to live, and will not be delivered."""
+
+    id: str
+
+    def _told(self) -> str:
+        return f"job {self.id} has expired"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ClockJumped(Event):
+    """The wall clock is not where the journal last saw it: nothing expires until it is, or until the next opening.
+
+    Attributes:
+        seconds: how far it is from there; negative: back.
+    """
+
+    seconds: float
+
+    def _told(self) -> str:
+        way = "ahead of" if self.seconds > 0 else "behind"
+        return f"the clock is {abs(self.seconds):.0f} s {way} what the journal saw last: no message expires meanwhile"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class JobRedelivered(Event):
     """Jobs that a lost puller held are on their way to others."""
 

@@ -9,7 +9,8 @@ faces share: each decision is there, once; ``sync.py``, ``aio.py`` and ``worker*
 from __future__ import annotations
 
 from zmqkit.patterns.pipeline.dead import DeadLetter
-from zmqkit.patterns.pipeline.sending import Outgoing, Settled
+from zmqkit.patterns.pipeline.outgoing import Outgoing
+from zmqkit.patterns.pipeline.sending import Settled
 from zmqkit.patterns.pipeline.sync import Batch, DeadLetters, Job, Puller, Pusher, Receipt
 from zmqkit.patterns.pipeline.worker import Worker
 

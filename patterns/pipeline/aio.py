@@ -19,17 +19,16 @@ import anyio.to_thread
 from typing_extensions import TypeVar, Unpack
 
 from zmqkit.errors import Closed, Unsettled
-from zmqkit.options import Backoff, Durability, OnError, Point
+from zmqkit.options import Backoff, Durability, OnError, Point, Window
 from zmqkit.patterns.pipeline.bulk import Bulk, cause_of
 from zmqkit.patterns.pipeline.children import late
 from zmqkit.patterns.pipeline.dead import DeadLetter, DeadLettersBase, Sorting
 from zmqkit.patterns.pipeline.executing import Hands, check_places, executing
 from zmqkit.patterns.pipeline.jobs import BatchBase, JobBase, Run
 from zmqkit.patterns.pipeline.letters import Page
+from zmqkit.patterns.pipeline.outgoing import Headers, Outgoing, asked
 from zmqkit.patterns.pipeline.pace import Pace
 from zmqkit.patterns.pipeline.sending import (
-    Headers,
-    Outgoing,
     Path,
     PusherBase,
     ReceiptBase,
@@ -64,7 +63,7 @@ class Receipt(ReceiptBase):
         check_point(until)
         deadline = deadline_of(timeout)
         try:
-            await pusher._wait(self._ticket, timeout)
+            self._stored(await pusher._wait(self._ticket, timeout))
             further = self._ask_for(until)
             if further is not None:
                 forget = pusher._core.forget_wait
@@ -143,22 +142,26 @@ class Pusher(PusherBase, Peer):
         max_failures: int = 20,
         backoff: Backoff | None = None,
         max_waiting: int | None = None,
+        dedupe: Window | None = None,
         plain: bool = False,
         **common: Unpack[Common],
     ) -> None:
-        super().__init__(addresses, journal, durability, max_failures, backoff, max_waiting, plain, common)
+        super().__init__(addresses, journal, durability, max_failures, backoff, max_waiting, dedupe, plain, common)
 
-    async def send(self, body: object, /, *, headers: Headers | None = None, timeout: float | None = None) -> Receipt:
+    async def send(
+        self, body: object, /, *, id: str | None = None, key: str | None = None, priority: int = 0,
+        delay: float | None = None, ttl: float | None = None, headers: Headers | None = None, timeout: float | None = None,
+    ) -> Receipt:  # fmt: skip
         """Send one message; returns once it is stored. See `zmqkit.Pusher.send`.
 
         Cancelled, the message is withdrawn if it was not accepted yet; else it is possibly stored, and goes on.
         """
         await self._start_async()
         check_timeout(timeout)
-        pack = self._pack_one(body, headers)
+        pack = self._pack_one(body, asked(id, key, priority, delay, ttl, headers))
         receipt: Receipt = self._begin(pack, wait=timeout != 0)
         try:
-            await self._wait(receipt._ticket, timeout or None)
+            receipt._stored(await self._wait(receipt._ticket, timeout or None))
         except WaitExpired:
             raise too_late(receipt, await self._take_back(receipt._ticket), timeout) from None
         except BaseException:
@@ -166,9 +169,12 @@ class Pusher(PusherBase, Peer):
             raise
         return receipt
 
-    def send_nowait(self, body: object, /, *, headers: Headers | None = None) -> Receipt:
+    def send_nowait(
+        self, body: object, /, *, id: str | None = None, key: str | None = None, priority: int = 0,
+        delay: float | None = None, ttl: float | None = None, headers: Headers | None = None,
+    ) -> Receipt:  # fmt: skip
         """Send one message without waiting. See `zmqkit.Pusher.send_nowait`. Opens the pusher if that was not done."""
-        pack = self._pack_one(body, headers)
+        pack = self._pack_one(body, asked(id, key, priority, delay, ttl, headers))
         self._check_room(pack)
         receipt: Receipt = self._begin(pack, wait=True, lazy=True)
         return receipt
@@ -211,10 +217,10 @@ class Pusher(PusherBase, Peer):
         await self._start_async()
         ticket = self._ask(self._core.wait, until, 0, self._newest)
         try:
-            acked, dead = await self._wait_or_forget(ticket, timeout, self._core.forget_wait)
+            counts = await self._wait_or_forget(ticket, timeout, self._core.forget_wait)
         except WaitExpired:
             raise self._unflushed(until, timeout) from None
-        return Settled(acked, dead)
+        return Settled(*counts)
 
     def dead_letters(self) -> DeadLetters:
         """The messages that failed for good. See `zmqkit.Pusher.dead_letters`."""

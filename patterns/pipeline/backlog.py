@@ -6,14 +6,15 @@ again first. Memory stays flat: while rows on disk are not loaded, new ones are 
 
 from __future__ import annotations
 
-import dataclasses
 import heapq
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from zmqkit.patterns.pipeline.lanes import READ_ALL, Lanes
 from zmqkit.patterns.pipeline.rows import MARKS, MESSAGES, Row
+from zmqkit.patterns.pipeline.runs import Run, runs
 from zmqkit.protocol import core
 
 WINDOW_MESSAGES: Final = 20_000
@@ -24,41 +25,21 @@ READ_BYTES: Final = 2 * 1024 * 1024
 """How much is loaded at a time."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Run:
-    """Neighbouring messages of one row, to be delivered."""
-
-    row: Row
-    index: int
-    count: int
-    alone: bool
-
-
-def runs(bits: int) -> Iterator[tuple[int, int]]:
-    """The runs of set bits, each as (index, count)."""
-    index = 0
-    while bits:
-        skip = (bits & -bits).bit_length() - 1
-        bits >>= skip
-        index += skip
-        count = ((bits + 1) & ~bits).bit_length() - 1
-        yield index, count
-        bits >>= count
-        index += count
-
-
 class Backlog:
     """Rows that are not settled.
 
     Args:
         durable: False keeps everything in memory, for there is nowhere else.
+        wall: wall time minus the driver's clock, in seconds.
 
     Attributes:
         window_messages, window_bytes: how much is kept in memory when more waits on disk.
         read_bytes: how much is loaded at a time.
+        lanes: the rows that are not plain. All else here is about plain ones, unless it says otherwise.
     """
 
-    def __init__(self, *, durable: bool) -> None:
+    def __init__(self, *, durable: bool, wall: float = 0.0) -> None:
+        self.lanes = Lanes(durable=durable, wall=wall)
         self.window_messages = WINDOW_MESSAGES
         self.window_bytes = WINDOW_BYTES
         self.read_bytes = READ_BYTES
@@ -84,20 +65,28 @@ class Backlog:
         """The journal was opened with so many messages, in rows from key `first` to `newest`."""
         self._behind, self._unloaded, self._newest = waiting, first, newest
 
+    def apart(self, messages: int) -> None:
+        """So many of the messages that were found are in `lanes`."""
+        self._behind = max(0, self._behind - messages)
+
     # ---- in and out --------------------------------------------------------------
 
     @property
     def waiting(self) -> int:
-        """Messages that may be delivered, on disk or in memory; those that wait for their delay are not counted."""
-        return self.ready + self._behind
+        """Messages of all kinds that may be delivered; those that wait for their delay, or behind others of their key,
+        are not counted."""
+        return self.ready + self._behind + self.lanes.ready
 
     @property
     def delayed(self) -> int:
-        """Messages that wait for their delay to run out."""
+        """Messages, of all kinds, that failed and wait for their next try."""
         return len(self._delayed)
 
     def stored(self, row: Row) -> None:
         """A new row is in the journal."""
+        if row.special:
+            self.lanes.stored(row)
+            return
         self._newest = row.key
         if self._behind or (self._durable and self._full):
             if not self._behind:
@@ -109,7 +98,12 @@ class Backlog:
         self.ready += row.count
 
     def take(self, most: int, most_bytes: int) -> Run | None:
-        """Take the next run of at most so many messages; at least one message, whatever its size."""
+        """Take the next run of at most so many messages of any kind; at least one message, whatever its size.
+
+        None: nothing is ready, or what goes first is still being loaded.
+        """
+        if self.lanes.ready and self.lanes.goes_before(self._next_plain(), bool(self._behind)):
+            return self.lanes.take(most, most_bytes)
         while self._again:
             _, _, row, index, alone = self._again[0]
             if row.done >> index & 1:
@@ -130,6 +124,12 @@ class Backlog:
             return Run(row, index, count, False)
         return None
 
+    def _next_plain(self) -> int | None:
+        """The sequence of the next one in memory; those to be tried again go before all."""
+        if self._again:
+            return 0
+        return self._fresh[0][0].key + self._fresh[0][1] if self._fresh else None
+
     def _take_again(self, row: Row, index: int, most: int, most_bytes: int, alone: bool) -> Run:
         """Neighbours that wait to be tried again go together, unless they must be alone."""
         count, size = 0, 0
@@ -148,7 +148,10 @@ class Backlog:
         return Run(row, index, count, alone)
 
     def again(self, row: Row, bits: int, *, alone: bool = False) -> None:
-        """These messages of a row may be delivered again, before all fresh ones."""
+        """These messages of a row, of any kind, may be delivered again, before all fresh ones of their lane."""
+        if row.special:
+            self.lanes.again(row, bits, alone=alone)
+            return
         for index, count in runs(bits):
             for at in range(index, index + count):
                 self._order += 1
@@ -156,19 +159,22 @@ class Backlog:
         self.ready += bits.bit_count()
 
     def later(self, row: Row, index: int, due: float, *, alone: bool = False) -> None:
-        """This message may be delivered again from `due` on."""
+        """This message, of any kind, may be delivered again from `due` on."""
         self._order += 1
         heapq.heappush(self._delayed, (due, self._order, row, index, alone))
 
     def next_due(self) -> float | None:
         """When a delay runs out next."""
-        return self._delayed[0][0] if self._delayed else None
+        first = self._delayed[0][0] if self._delayed else None
+        other = self.lanes.next_time()
+        return first if other is None else other if first is None else min(first, other)
 
     def fall_due(self, now: float) -> None:
         """Move what is due to what may be delivered."""
         while self._delayed and self._delayed[0][0] <= now:
             _, _, row, index, alone = heapq.heappop(self._delayed)
             self.again(row, 1 << index, alone=alone)
+        self.lanes.fall_due(now)
 
     def forget(self, row: Row) -> None:
         """All of a row is settled, and the journal knows it."""
@@ -179,7 +185,7 @@ class Backlog:
         self._bytes -= len(row.blob)
 
     def row_of(self, sequence: int) -> Row | None:
-        """The row in memory that holds a message which is not settled, None if there is none in memory."""
+        """The plain row in memory that holds a message which is not settled, None if there is none in memory."""
         at = bisect_right(self._keys, sequence) - 1
         if at < 0:
             return None
@@ -192,9 +198,9 @@ class Backlog:
 
     def lowest(self) -> int | None:
         """The lowest sequence of any row that is left, in memory or on disk; None if none is."""
-        if self._keys:
-            return self._keys[0]
-        return self._unloaded if self._behind else None
+        plain = self._keys[0] if self._keys else self._unloaded if self._behind else None
+        other = self.lanes.lowest()
+        return plain if other is None else other if plain is None else min(plain, other)
 
     def rows_up_to(self, last: int) -> Iterator[Row]:
         """Rows in memory that begin at or before this sequence, in order."""
@@ -210,7 +216,7 @@ class Backlog:
         return self._messages >= self.window_messages or self._bytes >= self.window_bytes
 
     def wanted(self) -> core.Read | None:
-        """What to load from the journal now, if anything. Asked for once."""
+        """What to load from the journal now, if anything. Asked for once. (`Lanes.wanted` besides.)"""
         if self._reading is not None or not self._behind or self._full or self.ready > self.window_messages // 2:
             return None
         self._reading = core.Read(MESSAGES, self._unloaded, self._newest, self.read_bytes)
@@ -218,6 +224,9 @@ class Backlog:
 
     def loaded(self, read: core.Read, rows: Sequence[core.Row]) -> core.Read | None:
         """Take in rows from the journal; returns what else must be read before they count."""
+        if read.size_bytes == READ_ALL and read.log == MESSAGES:
+            self.lanes.loaded(read, rows)
+            return None
         if read.log == MESSAGES:
             self._unmarked = [Row.unpack(each.key, each.value) for each in rows]
             if not self._unmarked:
@@ -227,12 +236,14 @@ class Backlog:
                     self._behind = 0
                 return None
             first, last = self._unmarked[0].key, self._unmarked[-1].key
-            self._reading = core.Read(MARKS, first, last, 1 << 62)
+            self._reading = core.Read(MARKS, first, last, READ_ALL)
             return self._reading
         marks = {each.key: each.value for each in rows}
         self._reading = None
         taken, self._unmarked = self._unmarked, []
         for row in taken:
+            if row.special:
+                continue
             if row.key in marks:
                 row.unpack_marks(marks[row.key])
             self._keep(row)

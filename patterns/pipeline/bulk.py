@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from zmqkit.errors import PartlySent, WaitTimeout
+from zmqkit.patterns.pipeline.outgoing import Outgoing
 from zmqkit.patterns.pipeline.rows import Pack
-from zmqkit.patterns.pipeline.sending import CHUNK_BYTES, CHUNK_MESSAGES, Outgoing, PusherBase, counted
+from zmqkit.patterns.pipeline.sending import CHUNK_BYTES, CHUNK_MESSAGES, PusherBase, counted
 from zmqkit.peer.base import deadline_of, left_of
 from zmqkit.transport.tickets import Ticket, WaitExpired
 

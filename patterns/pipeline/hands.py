@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from zmqkit.options import Backoff, Limits, Point
+from zmqkit.options import Backoff, Limits, Point, Window
 from zmqkit.patterns.pipeline import wire
 from zmqkit.patterns.pipeline.rows import Pack, Row
 from zmqkit.patterns.pipeline.wire import Outcome
@@ -29,6 +29,7 @@ class PusherSettings:
         backoff: pauses between tries.
         max_waiting: how many messages may be accepted and not settled; None: no limit but `limits` in memory.
         limits: bounds of what memory holds where there is no journal.
+        dedupe: how long, and how many, ids are remembered.
     """
 
     origin: str
@@ -39,6 +40,7 @@ class PusherSettings:
     backoff: Backoff = Backoff()
     max_waiting: int | None = None
     limits: Limits = Limits()
+    dedupe: Window = dataclasses.field(default_factory=Window)
 
 
 class Arrival(NamedTuple):
@@ -48,6 +50,10 @@ class Arrival(NamedTuple):
     wait: bool
     watcher: Any
     letters: Sequence[int] = ()
+    due: int = 0
+    """Not before, in microseconds since 1970; 0: at once."""
+    expires: int = 0
+    """Not after, likewise; 0: for ever."""
 
 
 class Storing(NamedTuple):
@@ -55,6 +61,19 @@ class Storing(NamedTuple):
     row: Row
     tickets: list[Any]
     letters: Sequence[int]
+    up_to: int
+    """All sequences up to this one are dealt with, duplicates among them."""
+    told: list[tuple[Any, int | None]] | tuple[()] = ()
+    """Further tickets, with the sequence of the message that was sent before under the same id, if there was one."""
+
+
+class Counts(NamedTuple):
+    """How many messages have settled since this opening, and ids of those that are not due."""
+
+    acked: int
+    dead: int
+    expired: int
+    not_due: tuple[str, ...]
 
 
 class Awaited(NamedTuple):
@@ -71,6 +90,7 @@ class Settling:
     number: int = 0
     acked: int = 0
     dead: int = 0
+    expired: int = 0
     rows: dict[int, tuple[Row, int]] = dataclasses.field(default_factory=dict)
     """Rows that changed, with what was done of them when it was written."""
     letters: dict[int, tuple[bytes, str]] = dataclasses.field(default_factory=dict)
@@ -86,6 +106,7 @@ class Settling:
         """Take over what an attempt to store did not store."""
         self.acked += other.acked
         self.dead += other.dead
+        self.expired += other.expired
         self.rows = {**other.rows, **self.rows}
         self.letters = {**other.letters, **self.letters}
         self.ended = other.ended + self.ended

@@ -54,6 +54,11 @@ class JobBase(Generic[T]):
         return delivery.ids.get(self._index) or f"{delivery.origin}-{delivery.sequence + self._index}"
 
     @property
+    def key(self) -> str | None:
+        """The key within which the pusher keeps order; None: it has none."""
+        return self._parcel.delivery.keys.get(self._index)
+
+    @property
     def headers(self) -> Headers:
         """What the sender attached."""
         return self._parcel.delivery.headers.get(self._index, {})

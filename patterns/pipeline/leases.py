@@ -9,8 +9,8 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
 
-from zmqkit.patterns.pipeline.backlog import Run, runs
 from zmqkit.patterns.pipeline.rows import Row
+from zmqkit.patterns.pipeline.runs import Run, runs
 from zmqkit.patterns.pipeline.wire import Ranges, merged
 from zmqkit.protocol.session import Session
 

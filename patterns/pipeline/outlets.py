@@ -13,10 +13,10 @@ from typing import Any, Final
 from zmqkit import codec as codecs
 from zmqkit.errors import DecodeError, UsageError
 from zmqkit.options import Limits
-from zmqkit.patterns.pipeline.backlog import Run
 from zmqkit.patterns.pipeline.hands import PusherSettings
 from zmqkit.patterns.pipeline.pusher import PusherCore
 from zmqkit.patterns.pipeline.rows import Row
+from zmqkit.patterns.pipeline.runs import Run
 from zmqkit.protocol.core import Frames, Link
 from zmqkit.protocol.local import Local
 
@@ -126,7 +126,7 @@ class OutletPusherCore(PusherCore):
         if self._broken is not None:
             return  # nothing can be settled any more: it would be handed over a second time
         for link, room in self._outlets.items():
-            if not self.backlog.ready:
+            if not self.backlog.ready and not self.backlog.lanes.ready:
                 return
             if room and link not in self._handed:
                 self._hand_over(link)

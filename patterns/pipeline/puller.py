@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from zmqkit.errors import DecodeError, LeaseLost
 from zmqkit.patterns.pipeline import wire
-from zmqkit.patterns.pipeline.backlog import runs
+from zmqkit.patterns.pipeline.runs import runs
 from zmqkit.protocol.core import Frames
 from zmqkit.protocol.local import Local
 from zmqkit.protocol.pattern import PatternCore

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from zmqkit.errors import DecodeError, JournalDamaged
 from zmqkit.patterns.pipeline.wire import Deliver
@@ -21,10 +21,26 @@ DEAD: Final = "dead"
 
 FORMAT: Final = 1
 
+NO_KEYS: Final[Mapping[int, str]] = {}
+
 ROW_MESSAGES: Final = 256
 """Single sends that meet in one turn share a row up to so many messages..."""
 ROW_BYTES: Final = 256 * 1024
 """...or so many bytes."""
+
+
+class Plan(NamedTuple):
+    """What is asked for messages besides their turn (docs/protocol.md, 7.7)."""
+
+    keys: Mapping[int, str] = {}
+    """By index: messages of one key keep their order."""
+    priority: int = 0
+    delay: float = 0.0
+    """Seconds, from when they are handed over."""
+    ttl: float = 0.0
+    """Seconds, likewise; 0: for ever."""
+    once: bool = False
+    """Of those with an id none is stored that was seen within the window."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,6 +55,8 @@ class Pack:
     headers: Mapping[int, dict[str, str]] = dataclasses.field(default_factory=dict)
     dated: bool = False
     """`sent_at` is somebody else's: it shares a row only with what was sent at that very time."""
+    plan: Plan | None = None
+    """None: nothing but their turn."""
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -56,16 +74,20 @@ class Row:
         failures: by index; kept in the journal.
         deliveries: by index, how often it was delivered before; in memory only.
         marked: the log ``marks`` has a row of ours.
+        keys: by index.
+        lane, due, expires: of all its messages; times in microseconds since 1970, 0 for none.
+        special: it is not plain: one of these four is there.
     """
 
     __slots__ = (
-        "_offsets", "blob", "codec", "count", "deliveries", "done", "failures", "got", "headers", "ids", "kept", "key",
-        "lengths", "marked", "origin", "sent_at",
+        "_offsets", "blob", "codec", "count", "deliveries", "done", "due", "expires", "failures", "got", "headers",
+        "ids", "kept", "key", "keys", "lane", "lengths", "marked", "origin", "sent_at", "special",
     )  # fmt: skip
 
     def __init__(
         self, key: int, origin: str, sent_at: int, codec: str, lengths: list[int], blob: bytes,
         ids: Mapping[int, str], headers: Mapping[int, dict[str, str]],
+        keys: Mapping[int, str] = NO_KEYS, lane: int = 0, due: int = 0, expires: int = 0,
     ) -> None:  # fmt: skip
         self.key = key
         self.origin = origin
@@ -80,6 +102,11 @@ class Row:
         self.failures: dict[int, int] = {}
         self.deliveries: dict[int, int] = {}
         self.marked = False
+        self.keys = keys
+        self.lane = lane
+        self.due = due
+        self.expires = expires
+        self.special = bool(keys or lane or due or expires)
         self._offsets: list[int] | None = None
 
     @property
@@ -124,6 +151,7 @@ class Row:
             _cut(self.failures, index, count),
             _cut(self.deliveries, index, count),
             alone,
+            _cut(self.keys, index, count),
         )
 
     def letter(self, index: int, reason: str, traceback: str, at: int) -> DeadRow:
@@ -149,6 +177,9 @@ class Row:
             more["ids"] = dict(self.ids)
         if self.headers:
             more["headers"] = dict(self.headers)
+        if self.special:
+            found = {"keys": dict(self.keys), "lane": self.lane, "due": self.due, "expires": self.expires}
+            more.update({name: value for name, value in found.items() if value})
         head = wire.pack([FORMAT, self.origin, self.sent_at, self.codec, self.lengths, more])
         return b"".join((len(head).to_bytes(4, "big"), head, self.blob))
 
@@ -166,7 +197,12 @@ class Row:
             or sum(lengths) != len(blob) or type(more) is not dict
         ):  # fmt: skip
             raise DecodeError(f"row {key} of the journal holds other bodies than it says")
-        return cls(key, origin, sent_at, codec, lengths, blob, more.get("ids", {}), more.get("headers", {}))
+        keys, times = more.get("keys", NO_KEYS), [more.get(name, 0) for name in ("lane", "due", "expires")]
+        if type(keys) is not dict or not all(type(each) is int for each in times):
+            raise DecodeError(f"row {key} of the journal is to be delivered at times that make no sense")
+        return cls(
+            key, origin, sent_at, codec, lengths, blob, more.get("ids", {}), more.get("headers", {}), keys, *times
+        )
 
     def pack_marks(self) -> tuple[int, bytes]:
         """The weight and value of a row of ``marks``: how many are settled, which, and the others' failures."""

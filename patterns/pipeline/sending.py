@@ -11,11 +11,9 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from os import PathLike
-from typing import Any, ClassVar, Final, Generic, Literal
-
-from typing_extensions import TypeVar
+from typing import Any, ClassVar, Final, Literal
 
 from zmqkit import checks
 from zmqkit import codec as codecs
@@ -28,19 +26,22 @@ from zmqkit.errors import (
     ZmqkitError,
 )
 from zmqkit.journal import SqliteJournal
-from zmqkit.options import Backoff, Durability, Point
+from zmqkit.journal.store import HIGHEST_KEY
+from zmqkit.options import Backoff, Durability, Point, Window
+from zmqkit.patterns.pipeline.dedupe import IDS
 from zmqkit.patterns.pipeline.endpoints import CLOSING, FOR_EVER, PipePeer
 from zmqkit.patterns.pipeline.hands import PusherSettings
+from zmqkit.patterns.pipeline.lanes import LANES
+from zmqkit.patterns.pipeline.outgoing import NOTHING, Outgoing, Wanted, check_plain, plan_of, wanted_of
 from zmqkit.patterns.pipeline.outlets import FRAMES, OutletPusherCore
 from zmqkit.patterns.pipeline.pusher import PusherCore
 from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, DeadRow, Pack
+from zmqkit.patterns.pipeline.walltime import STATE
 from zmqkit.peer.base import Common, check_types
+from zmqkit.protocol import core
 from zmqkit.protocol.local import Local
 from zmqkit.transport.tickets import Ticket, WaitExpired, wait
 
-T = TypeVar("T", default=Any)
-
-Headers = Mapping[str, str]
 Path = str | PathLike[str]
 
 log = logging.getLogger("zmqkit.pipeline")
@@ -53,8 +54,14 @@ CHUNK_BYTES: Final = 1 << 20
 MAX_FAILURES: Final = 20
 """The default of ``max_failures=``."""
 
+PAGE_BYTES: Final = 1 << 20
+"""What is read at a time when a journal is opened."""
+
 MAX_FRAMES: Final = 1_000
 """A plain message may have so many."""
+
+LOGS: Final = (MESSAGES, MARKS, DEAD, LANES, IDS, STATE)
+"""Of a pusher's journal."""
 
 _POINTS: Final = ("accepted", "journalled", "received", "settled")
 
@@ -69,8 +76,8 @@ class Settled:
     Attributes:
         acked: a handler succeeded.
         dead: they became dead letters.
-        expired: 0, until messages can have a time to live: then, how many outlived it.
-        not_due: empty, until messages can have a delay: then, ids of those whose delay has not run out.
+        expired: they outlived their time to live.
+        not_due: ids of those whose delay has not run out, which `flush` does not wait for; 1,000 at most.
     """
 
     acked: int = 0
@@ -79,37 +86,12 @@ class Settled:
     not_due: tuple[str, ...] = ()
 
 
-class Outgoing(Generic[T]):
-    """A body with more than a body: for `send_many`, and as a result of a worker's handler.
-
-    Args:
-        body: what is sent.
-        headers: text to text, for the receiver; names beginning with ``zmqkit-`` are reserved.
-    """
-
-    __slots__ = ("body", "headers")
-
-    def __init__(self, body: T, *, headers: Headers | None = None) -> None:
-        self.body = body
-        self.headers = headers
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Outgoing):
-            return NotImplemented
-        return bool(self.body == other.body) and dict(self.headers or {}) == dict(other.headers or {})
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return f"Outgoing({self.body!r}, headers={self.headers!r})"
-
-
 class ReceiptBase:
     """One message on its way.
 
     Attributes:
         id: of the message; it survives redelivery.
-        outcome: "acked" or "dead", once `wait` has found it settled; None before.
+        outcome: "acked", "dead" or "expired", once `wait` has found it settled; None before.
     """
 
     __slots__ = ("_pusher", "_sequence", "_ticket", "id", "outcome")
@@ -134,6 +116,11 @@ class ReceiptBase:
             ticket = pusher._ask(pusher._core.watch_for, sequence)
         return ticket
 
+    def _stored(self, before: int | None) -> None:
+        """It is stored; or it was before, under this sequence, by a message of the same id."""
+        if before is not None:
+            self._sequence = before
+
     def _told(self, until: Point, answer: tuple[Any, Any]) -> None:
         if until == "settled":
             self.outcome = answer[0]
@@ -154,7 +141,7 @@ class PusherBase(PipePeer):
 
     def __init__(
         self, addresses: Sequence[str], journal: Path | None, durability: Durability, max_failures: int,
-        backoff: Backoff | None, max_waiting: int | None, plain: bool, common: Common,
+        backoff: Backoff | None, max_waiting: int | None, dedupe: Window | None, plain: bool, common: Common,
     ) -> None:  # fmt: skip
         super().__init__(addresses, common)
         if durability not in ("power", "process", "memory"):
@@ -169,6 +156,8 @@ class PusherBase(PipePeer):
         self._backoff = Backoff() if backoff is None else backoff
         check_types(backoff=(self._backoff, Backoff))
         self._max_waiting = max_waiting
+        self._dedupe = Window() if dedupe is None else dedupe
+        check_types(dedupe=(self._dedupe, Window))
         self._set_plain(plain, max_failures=max_failures != MAX_FAILURES, backoff=backoff is not None)
         self._journal: SqliteJournal | None = None
         self._sequence = 1
@@ -179,9 +168,7 @@ class PusherBase(PipePeer):
         epoch = os.urandom(16)
         uuid = os.urandom(16).hex()
         if self._journal_path is not None:
-            journal = SqliteJournal(
-                self._journal_path, durability=self._durability, logs=(MESSAGES, MARKS, DEAD), owner=self.name
-            )
+            journal = SqliteJournal(self._journal_path, durability=self._durability, logs=LOGS, owner=self.name)
             uuid, epoch = journal.uuid, bytes.fromhex(journal.epoch)
         settings = PusherSettings(
             origin=f"{uuid[:16]}-{epoch.hex()[:8]}",
@@ -192,12 +179,14 @@ class PusherBase(PipePeer):
             backoff=self._backoff,
             max_waiting=self._max_waiting,
             limits=self._limits,
+            dedupe=self._dedupe,
         )
         core = self._make_core(self._local(about={"epoch": epoch}), settings)
         if journal is not None:
             messages, marks = journal.totals(MESSAGES), journal.totals(MARKS)
             waiting = messages.weight - marks.weight
             core.found(messages.first_key, messages.last_key, waiting, journal.totals(DEAD).weight)
+            core.restore(*(_all_of(journal, log) for log in (LANES, MARKS, IDS, STATE)))
             # A row's key is its first message's sequence; sequences within rows may be higher than any key.
             self._sequence = journal.highest(MESSAGES) + _LARGEST_ROW
         core.opened_at(self._sequence)
@@ -210,17 +199,24 @@ class PusherBase(PipePeer):
 
     # ---- sending -------------------------------------------------------------------
 
-    def _pack_one(self, body: object, headers: Headers | None) -> Pack:
+    def _pack_one(self, body: object, found: Wanted) -> Pack:
         if self._plain:
-            return self._pack_plain(body, headers)
+            return self._pack_plain(body, found)
         data = codecs.encode(body, self._codec, limits=self._limits)
-        kept = {} if headers is None else codecs.check_headers(headers)
-        return Pack(self._codec, time.time_ns() // 1000, [len(data)], data, {}, {0: kept} if kept else {})
+        return self._packed(self._codec, data, found, {0: found.headers} if found.headers else {})
 
-    def _pack_plain(self, body: object, headers: Headers | None) -> Pack:
+    @staticmethod
+    def _packed(codec: str, data: bytes, found: Wanted, headers: dict[int, dict[str, str]]) -> Pack:
+        now = time.time_ns() // 1000
+        if found is NOTHING:
+            return Pack(codec, now, [len(data)], data, {}, headers)
+        keys = {} if found.key is None else {0: found.key}
+        plan = plan_of(keys, found, found.id is not None)
+        return Pack(codec, now, [len(data)], data, {} if found.id is None else {0: found.id}, headers, False, plan)
+
+    def _pack_plain(self, body: object, found: Wanted) -> Pack:
         """For plain pullers: no headers; and in the codec "raw" a list of bytes is as many frames."""
-        if headers:
-            raise UsageError("plain=True sends the body, and nothing else: leave headers= out")
+        check_plain(found)
         codec, kept = self._codec, {}
         if codec == "raw" and isinstance(body, list | tuple) and body:
             frames = [codecs.encode(each, "raw", limits=self._limits) for each in body]
@@ -228,40 +224,57 @@ class PusherBase(PipePeer):
                 raise UsageError(f"a message of {len(frames)} frames; at most {MAX_FRAMES} are allowed")
             codec, body, kept = "msgpack", frames, {0: {FRAMES: str(len(frames))}}
         data = codecs.encode(body, codec, limits=self._limits)
-        return Pack(codec, time.time_ns() // 1000, [len(data)], data, {}, kept)
+        return self._packed(codec, data, found, kept)
 
     def _pack_many(self, bodies: list[Any], ids: list[str] | None = None) -> list[Pack]:
-        """Encode bodies, `Outgoing` ones among them, into packs that keep to the limits of a chunk."""
-        if self._plain and (self._codec == "raw" or Outgoing in set(map(type, bodies))):
-            return [self._pack_plain(*_parts(each)) for each in bodies]
-        headers: dict[int, dict[str, str]] = {}
-        if Outgoing in set(map(type, bodies)):
+        """Encode bodies, `Outgoing` ones among them, into packs that keep to the limits of a chunk.
+
+        Args:
+            bodies: what is sent.
+            ids: of all of them, where they have none of their own; then none is looked for among those sent before.
+        """
+        asked = Outgoing in set(map(type, bodies))
+        if self._plain and (self._codec == "raw" or asked):
+            return [
+                self._pack_plain(each.body, wanted_of(each))
+                if type(each) is Outgoing
+                else self._pack_plain(each, NOTHING)
+                for each in bodies
+            ]
+        found: dict[int, Wanted] = {}
+        if asked:
             for at, each in enumerate(bodies):
                 if type(each) is Outgoing:
                     bodies[at] = each.body
-                    if each.headers is not None and (kept := codecs.check_headers(each.headers)):
-                        headers[at] = kept
+                    found[at] = wanted_of(each)
         lengths, blob = codecs.encode_many(bodies, self._codec, limits=self._limits)
         now = time.time_ns() // 1000
-        if len(blob) <= CHUNK_BYTES and len(lengths) <= CHUNK_MESSAGES:
-            return [Pack(self._codec, now, lengths, blob, dict(enumerate(ids)) if ids else {}, headers)]
+        if not asked and len(blob) <= CHUNK_BYTES and len(lengths) <= CHUNK_MESSAGES:
+            return [Pack(self._codec, now, lengths, blob, dict(enumerate(ids)) if ids else {}, {})]
         packs = []
         start = offset = 0
         while start < len(lengths):
             end, size = start, 0
-            while end < len(lengths) and end - start < CHUNK_MESSAGES:
+            times = found.get(start, NOTHING).times
+            while end < len(lengths) and end - start < CHUNK_MESSAGES and found.get(end, NOTHING).times == times:
                 if end > start and size + lengths[end] > CHUNK_BYTES:
                     break
                 size += lengths[end]
                 end += 1
+            named = dict(enumerate(ids[start:end])) if ids else {}
+            here = {at - start: found[at] for at in range(start, end) if at in found} if found else {}
+            own = {at: each.id for at, each in here.items() if each.id is not None}
+            keys = {at: each.key for at, each in here.items() if each.key is not None}
             packs.append(
                 Pack(
                     self._codec,
                     now,
                     lengths[start:end],
                     blob[offset : offset + size],
-                    dict(enumerate(ids[start:end])) if ids else {},
-                    {at - start: each for at, each in headers.items() if start <= at < end},
+                    {**named, **own},
+                    {at: each.headers for at, each in here.items() if each.headers},
+                    False,
+                    plan_of(keys, found.get(start, NOTHING), bool(own) and not ids),
                 )
             )
             start, offset = end, offset + size
@@ -294,7 +307,7 @@ class PusherBase(PipePeer):
     def _begin(self, pack: Pack, *, wait: bool, lazy: bool = False) -> Any:
         ticket = self._open_driver.ticket()
         first = self._append(pack, ticket, wait=wait, lazy=lazy)
-        return self._receipt(self, self._id(first), first, ticket)
+        return self._receipt(self, pack.ids.get(0) or self._id(first), first, ticket)
 
     def _check_room(self, pack: Pack) -> None:
         """For sends that do not wait: refuse before anything is handed over."""
@@ -321,7 +334,7 @@ class PusherBase(PipePeer):
         return f"{self._core.settings.origin}-{sequence}"
 
     def _settled_now(self) -> Settled:
-        return Settled(self._core.acked, self._core.dead)
+        return Settled(self._core.acked, self._core.dead, self._core.expired)
 
     def stats(self) -> dict[str, int | float]:
         """Counters by name, since opening, and ``waiting``: how many messages are not settled now, what the journal
@@ -432,8 +445,12 @@ class PusherBase(PipePeer):
         self._tell_left_behind()
 
 
-def _parts(body: object) -> tuple[object, Headers | None]:
-    return (body.body, body.headers) if isinstance(body, Outgoing) else (body, None)
+def _all_of(journal: SqliteJournal, log: str) -> Iterator[core.Row]:
+    """All rows of a log, page by page."""
+    first = 1
+    while page := journal.read(core.Read(log, first, HIGHEST_KEY, PAGE_BYTES)):
+        yield from page
+        first = page[-1].key + 1
 
 
 _LARGEST_ROW: Final = 1 << 12

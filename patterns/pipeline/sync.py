@@ -13,16 +13,15 @@ from typing import Any, Generic, Self, overload
 from typing_extensions import TypeVar, Unpack
 
 from zmqkit.errors import Closed, Unsettled
-from zmqkit.options import Backoff, Durability, OnError, Point
+from zmqkit.options import Backoff, Durability, OnError, Point, Window
 from zmqkit.patterns.pipeline.bulk import Bulk, cause_of
 from zmqkit.patterns.pipeline.dead import DeadLetter, DeadLettersBase, Sorting
 from zmqkit.patterns.pipeline.executing import check_places, executing
 from zmqkit.patterns.pipeline.jobs import BatchBase, JobBase, Run
 from zmqkit.patterns.pipeline.letters import Page
+from zmqkit.patterns.pipeline.outgoing import Headers, Outgoing, asked
 from zmqkit.patterns.pipeline.pace import Pace
 from zmqkit.patterns.pipeline.sending import (
-    Headers,
-    Outgoing,
     Path,
     PusherBase,
     ReceiptBase,
@@ -60,7 +59,7 @@ class Receipt(ReceiptBase):
         pusher._check_wait()
         deadline = deadline_of(timeout)
         try:
-            pusher._wait(self._ticket, timeout)
+            self._stored(pusher._wait(self._ticket, timeout))
             further = self._ask_for(until)
             if further is not None:
                 forget = pusher._core.forget_wait
@@ -130,6 +129,7 @@ class Pusher(PusherBase, Peer):
         backoff: pauses between tries; drawn with full jitter.
         max_waiting: how many messages may be accepted and not settled; then `send` waits for room. None: as many
             as the disk (with a journal) or `limits` (without) take.
+        dedupe: how long, and how many, ids of ``send(id=)`` are remembered, with a journal also across restarts.
         plain: send to plain PULL sockets of any language, the encoded body as one frame (with codec="raw" a list of
             bytes as so many). A message waits here, in the journal if there is one, until a PULL is connected and has
             room; then it is ZeroMQ's, and counts as acked: whether it arrives, and what becomes of it, nobody tells.
@@ -147,16 +147,27 @@ class Pusher(PusherBase, Peer):
         max_failures: int = 20,
         backoff: Backoff | None = None,
         max_waiting: int | None = None,
+        dedupe: Window | None = None,
         plain: bool = False,
         **common: Unpack[Common],
     ) -> None:
-        super().__init__(addresses, journal, durability, max_failures, backoff, max_waiting, plain, common)
+        super().__init__(addresses, journal, durability, max_failures, backoff, max_waiting, dedupe, plain, common)
 
-    def send(self, body: object, /, *, headers: Headers | None = None, timeout: float | None = None) -> Receipt:
+    def send(
+        self, body: object, /, *, id: str | None = None, key: str | None = None, priority: int = 0,
+        delay: float | None = None, ttl: float | None = None, headers: Headers | None = None, timeout: float | None = None,
+    ) -> Receipt:  # fmt: skip
         """Send one message; returns once it is stored at the set durability.
 
         Args:
             body: what the codec takes.
+            id: its own id, 1 to 1,000 characters. One that was seen within the window of `dedupe` is not stored again:
+                the receipt is that of the first one, also if that has settled.
+            key: 1 to 200 characters. Messages of one key go one after another, in the order in which they were sent:
+                the next one when the one before has settled, be it tried again or delayed. Other keys do not wait.
+            priority: messages of a higher one go first, -2**31 to 2**31; never past others of the same key.
+            delay: seconds before which it is not delivered. They go on while no pusher is open.
+            ttl: seconds after which it is not delivered any more, but counts as expired. Likewise.
             headers: text to text, for the receiver.
             timeout: seconds to wait for room and for the journal; None: as long as it takes; 0: do not wait for room.
 
@@ -169,22 +180,25 @@ class Pusher(PusherBase, Peer):
         """
         check_timeout(timeout)
         self._check_wait()
-        pack = self._pack_one(body, headers)
+        pack = self._pack_one(body, asked(id, key, priority, delay, ttl, headers))
         receipt: Receipt = self._begin(pack, wait=timeout != 0)
         try:
-            self._wait(receipt._ticket, timeout or None)
+            receipt._stored(self._wait(receipt._ticket, timeout or None))
         except WaitExpired:
             raise too_late(receipt, self._take_back(receipt._ticket), timeout) from None
         return receipt
 
-    def send_nowait(self, body: object, /, *, headers: Headers | None = None) -> Receipt:
+    def send_nowait(
+        self, body: object, /, *, id: str | None = None, key: str | None = None, priority: int = 0,
+        delay: float | None = None, ttl: float | None = None, headers: Headers | None = None,
+    ) -> Receipt:  # fmt: skip
         """Send one message without waiting for anything; the receipt tells when it is stored.
 
         Raises:
             Full: no room; nothing was stored.
             EncodeError: the body cannot travel.
         """
-        pack = self._pack_one(body, headers)
+        pack = self._pack_one(body, asked(id, key, priority, delay, ttl, headers))
         self._check_room(pack)
         receipt: Receipt = self._begin(pack, wait=True, lazy=True)
         return receipt
@@ -227,7 +241,7 @@ class Pusher(PusherBase, Peer):
                     self._wait(ticket, 0)
 
     def flush(self, timeout: float | None = None, *, until: Point = "settled") -> Settled:
-        """Block until all that was sent before has come so far. Returns the counts.
+        """Block until all that was sent before, and is due, has come so far. Returns the counts, and who is not due.
 
         Raises:
             WaitTimeout: not within `timeout` seconds.
@@ -238,10 +252,10 @@ class Pusher(PusherBase, Peer):
         self._start()
         ticket = self._ask(self._core.wait, until, 0, self._newest)
         try:
-            acked, dead = self._wait_or_forget(ticket, timeout, self._core.forget_wait)
+            counts = self._wait_or_forget(ticket, timeout, self._core.forget_wait)
         except WaitExpired:
             raise self._unflushed(until, timeout) from None
-        return Settled(acked, dead)
+        return Settled(*counts)
 
     def dead_letters(self) -> DeadLetters:
         """The messages that failed for good: to look at, to send again, to drop."""

@@ -26,6 +26,7 @@ MAX_TRACEBACK: Final = 20_000
 MAX_MESSAGES: Final = 1 << 20
 MAX_CODEC: Final = 64
 MAX_ID: Final = 1_000
+MAX_KEY: Final = 200
 MAX_RANGES: Final = 1 << 16
 """So many ranges a message, or a few bytes each would keep the other side busy for long."""
 MAX_SENT_AT: Final = 253_402_300_799_999_999
@@ -52,11 +53,12 @@ class Deliver:
     failures: dict[int, int] = dataclasses.field(default_factory=dict)
     deliveries: dict[int, int] = dataclasses.field(default_factory=dict)
     alone: bool = False
+    keys: dict[int, str] = dataclasses.field(default_factory=dict)
 
     def pack(self) -> Frames:
         """The message's frames."""
         more: dict[str, Any] = {}
-        for name in ("ids", "headers", "failures", "deliveries"):
+        for name in ("ids", "headers", "failures", "deliveries", "keys"):
             if value := getattr(self, name):
                 more[name] = value
         if self.alone:
@@ -153,6 +155,7 @@ def _read_deliver(head: list[Any], frames: Frames) -> Deliver:
         failures={i: wire.number(n, "failures") for i, n in _by_index(more, "failures", count).items()},
         deliveries={i: wire.number(n, "deliveries") for i, n in _by_index(more, "deliveries", count).items()},
         alone=more.get("alone") is True,
+        keys={i: wire.text(each, "key", MAX_KEY) for i, each in _by_index(more, "keys", count).items()},
     )
 
 

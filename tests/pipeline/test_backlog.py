@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zmqkit.patterns.pipeline import backlog as module
-from zmqkit.patterns.pipeline.backlog import Backlog, runs
+from zmqkit.patterns.pipeline.backlog import Backlog
+from zmqkit.patterns.pipeline.runs import runs
 from zmqkit.patterns.pipeline.rows import MESSAGES, Row
 from zmqkit.protocol import core
 

@@ -11,6 +11,7 @@ from zmqkit.patterns.pipeline.hands import Arrival
 from zmqkit.patterns.pipeline.puller import Parcel
 from zmqkit.patterns.pipeline.pusher import PusherCore
 from zmqkit.patterns.pipeline.rows import Row
+from zmqkit.patterns.pipeline.storing import StoringCore
 from zmqkit.testing.peers import SimPeer
 
 
@@ -78,7 +79,7 @@ MUTANTS = [
         ("acks an input when one output has settled", Custody, "expect", waits_for_one_output),
         ("takes a dead output for a settled one", Custody, "resolve", takes_a_dead_output_for_settled),
         ("takes a refused output for a settled one", Custody, "resolve", takes_a_refused_output_for_settled),
-        ("tells of a refused batch once", PusherCore, "_refuse", tells_of_a_refused_batch_once),
+        ("tells of a refused batch once", StoringCore, "_refuse", tells_of_a_refused_batch_once),
         ("gives an output another id at each try", HandledJob, "__init__", names_outputs_after_the_delivery),
         ("forgets lineage ids on the disk", Row, "pack", forgets_ids_on_disk),
     )

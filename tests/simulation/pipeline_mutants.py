@@ -7,12 +7,14 @@ from typing import Any
 
 from tests.simulation.mutants import Mutant, replaced
 from zmqkit.patterns.pipeline import wire
-from zmqkit.patterns.pipeline.backlog import Backlog, Run
+from zmqkit.patterns.pipeline.backlog import Backlog
 from zmqkit.patterns.pipeline.hands import Settling
 from zmqkit.patterns.pipeline.leases import Holder, Lot
 from zmqkit.patterns.pipeline.puller import Parcel, PullerCore
 from zmqkit.patterns.pipeline.pusher import PusherCore
 from zmqkit.patterns.pipeline.rows import MARKS, Pack, Row
+from zmqkit.patterns.pipeline.runs import Run
+from zmqkit.patterns.pipeline.storing import StoringCore
 from zmqkit.patterns.pipeline.wire import Outcome
 from zmqkit.protocol.core import Frames
 from zmqkit.protocol.session import Session
@@ -39,8 +41,8 @@ def tells_before_the_journal_has_it(old: Callable[..., None]) -> Callable[..., N
 
 
 def confirms_before_the_journal_has_it(old: Callable[..., None]) -> Callable[..., None]:
-    def admit(self: PusherCore) -> None:
-        old(self)
+    def admit(self: PusherCore, now: float) -> None:
+        old(self, now)
         for each in self._storing:
             self.out.replies.extend((ticket, None) for ticket in each.tickets)
             each.tickets.clear()
@@ -233,21 +235,21 @@ MUTANTS = [
     Mutant(name, "pipeline", lambda owner=owner, method=method, make=make: replaced(owner, method, make))  # type: ignore[misc]
     for name, owner, method, make in (
         ("gives lease numbers again", PusherCore, "lost", reuses_leases),
-        ("says settled before it is stored", PusherCore, "_done", tells_before_the_journal_has_it),
-        ("confirms before it is stored", PusherCore, "_admit", confirms_before_the_journal_has_it),
+        ("says settled before it is stored", StoringCore, "_done", tells_before_the_journal_has_it),
+        ("confirms before it is stored", StoringCore, "_admit", confirms_before_the_journal_has_it),
         ("takes settles of another epoch", PusherCore, "_settle", takes_leases_of_any_epoch),
         ("takes settles of another's leases", PusherCore, "_settle", takes_leases_of_any_holder),
-        ("writes no marks", PusherCore, "_write", writes_no_marks),
+        ("writes no marks", StoringCore, "_write", writes_no_marks),
         ("loses what a lost puller held", Holder, "rows", loses_what_a_lost_puller_held),
-        ("takes more for settled than was written", PusherCore, "_settled", keeps_more_than_was_written),
-        ("writes a dead letter after the delete", PusherCore, "_write_settled", writes_letters_a_turn_later),
+        ("takes more for settled than was written", StoringCore, "_settled", keeps_more_than_was_written),
+        ("writes a dead letter after the delete", StoringCore, "_write_settled", writes_letters_a_turn_later),
         ("writes dead letters without a reason", PusherCore, "_bury", buries_without_a_reason),
         ("forgets what its window has no room for", Backlog, "stored", forgets_what_has_no_room),
-        ("knows no bounds", PusherCore, "_has_room", knows_no_bounds),
+        ("knows no bounds", StoringCore, "_has_room", knows_no_bounds),
         ("never gives up on a job", PusherCore, "_failed", never_gives_up),
         ("waits for no delay", Backlog, "later", waits_for_no_delay),
         ("forgets settles that a full disk refused", Settling, "absorb", forgets_settles_that_were_not_stored),
-        ("finds nothing in its journal", PusherCore, "found", finds_nothing_in_the_journal),
+        ("finds nothing in its journal", StoringCore, "found", finds_nothing_in_the_journal),
         ("reads no marks", Row, "unpack_marks", reads_no_marks),
         ("ignores HELD", PusherCore, "_reconcile", ignores_held),
         ("takes back what is held", Holder, "missing", takes_back_what_is_held),

@@ -32,6 +32,8 @@ LEVELS = {
     "PeerBusy": logging.WARNING,
     "BadFrame": logging.WARNING,
     "JobDead": logging.WARNING,
+    "JobExpired": logging.INFO,
+    "ClockJumped": logging.WARNING,
     "JournalTrouble": logging.ERROR,
     "JournalRecovered": logging.WARNING,
     "StaleSettle": logging.WARNING,

@@ -1,0 +1,77 @@
+"""Whether the wall clock can be believed, by what the journal saw of it last (docs/protocol.md, section 8.8).
+
+Pure. Times to live are wall times, so that they go on while nobody has the journal open. A clock that was set wrong
+would let everything expire, so an implausible one expires nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from zmqkit.errors import DecodeError
+from zmqkit.protocol import wire
+
+STATE: Final = "state"
+FORMAT: Final = 1
+WALL: Final = 1
+"""The key of its row."""
+
+BACK: Final = 60.0
+"""Seconds that a clock may be behind."""
+AHEAD: Final = 10 * 365.25 * 86400
+"""Seconds that a clock may be ahead: nobody leaves a journal for so long."""
+WRITE_EVERY: Final = 10.0
+"""Seconds between two writes, and then only beside others."""
+
+
+class WallTime:
+    """The clock of one opening.
+
+    Args:
+        offset: wall time minus the driver's clock, in seconds.
+
+    Attributes:
+        believed: it is where it should be.
+    """
+
+    def __init__(self, offset: float) -> None:
+        self.offset = offset
+        self.believed = True
+        self._last: float | None = None
+        self._written: float | None = None
+
+    def us(self, now: float) -> int:
+        """Microseconds since 1970."""
+        return int((now + self.offset) * 1e6)
+
+    def restore(self, value: bytes) -> None:
+        """What the journal saw last. Raises `DecodeError`."""
+        found = wire.unpack(value)
+        if type(found) is not list or len(found) < 2 or found[0] != FORMAT or type(found[1]) is not int:
+            raise DecodeError("the time of a format that this version does not read")
+        self._last = found[1] / 1e6
+        self.believed = False
+
+    def look(self, now: float) -> float | None:
+        """Compare with what was seen last; returns how far it is from there while that is too far."""
+        if self._last is None:
+            return None
+        off = now + self.offset - self._last
+        self.believed = -BACK <= off <= AHEAD
+        if self.believed:
+            self._last = None
+            return None
+        return off
+
+    def next_time(self) -> float | None:
+        """When it is to be looked at again."""
+        if self._last is None or self.believed:
+            return None
+        return self._last - BACK - self.offset
+
+    def row(self, now: float) -> bytes | None:
+        """What to write beside other writes now; None: nothing."""
+        if self._written is not None and now - self._written < WRITE_EVERY:
+            return None
+        self._written = now
+        return wire.pack([FORMAT, self.us(now)])
