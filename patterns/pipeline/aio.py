@@ -150,7 +150,8 @@ class Pusher(PusherBase, Peer):
 
     async def send(
         self, body: object, /, *, id: str | None = None, key: str | None = None, priority: int = 0,
-        delay: float | None = None, ttl: float | None = None, headers: Headers | None = None, timeout: float | None = None,
+        delay: float | None = None, ttl: float | None = None, headers: Headers | None = None,
+        timeout: float | None = None,
     ) -> Receipt:  # fmt: skip
         """Send one message; returns once it is stored. See `zmqkit.Pusher.send`.
 

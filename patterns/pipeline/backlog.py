@@ -56,6 +56,8 @@ class Backlog:
         self._behind = 0
         self._unloaded = 0
         self._newest = 0
+        self._mixed = False
+        """The last rows that were found may be none of ours."""
         self._reading: core.Read | None = None
         self._unmarked: list[Row] = []
         self.ready = 0
@@ -68,6 +70,7 @@ class Backlog:
     def apart(self, messages: int) -> None:
         """So many of the messages that were found are in `lanes`."""
         self._behind = max(0, self._behind - messages)
+        self._mixed = bool(messages)
 
     # ---- in and out --------------------------------------------------------------
 
@@ -258,7 +261,7 @@ class Backlog:
         if self._unloaded > self._newest:
             self._behind = 0
         else:
-            self._behind = max(self._behind, 1)
+            self._behind = max(self._behind, 0 if self._mixed else 1)
         return None
 
     def _keep(self, row: Row) -> None:

@@ -178,6 +178,13 @@ class Lanes:
         for hash in set(entry.hashes):
             if hash:
                 self._advance(hash)
+        self._rest()
+
+    def _rest(self) -> None:
+        """With no row left no time is of interest."""
+        if not self.entries:
+            self._due.clear()
+            self._ends.clear()
 
     def stored(self, row: Row) -> None:
         """A row that was accepted is in the journal."""
@@ -350,6 +357,7 @@ class Lanes:
         if done == entry.all:
             del self.entries[row.key]
             self._unload(entry)
+            self._rest()
 
     # ---- time ----------------------------------------------------------------------
 

@@ -223,7 +223,7 @@ class PusherCore(StoringCore):
     def end_turn(self, now: float) -> None:
         """Store what arrived and what settled; lend what may be lent; tell those who wait."""
         self.backlog.fall_due(now)
-        if self.backlog.lanes.entries:
+        if self.backlog.lanes.entries or not self.wall.believed:
             self._expire(now)
         self._store(now)
         if not self.settings.durable and (self._storing or self._settling):

@@ -155,7 +155,8 @@ class Pusher(PusherBase, Peer):
 
     def send(
         self, body: object, /, *, id: str | None = None, key: str | None = None, priority: int = 0,
-        delay: float | None = None, ttl: float | None = None, headers: Headers | None = None, timeout: float | None = None,
+        delay: float | None = None, ttl: float | None = None, headers: Headers | None = None,
+        timeout: float | None = None,
     ) -> Receipt:  # fmt: skip
         """Send one message; returns once it is stored at the set durability.
 
@@ -164,10 +165,9 @@ class Pusher(PusherBase, Peer):
             id: its own id, 1 to 1,000 characters. One that was seen within the window of `dedupe` is not stored again:
                 the receipt is that of the first one, also if that has settled.
             key: 1 to 200 characters. Messages of one key go one after another, in the order in which they were sent:
-                the next one when the one before has settled, be it tried again or delayed. Other keys do not wait.
+                the next one when the one before has settled. Other keys do not wait.
             priority: messages of a higher one go first, -2**31 to 2**31; never past others of the same key.
-            delay: seconds before which it is not delivered. They go on while no pusher is open.
-            ttl: seconds after which it is not delivered any more, but counts as expired. Likewise.
+            delay, ttl: seconds before which it is not delivered; after which it is not, but counts as expired.
             headers: text to text, for the receiver.
             timeout: seconds to wait for room and for the journal; None: as long as it takes; 0: do not wait for room.
 

@@ -39,6 +39,7 @@ class WallTime:
         self.believed = True
         self._last: float | None = None
         self._written: float | None = None
+        self._again: float | None = None
 
     def us(self, now: float) -> int:
         """Microseconds since 1970."""
@@ -51,6 +52,7 @@ class WallTime:
             raise DecodeError("the time of a format that this version does not read")
         self._last = found[1] / 1e6
         self.believed = False
+        self._again = 0.0  # at once
 
     def look(self, now: float) -> float | None:
         """Compare with what was seen last; returns how far it is from there while that is too far."""
@@ -58,6 +60,7 @@ class WallTime:
             return None
         off = now + self.offset - self._last
         self.believed = -BACK <= off <= AHEAD
+        self._again = self._last - BACK - self.offset if off < -BACK else None
         if self.believed:
             self._last = None
             return None
@@ -65,9 +68,7 @@ class WallTime:
 
     def next_time(self) -> float | None:
         """When it is to be looked at again."""
-        if self._last is None or self.believed:
-            return None
-        return self._last - BACK - self.offset
+        return self._again
 
     def row(self, now: float) -> bytes | None:
         """What to write beside other writes now; None: nothing."""

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from zmqkit.patterns.pipeline import backlog as module
 from zmqkit.patterns.pipeline.backlog import Backlog
-from zmqkit.patterns.pipeline.runs import runs
 from zmqkit.patterns.pipeline.rows import MESSAGES, Row
+from zmqkit.patterns.pipeline.runs import runs
 from zmqkit.protocol import core
 
 bounded = settings(max_examples=150, deadline=None, derandomize=True)

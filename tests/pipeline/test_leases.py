@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zmqkit.patterns.pipeline.runs import Run
 from zmqkit.patterns.pipeline.leases import Holder, Lot
 from zmqkit.patterns.pipeline.rows import Row
+from zmqkit.patterns.pipeline.runs import Run
 from zmqkit.patterns.pipeline.wire import to_ranges
 from zmqkit.protocol.session import Session
 from zmqkit.protocol.wire import Hello

@@ -50,10 +50,15 @@ CONTRACT: dict[str, dict[str, dict[str, object]]] = {
     "Pusher": {
         "__init__": {
             "addresses": REQUIRED, "journal": None, "durability": "power", "max_failures": 20, "backoff": None,
-            "max_waiting": None, "plain": False, "common": REQUIRED,
+            "max_waiting": None, "dedupe": None, "plain": False, "common": REQUIRED,
         },
-        "send": {"body": REQUIRED, "headers": None, "timeout": None},
-        "send_nowait": {"body": REQUIRED, "headers": None},
+        "send": {
+            "body": REQUIRED, "id": None, "key": None, "priority": 0, "delay": None, "ttl": None, "headers": None,
+            "timeout": None,
+        },
+        "send_nowait": {
+            "body": REQUIRED, "id": None, "key": None, "priority": 0, "delay": None, "ttl": None, "headers": None,
+        },
         "send_many": {"bodies": REQUIRED, "timeout": None},
         "flush": {"timeout": None, "until": "settled"},
     },
@@ -97,7 +102,7 @@ POSITIONAL_OR_BY_NAME = {
 
 ATTRIBUTES = {
     "Peer": {"name", "addresses", "closed"},
-    "Job": {"id", "body", "headers", "failures", "deliveries", "sent_at", "outcome"},
+    "Job": {"id", "body", "key", "headers", "failures", "deliveries", "sent_at", "outcome"},
     "Batch": {"bodies", "outcome"},
     "Receipt": {"id", "outcome"},
 }

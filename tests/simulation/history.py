@@ -77,11 +77,12 @@ class Message:
     held: dict[tuple[bytes, int], bytes] = dataclasses.field(default_factory=dict)
     shaky: bool = False
     gone: bool = False
+    own_id: str = ""
 
     @property
     def id(self) -> str:
-        """As the pusher derives it."""
-        return f"{self.opening.origin}-{self.sequence}"
+        """Its own, else as the pusher derives it."""
+        return self.own_id or f"{self.opening.origin}-{self.sequence}"
 
 
 class History:

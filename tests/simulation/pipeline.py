@@ -21,6 +21,7 @@ from zmqkit.patterns.pipeline.puller import Parcel, PullerCore
 from zmqkit.patterns.pipeline.pusher import PusherCore
 from zmqkit.patterns.pipeline.rows import MARKS, MESSAGES, Pack
 from zmqkit.testing.faults import CRASH_FAULTS, DISK_FAULTS, JOURNAL_FAULTS, NETWORK_FAULTS, STALL_FAULTS, Faults
+from zmqkit.testing.journal import SimulatedJournal
 from zmqkit.testing.peers import SimPeer
 from zmqkit.testing.scenario import Scenario
 from zmqkit.testing.world import World
@@ -37,6 +38,7 @@ class PipelineScenario(Direct, Scenario):
     settle_s = 40.0
     step_s = 0.05
     bound_s = BOUND_S
+    logs: ClassVar[tuple[str, ...]] = ("messages", "marks", "dead")
     expects: ClassVar[tuple[str, ...]] = (
         *NETWORK_FAULTS, *STALL_FAULTS, *CRASH_FAULTS, *JOURNAL_FAULTS, *DISK_FAULTS, "closed", "commits lost",
         "sessions_opened", "sessions_lost", "sessions_resumed", "links_lost", "frames_stray",
@@ -86,6 +88,7 @@ class PipelineScenario(Direct, Scenario):
                 self._make_pusher if pusher else self._make_puller,
                 host="shared" if together and name.endswith("0") else None,
                 journal=kinds[int(name[4:])] if pusher else False,
+                logs=self.logs,
                 **self.place(name) if name in bound else {"connect": self.reach(bound)},
             )
             (self.pushers if pusher else self.pullers).append(peer)
@@ -113,6 +116,7 @@ class PipelineScenario(Direct, Scenario):
             found = messages.weight - marks.weight
             made.found(messages.first_key, messages.last_key, found)
             first = journal.highest(MESSAGES) + LARGEST_ROW
+            self.restore(made, journal)
         made.first = first
         made.opened_at(first)
         opening = Opening(peer.name, peer.incarnation, epoch, origin, first, first, found)
@@ -123,6 +127,9 @@ class PipelineScenario(Direct, Scenario):
                 self.world.counts["restart with rows" if found else "restart, all settled"] += 1
             self.history.audit(self.openings[peer], peer.disk)
         return made
+
+    def restore(self, made: CountingPusher, journal: SimulatedJournal) -> None:
+        """What a pusher takes in besides."""
 
     def _make_puller(self, peer: SimPeer) -> PullerCore:
         self.users[peer] = User()
@@ -489,7 +496,7 @@ class PipelineScenario(Direct, Scenario):
             confirmed = sum(
                 each.state == "confirmed" for each in self.history.by_pusher[peer.name] if each.opening is opening
             )
-            assert made.acked + made.dead == opening.found + confirmed, (
+            assert made.acked + made.dead + made.expired == opening.found + confirmed, (
                 f"{peer.name}: {made.acked} acked and {made.dead} dead of {opening.found} found and {confirmed} sent"
             )
             assert made.backlog.waiting == made.backlog.delayed == 0, f"{peer.name} has something waiting"

@@ -95,10 +95,11 @@ def parts_of(made: PusherCore) -> dict[str, int]:
     return {
         "being stored": sum(each.row.count for each in made._storing),
         "ready": made.backlog.ready,
-        "on disk": made.backlog.waiting - made.backlog.ready,
+        "on disk": made.backlog.waiting - made.backlog.ready - made.backlog.lanes.ready,
+        "in lanes": made.backlog.lanes.waiting,
         "delayed": made.backlog.delayed,
         "leased": sum(each.held for each in made._holders.values()),
-        "being settled": sum(each.acked + each.dead for each in settling),
+        "being settled": sum(each.acked + each.dead + each.expired for each in settling),
     }
 
 
