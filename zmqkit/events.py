@@ -141,8 +141,7 @@ class ClockJumped(Event):
     seconds: float
 
     def _told(self) -> str:
-        way = "ahead of" if self.seconds > 0 else "behind"
-        return f"the clock is {abs(self.seconds):.0f} s {way} what the journal saw last: no message expires meanwhile"
+        return f"the clock is {self.seconds} s from where the journal saw it last: no message expires meanwhile"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

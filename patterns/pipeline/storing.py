@@ -169,7 +169,7 @@ class StoringCore(PatternCore):
             lanes.suspended = off is not None
             if off is not None and not self._jumped:
                 self._jumped = True
-                self.out.events.append(ClockJumped(self.local.name, off))
+                self.out.events.append(ClockJumped(self.local.name, round(off, 1)))
         for row, bits in lanes.expired(now):
             self._done(row, bits, "expired", "it outlived its time to live")
             for index, count in runs(bits):

@@ -243,7 +243,7 @@ def test_attributes_that_programs_read_are_there(face: Any) -> None:
 def test_what_is_not_built_is_not_accepted() -> None:
     """A keyword that a later version may have is an error today, never ignored."""
     unknown = {
-        "Pusher": ("dedupe",), "Puller": ("inbox", "dead_letters"), "Worker": ("state",),
+        "Puller": ("inbox", "dead_letters"), "Worker": ("state",),
     }  # fmt: skip
     for face in (zmqkit, aio):
         for name, keywords in unknown.items():

@@ -16,7 +16,7 @@ from tests.simulation.users import LARGEST_ROW, CountingPusher, Job, Told, User,
 from zmqkit.events import BadFrame, JobFailed, PeerLost
 from zmqkit.options import Backoff, Limits
 from zmqkit.patterns.pipeline import wire
-from zmqkit.patterns.pipeline.hands import PusherSettings
+from zmqkit.patterns.pipeline.hands import Counts, PusherSettings
 from zmqkit.patterns.pipeline.puller import Parcel, PullerCore
 from zmqkit.patterns.pipeline.pusher import PusherCore
 from zmqkit.patterns.pipeline.rows import MARKS, MESSAGES, Pack
@@ -492,6 +492,7 @@ class PipelineScenario(Direct, Scenario):
             made, opening = peer.core, self.openings[peer]
             assert isinstance(made, PusherCore)
             result = self.final[peer][1].result
+            assert isinstance(result, Counts), f"{peer.name}: wait() says {result!r}"
             assert result[:3] == (made.acked, made.dead, made.expired), f"{peer.name}: wait() says {result}"
             confirmed = sum(
                 each.state == "confirmed" for each in self.history.by_pusher[peer.name] if each.opening is opening

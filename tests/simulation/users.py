@@ -9,10 +9,11 @@ from typing import Any
 from tests.simulation.history import Message
 from zmqkit.options import Heartbeat
 from zmqkit.patterns.pipeline import wire
+from zmqkit.patterns.pipeline.lanes import READ_ALL
 from zmqkit.patterns.pipeline.leases import Holder
 from zmqkit.patterns.pipeline.puller import Parcel, PullerCore
 from zmqkit.patterns.pipeline.pusher import PusherCore
-from zmqkit.patterns.pipeline.rows import MARKS, MESSAGES
+from zmqkit.patterns.pipeline.rows import MARKS, MESSAGES, Pack
 from zmqkit.protocol import core
 from zmqkit.protocol.local import Local
 from zmqkit.testing.peers import SimPeer
@@ -26,12 +27,21 @@ class CountingPusher(PusherCore):
     """Counts what the pusher itself need not."""
 
     first = 0
+    on_append: Callable[[int, int, float], None] | None = None
+    """Told of each group: first sequence, how many, and when it was handed over."""
+
+    def append(self, pack: Pack, first: int, ticket: Any, wait: bool, watcher: Any, now: float) -> None:
+        if self.on_append is not None:
+            self.on_append(first, len(pack), now)
+        super().append(pack, first, ticket, wait, watcher, now)
 
     def count(self, name: str) -> None:
         self.counters[name] = self.counters.get(name, 0) + 1
 
     def loaded(self, read: core.Read, rows: Sequence[core.Row], now: float) -> None:
-        if rows and read.log == MARKS:
+        if read.size_bytes == READ_ALL and read.log == MESSAGES:
+            self.count("lanes loaded")
+        elif rows and read.log == MARKS:
             self.count("marks loaded")
         elif rows and read.log == MESSAGES:
             self.count("rows of an earlier opening loaded" if rows[0].key < self.first else "rows loaded as room came")

@@ -11,6 +11,7 @@ from typing import Any
 
 from zmqkit.errors import DecodeError
 from zmqkit.journal.salvage import Get
+from zmqkit.patterns.pipeline import dedupe, lanes, walltime
 from zmqkit.patterns.pipeline import rows as pipeline
 from zmqkit.patterns.pubsub import rows as pubsub
 from zmqkit.patterns.reqrep import rows as reqrep
@@ -39,6 +40,9 @@ class Judge:
                 pipeline.MESSAGES: self._messages,
                 pipeline.MARKS: self._marks,
                 pipeline.DEAD: self._dead,
+                lanes.LANES: self._lanes,
+                dedupe.IDS: lambda row, _: _weighs(row, 0, dedupe.unpack_id(row.value)),
+                walltime.STATE: _list_of(int),
             }
         elif kind == "publisher":
             self._readers = {
@@ -94,6 +98,20 @@ class Judge:
         if any(type(index) is not int or not 0 <= index < found.count for index in found.failures):
             return "it marks messages that its row does not hold"
         return _weighs(row, found.done.bit_count(), 1)
+
+    def _lanes(self, row: Row, get: Get) -> str | None:
+        messages = get(pipeline.MESSAGES, row.key)
+        if messages is None:
+            return "it is about a row that is not there"
+        found = pipeline.Row.unpack(messages.key, messages.value)
+        if found.count != row.weight:
+            return f"its row holds {found.count} messages, and it is said to be about {row.weight}"
+        entry = lanes.unpack_entry(row.key, row.weight, row.value)
+        hashes = [lanes.hash_of(found.keys[at]) if at in found.keys else b"" for at in range(found.count)]
+        of_keys = not found.keys if not entry.hashes else list(entry.hashes) == hashes
+        if (entry.lane, entry.due, entry.expires) != (found.lane, found.due, found.expires) or not of_keys:
+            return "it says otherwise than its row"
+        return None
 
     def _dead(self, row: Row, get: Get) -> str | None:
         pipeline.DeadRow.unpack(row.value)
