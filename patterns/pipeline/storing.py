@@ -53,7 +53,6 @@ class StoringCore(PatternCore):
         self._expired: dict[int, None] = {}
         self._expired_lost = (0, -1)
         """The span of those of which it was known once."""
-        self._jumped = False
         self._timers = Timers()
         self._holders: dict[bytes, Holder] = {}
         self._lease = 1
@@ -167,8 +166,7 @@ class StoringCore(PatternCore):
         if not wall.believed:
             off = wall.look(now)
             lanes.suspended = off is not None
-            if off is not None and not self._jumped:
-                self._jumped = True
+            if off is not None and wall.to_tell(now):
                 self.out.events.append(ClockJumped(self.local.name, round(off, 1)))
         for row, bits in lanes.expired(now):
             self._done(row, bits, "expired", "it outlived its time to live")

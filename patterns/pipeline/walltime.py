@@ -20,6 +20,8 @@ BACK: Final = 60.0
 """Seconds that a clock may be behind."""
 AHEAD: Final = 10 * 365.25 * 86400
 """Seconds that a clock may be ahead: nobody leaves a journal for so long."""
+TELL_AFTER: Final = 0.1
+"""Seconds from the first look until a jump is told: nobody listens yet while a peer is being opened."""
 WRITE_EVERY: Final = 10.0
 """Seconds between two writes, and then only beside others."""
 
@@ -40,6 +42,8 @@ class WallTime:
         self._last: float | None = None
         self._written: float | None = None
         self._again: float | None = None
+        self._tell_at: float | None = None
+        self._told = False
 
     def us(self, now: float) -> int:
         """Microseconds since 1970."""
@@ -66,9 +70,20 @@ class WallTime:
             return None
         return off
 
+    def to_tell(self, now: float) -> bool:
+        """Whether a jump is to be told now: once."""
+        if self._told:
+            return False
+        if self._tell_at is None:
+            self._tell_at = now + TELL_AFTER
+        self._told = now >= self._tell_at
+        return self._told
+
     def next_time(self) -> float | None:
         """When it is to be looked at again."""
-        return self._again
+        if self._tell_at is None or self._told or self.believed:
+            return self._again
+        return self._tell_at if self._again is None else min(self._again, self._tell_at)
 
     def row(self, now: float) -> bytes | None:
         """What to write beside other writes now; None: nothing."""
