@@ -144,7 +144,8 @@ def puller(pipe: Pipe, address: str) -> None:
 
 def subscriber(pipe: Pipe, address: str) -> None:
     """Told a count, says when so many have come since, and how long they took."""
-    with zmqkit.Subscriber(address, topics="t") as sub:
+    limits = zmqkit.Limits(queued_messages=HIGH_WATER_MARK)  # so that none of a flood is fetched again
+    with zmqkit.Subscriber(address, topics="t", limits=limits) as sub:
         pipe.send(None)
         while True:
             if sub.receive().body == "sync":
