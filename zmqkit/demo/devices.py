@@ -268,8 +268,9 @@ def run(rounds: int = 3, network: str = "auto", as_json: bool = False) -> int:
 
     try:
         with _sigterm_raises(), contextlib.ExitStack() as stack:
+            quiet = stack.enter_context(_quiet_end())
             networks = stack.enter_context(_networks(network, note))
-            stack.push(_undisturbed)
+            stack.callback(quiet)
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zmqkit-demo-")))
             if not as_json:
                 print(f"A queue and a forwarder between {networks.about}.", flush=True)
@@ -310,10 +311,23 @@ def _networks(network: str, note: Callable[[str], object]) -> Iterator[Networks]
         yield networks
 
 
-def _undisturbed(*_: object) -> None:
-    """Whoever presses Ctrl-C twice still leaves nothing behind."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextlib.contextmanager
+def _quiet_end() -> Iterator[Callable[[], object]]:
+    """Gives what has no signal disturb the rest of the block: who presses Ctrl-C twice still leaves nothing behind."""
+    here = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def quiet() -> None:
+        if here:
+            for number in before:
+                signal.signal(number, signal.SIG_IGN)
+
+    try:
+        yield quiet
+    finally:
+        if here:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _show(told: dict[str, Any], wrong: list[str]) -> None:
