@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import json
 import signal
 import subprocess
@@ -38,6 +39,11 @@ class Stuck(Exception):
     """Something did not happen in time, or a process ended that should not have."""
 
 
+def _end_with_the_demo() -> None:
+    """Runs in the child: the kernel kills it when the demo is killed, for a device has no leash."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 class Program:
     """One process of the demo, which tells what it does in lines of JSON."""
 
@@ -49,7 +55,12 @@ class Program:
         with log.open("ab") as errors:
             # A session of its own: Ctrl-C is for the demo, which then ends them.
             self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
+                preexec_fn=_end_with_the_demo if sys.platform == "linux" else None,
             )
         threading.Thread(target=self._read, name=f"{name}-reader", daemon=True).start()
 
