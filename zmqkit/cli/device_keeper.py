@@ -44,8 +44,8 @@ HANG_S: Final = 15.0
 """What has not answered for so long hangs."""
 
 ASK_S: Final = 3.0
-"""Who asks what a device is, or has it paused, is answered after so long, whether or not it answers: one that hangs must
-not keep the answers of all others from `zmqkit device ctl`, which waits for 5 seconds."""
+"""Who asks what devices are, or has them paused, is told after so long which do not answer: one that hangs must not
+keep the answers of all others from `zmqkit device ctl`, which waits for 5 seconds."""
 
 PING_S: Final = 1.0
 """Counters are asked for so often: for the rates, and to see that it answers."""
