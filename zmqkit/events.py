@@ -122,7 +122,7 @@ class JobDead(Event):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class JobRedelivered(Event):
-    """Jobs that a lost puller held are on their way to others."""
+    """Jobs that a puller held are on their way to others: it is lost, or has closed. Its `PeerLost` says which."""
 
     instance: str
     count: int
