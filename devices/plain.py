@@ -103,10 +103,9 @@ class PlainEngine:
 
     def open(self) -> None:
         frontend, backend = (self._outlet(side, kind) for side, kind in zip(self._sides, self._types, strict=True))
-        proxy = SteeredProxy(self.name, frontend, backend, self._failed, sense=self._sense)
-        proxy.open()
-        self._proxy = proxy
+        self._proxy = SteeredProxy(self.name, frontend, backend, self._failed, sense=self._sense)
         try:
+            self._proxy.open()
             self._look_up(0)
             self._look_up(1)
         except BaseException:
