@@ -63,6 +63,7 @@ class Outcome:
         violations: the reader's, in words.
         complaints: what else was not as it should be: errors in logs and counters, journals with something left.
         counted: what the reader counted.
+        again: what was done again, or too late; where all sessions go on nothing is.
         work: what is done, in words.
         kills, stops: of devices.
         undisturbed, disturbed: how much work was done in a second, in each half.
@@ -77,6 +78,7 @@ class Outcome:
     violations: list[str]
     complaints: list[str]
     counted: Mapping[str, int]
+    again: Mapping[str, int]
     work: str
     kills: int
     stops: int
@@ -97,6 +99,8 @@ class Outcome:
             found.append("no session went on through a device that was started again")
         if self.lost and max(self.away, default=0.0) < BOUND_S / 2:
             found.append(f"{self.lost} sessions were lost, and no device was away for long")
+        if not self.lost:
+            found += [f"{count} x {name}, and no session was lost" for name, count in self.again.items() if count]
         return found
 
     @property
@@ -113,7 +117,7 @@ class Outcome:
 
     def table(self) -> str:
         """For people."""
-        rows: list[tuple[str, str]] = [(name, f"{value:,}") for name, value in self.counted.items()]
+        rows: list[tuple[str, str]] = [(name, f"{value:,}") for name, value in {**self.counted, **self.again}.items()]
         rows += [
             ("kills of devices", f"{self.kills}"),
             ("stops of devices", f"{self.stops}"),
@@ -228,11 +232,13 @@ def run_jobs(
         "items unknown": verdict.unconfirmed,
         "results counted": verdict.counted,
         "dead letters": verdict.dead,
+    }
+    again = {
         "duplicates filtered": verdict.duplicates,
         "stale settles": sum(count for name, count in verdict.stats.items() if name.endswith("settles_stale")),
         "acks told too late": verdict.late,
     }
-    return _outcome(fleet, "streamer", halves, verdict, complaints, counted, "results", began)
+    return _outcome(fleet, "streamer", halves, verdict, complaints, counted, again, "results", began)
 
 
 def run_calls(
@@ -274,11 +280,13 @@ def run_calls(
         "calls": verdict.outcomes.total(),
         "executions": verdict.executions,
         **{f"ended: {kind}": count for kind, count in verdict.outcomes.most_common()},
-        "calls retried": verdict.stats["caller.calls_retried"],
-        "calls repeated": verdict.stats["server.calls_repeated"],
         "outages to be excused": verdict.harms,
     }
-    return _outcome(fleet, "queue", halves, verdict, complaints, counted, "calls", began)
+    again = {
+        "calls retried": verdict.stats["caller.calls_retried"],
+        "calls repeated": verdict.stats["server.calls_repeated"],
+    }
+    return _outcome(fleet, "queue", halves, verdict, complaints, counted, again, "calls", began)
 
 
 # ---- what both have in common ----------------------------------------------------------
@@ -346,6 +354,7 @@ def _outcome(
     verdict: jobs_reader.Verdict | calls_reader.Verdict,
     complaints: list[str],
     counted: Mapping[str, int],
+    again: Mapping[str, int],
     work: str,
     began: float,
 ) -> Outcome:
@@ -359,6 +368,7 @@ def _outcome(
             *[f"{count} x {name}" for name, count in stats.items() if name.endswith("core_errors")],
         ],
         counted=counted,
+        again=again,
         work=work,
         kills=fleet.kills[role],
         stops=fleet.stops[role],
