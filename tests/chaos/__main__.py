@@ -17,7 +17,9 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from tests.chaos.devices import run as devices
+from tests.chaos.devices.outcome import Length
+from tests.chaos.devices.outcome import Outcome as DevicesOutcome
+from tests.chaos.devices.run import run_jobs
 from tests.chaos.fleet import Died, Stuck
 from tests.chaos.run import Outcome, run
 
@@ -51,10 +53,10 @@ def main() -> int:
             folder.mkdir(parents=True)
         try:
             say = partial(print, flush=True) if arguments.verbose else str
-            outcome: Outcome | devices.Outcome
+            outcome: Outcome | DevicesOutcome
             if arguments.devices:
-                given = devices.Length(arguments.seconds)
-                outcome = devices.run_jobs(seed, folder, arguments.devices, given, plant=arguments.plant, say=say)
+                given = Length(arguments.seconds)
+                outcome = run_jobs(seed, folder, arguments.devices, given, plant=arguments.plant, say=say)
             else:
                 outcome = run(arguments.kills, seed, folder, plant=arguments.plant, say=say)
         except (Stuck, Died) as error:
@@ -62,7 +64,7 @@ def main() -> int:
             print(_replay(arguments, seed), file=sys.stderr)
             return 1
     print(outcome.table())
-    idle = outcome.idle if isinstance(outcome, devices.Outcome) else unexercised(outcome, arguments.kills)
+    idle = outcome.idle if isinstance(outcome, DevicesOutcome) else unexercised(outcome, arguments.kills)
     failures = outcome.failures + idle
     for failure in failures:
         print(failure, file=sys.stderr)

@@ -19,7 +19,9 @@ from functools import partial
 from pathlib import Path
 
 from tests.chaos.calls.run import Outcome, run
-from tests.chaos.devices import run as devices
+from tests.chaos.devices.outcome import Length
+from tests.chaos.devices.outcome import Outcome as DevicesOutcome
+from tests.chaos.devices.run import run_calls
 from tests.chaos.fleet import Died, Stuck
 
 PLANTS = ("careless-server", "secretive-server", "rounding-caller")
@@ -52,10 +54,10 @@ def main() -> int:
             folder.mkdir(parents=True)
         try:
             say = partial(print, flush=True) if arguments.verbose else str
-            outcome: Outcome | devices.Outcome
+            outcome: Outcome | DevicesOutcome
             if arguments.devices:
-                given = devices.Length(arguments.seconds)
-                outcome = devices.run_calls(seed, folder, arguments.devices, given, plant=arguments.plant, say=say)
+                given = Length(arguments.seconds)
+                outcome = run_calls(seed, folder, arguments.devices, given, plant=arguments.plant, say=say)
             else:
                 outcome = run(
                     seed,
@@ -70,7 +72,7 @@ def main() -> int:
             print(_replay(arguments, seed), file=sys.stderr)
             return 1
     print(outcome.table())
-    failures = outcome.failures + (outcome.idle if isinstance(outcome, devices.Outcome) else [])
+    failures = outcome.failures + (outcome.idle if isinstance(outcome, DevicesOutcome) else [])
     for failure in failures:
         print(failure, file=sys.stderr)
     if failures:

@@ -1,4 +1,4 @@
-"""Runs with devices in the path: all are left alone for a while, then the devices are killed and stopped for as long.
+"""Runs with devices in the path: all are left alone for a while, then devices are killed and stopped for as long.
 
 Nobody else is harmed, so nothing is excused that follows from the death of a peer. What was done in both halves is
 compared; the readers of the patterns judge both together.
@@ -11,7 +11,6 @@ import dataclasses
 import itertools
 import secrets
 import socket
-import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,8 +20,9 @@ from tests.chaos import plan as jobs
 from tests.chaos import reader as jobs_reader
 from tests.chaos.calls import plan as calls
 from tests.chaos.calls import reader as calls_reader
-from tests.chaos.devices.plan import BOUND_S, plan, row
-from tests.chaos.devices.reader import Restart, absences, is_device, outages, restarts
+from tests.chaos.devices.outcome import Length, Outcome
+from tests.chaos.devices.plan import plan, row
+from tests.chaos.devices.reader import absences, is_device, outages, restarts
 from tests.chaos.fleet import Fleet
 from tests.chaos.history import History
 from tests.chaos.plan import Step
@@ -34,114 +34,10 @@ HOSTS = ("127.0.0.3", "127.0.0.1")
 """Where all bind: where there is more than one address of this host, away from the ports that connections are given."""
 BEGIN_S = 40.0
 """How long all processes may take to start; it takes a few seconds."""
+TURNS = 4
+"""So often all are left alone and then harmed, in a long run: a machine is not equally busy all the time."""
 END_S = 60.0
 """How long everything may take to come to its end once nobody is harmed any more; it takes a few seconds."""
-LEAST_SHARE = 0.5
-"""So much of the work of the undisturbed half must have been done in the other one."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Length:
-    """How long a run is.
-
-    Attributes:
-        seconds: so long all are left alone, and so long then harm is done.
-        steps: so much harm is done, however long that takes; None: as much as there is time for.
-        pause_s: between two steps, the least and the most.
-    """
-
-    seconds: float
-    steps: int | None = None
-    pause_s: tuple[float, float] = (3.0, 7.0)
-
-
-@dataclasses.dataclass
-class Outcome:
-    """What a run came to.
-
-    Attributes:
-        violations: the reader's, in words.
-        complaints: what else was not as it should be: errors in logs and counters, journals with something left.
-        counted: what the reader counted.
-        again: what was done again, or too late; where all sessions go on nothing is.
-        work: what is done, in words.
-        kills, stops: of devices.
-        undisturbed, disturbed: how much work was done in a second, in each half.
-        resumed: sessions that their peers went on with, after a connection was lost.
-        passed_on: of them those that a device led to their other end which had another life before.
-        lost: sessions that peers gave up before all came to their end.
-        away: how long devices were away, each time.
-        restarts: what restarting them took; empty where that is not measured.
-        seconds: the whole run.
-    """
-
-    violations: list[str]
-    complaints: list[str]
-    counted: Mapping[str, int]
-    again: Mapping[str, int]
-    work: str
-    kills: int
-    stops: int
-    undisturbed: float
-    disturbed: float
-    resumed: int
-    passed_on: int
-    lost: int
-    away: list[float]
-    restarts: list[Restart]
-    seconds: float
-
-    @property
-    def failures(self) -> list[str]:
-        """All that is wrong; empty when all is well."""
-        found = self.violations + self.complaints
-        if not self.resumed or not self.passed_on:
-            found.append("no session went on through a device that was started again")
-        if self.lost and max(self.away, default=0.0) < BOUND_S / 2:
-            found.append(f"{self.lost} sessions were lost, and no device was away for long")
-        if not self.lost:
-            found += [f"{count} x {name}, and no session was lost" for name, count in self.again.items() if count]
-        return found
-
-    @property
-    def share(self) -> float:
-        """Of the work of the undisturbed half that which was done in the other."""
-        return self.disturbed / self.undisturbed if self.undisturbed else 0.0
-
-    @property
-    def idle(self) -> list[str]:
-        """What else a long run must have shown."""
-        if self.share >= LEAST_SHARE:
-            return []
-        return [f"only {self.share:.2f} x the work of the undisturbed half was done"]
-
-    def table(self) -> str:
-        """For people."""
-        rows: list[tuple[str, str]] = [(name, f"{value:,}") for name, value in {**self.counted, **self.again}.items()]
-        rows += [
-            ("kills of devices", f"{self.kills}"),
-            ("stops of devices", f"{self.stops}"),
-            ("away, longest, s", f"{max(self.away, default=0.0):.2f}"),
-            ("sessions resumed", f"{self.resumed:,}"),
-            ("through new devices", f"{self.passed_on:,}"),
-            ("sessions lost", f"{self.lost:,}"),
-            (f"{self.work}/s, alone", f"{self.undisturbed:,.0f}"),
-            (f"{self.work}/s, with kills", f"{self.disturbed:,.0f}"),
-            ("ratio", f"{self.share:.2f}"),
-            ("seconds", f"{self.seconds:.1f}"),
-        ]
-        shown = [f"{name:<26}{value:>12}" for name, value in rows]
-        if self.restarts:
-            spans = {
-                "its successor was open": [each.open_s for each in self.restarts],
-                "the first call was answered through it": [each.answered_s for each in self.restarts],
-            }
-            shown += [
-                f"from SIGKILL until {what}: {statistics.median(found):.2f} s, at most {max(found):.2f} s, "
-                f"of {len(found)} kills"
-                for what, found in spans.items()
-            ]
-        return "\n".join(shown)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -323,24 +219,29 @@ def _begin(fleet: Fleet, addresses: Mapping[str, Sequence[str]]) -> None:
 def _harm(
     fleet: Fleet, steps: Iterable[Step], length: Length, work: Callable[[], int], say: Callable[[str], object]
 ) -> _Halves:
-    """Leave all alone for a while, then kill devices for as long, and measure what is done."""
-    began, before = time.monotonic(), work()
-    fleet.pause(length.seconds)
-    half, between = time.monotonic(), work()
-    for step in itertools.islice(steps, length.steps):
-        if length.steps is None and time.monotonic() - half >= length.seconds:
-            break
-        say(f"{time.monotonic() - half:7.2f}  {step}")
-        fleet.do(step)
-    over, after = time.monotonic(), work()
-    fleet.settle_down(BEGIN_S)
-    fleet.wait(
-        lambda: all(each.told("busy") for each in fleet.members), BEGIN_S, "all sessions to go through all devices"
-    )
+    """Leave all alone for a while, then kill devices for as long, in turns, and measure what is done."""
+    turns = 1 if length.steps else TURNS
+    done = {"alone": [0.0, 0], "harmed": [0.0, 0]}
+    began = time.monotonic()
+    for turn in range(2 * turns):
+        since, before = time.monotonic(), work()
+        if turn % 2 == 0:
+            fleet.pause(length.seconds / turns)
+        for step in itertools.islice(steps, length.steps) if turn % 2 else ():
+            say(f"{time.monotonic() - began:7.2f}  {step}")
+            fleet.do(step)
+            if not length.steps and time.monotonic() - since >= length.seconds / turns:
+                break
+        # What was done last is to be over before all are left alone.
+        fleet.wait(fleet.all_well, BEGIN_S, "all sessions to go through all devices")
+        found = done["harmed" if turn % 2 else "alone"]
+        found[0] += time.monotonic() - since
+        found[1] += work() - before
     fleet.pause(2 * STATS_EVERY_S)  # until they have written down how they are; afterwards they say goodbye
     peers = [path for path in fleet.folder.glob("*.history") if not is_device(path.name.split(".")[0])]
     lost = sum(count for path in peers for name, count in last_stats(path).items() if name.endswith("sessions_lost"))
-    return _Halves((between - before) / (half - began), (after - between) / (over - half), lost)
+    alone, harmed = [much / seconds for seconds, much in done.values()]
+    return _Halves(alone, harmed, lost)
 
 
 def _count(folder: Path, files: str, what: bytes) -> int:

@@ -5,14 +5,17 @@ The plan follows from a seed (CHAOS_SEED gives another one); when exactly a sign
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.chaos.devices.outcome import Length, Outcome
 from tests.chaos.devices.plan import Spec, plan, row
 from tests.chaos.devices.reader import Restart, absences, outages, restarts
-from tests.chaos.devices.run import Length, Ports, run_calls, run_jobs
+from tests.chaos.devices.run import Ports, run_calls, run_jobs
 
 SEED = int(os.environ.get("CHAOS_SEED", "20"))
 SHORT = Length(seconds=1.0, steps=3, pause_s=(0.1, 0.5))
@@ -90,6 +93,39 @@ def test_no_address_is_given_twice() -> None:
 
 
 # ---- what is read of it ---------------------------------------------------------------------
+
+
+WELL = Outcome(
+    violations=[], complaints=[], counted={"calls": 100}, again={"calls repeated": 0}, work="calls", kills=3, stops=1,
+    undisturbed=500.0, disturbed=300.0, resumed=4, passed_on=4, lost=0, away=[1.5], restarts=[], seconds=10.0,
+)  # fmt: skip
+
+
+def test_a_run_in_which_all_sessions_went_on_passes() -> None:
+    assert WELL.failures == WELL.idle == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "found"),
+    [
+        ({"violations": ["lost: a"]}, "lost: a"),
+        ({"complaints": ["logged: b"]}, "logged: b"),
+        ({"resumed": 0}, "no session went on through a device that was started again"),
+        ({"passed_on": 0}, "no session went on through a device that was started again"),
+        ({"lost": 2}, "2 sessions were lost, and no device was away for long"),
+        ({"again": {"calls repeated": 3}}, "3 x calls repeated, and no session was lost"),
+    ],
+)
+def test_a_run_in_which_something_is_wrong_does_not_pass(wrong: dict[str, Any], found: str) -> None:
+    assert dataclasses.replace(WELL, **wrong).failures == [found]
+
+
+def test_sessions_may_be_lost_and_work_repeated_where_a_device_was_away_for_long() -> None:
+    assert dataclasses.replace(WELL, lost=2, again={"calls repeated": 3}, away=[1.5, 8.0]).failures == []
+
+
+def test_a_run_that_does_less_than_half_of_the_work_is_told() -> None:
+    assert dataclasses.replace(WELL, disturbed=200.0).idle == ["only 0.40 x the work of the undisturbed half was done"]
 
 
 def written(folder: Path, *lines: str) -> Path:
