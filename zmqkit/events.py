@@ -128,7 +128,7 @@ class JobRedelivered(Event):
     count: int
 
     def _told(self) -> str:
-        return f"{_counted(self.count, 'job')} of the lost {_shown(self.instance)} go to others"
+        return f"{_counted(self.count, 'job')} that {_shown(self.instance)} held go to others: it closed, or is lost"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -85,6 +85,11 @@ def test_a_number_of_subscribers_that_is_none_is_refused(count: Any, error: type
                 wait(count, timeout=PATIENCE_S)
 
 
+def test_a_retention_without_a_journal_is_refused() -> None:
+    with pytest.raises(zmqkit.UsageError, match="give journal=PATH"):
+        zmqkit.Publisher(LOCAL, retention=zmqkit.Retention(count=4))
+
+
 def test_a_time_below_nothing_is_out() -> None:
     with zmqkit.Publisher(LOCAL) as pub, zmqkit.Subscriber[Any](pub.addresses[0]) as sub:
         for timeout in (-1, -0.001, -math.inf):
