@@ -354,17 +354,11 @@ def test_a_signal_that_comes_within_a_turn_is_heard_before_the_next_sleep(
     bound: SharedPump, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A handler is put off while the leader gives the core its turn, and no longer."""
-    main = threading.get_ident()
-
-    def interrupt(now: float) -> None:
-        assert threading.get_ident() == main
-        signal.raise_signal(signal.SIGINT)
-
     turn = SharedPump._lead_turn
 
     def interrupted(io: SharedPump, events: object, items: bool, settle: bool = True) -> None:
         turn(io, events, items, settle)  # type: ignore[arg-type]  # as it came
-        interrupt(0.0)
+        signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(SharedPump, "_lead_turn", interrupted)
     bound.defer(lambda now: None)  # the leader has a turn to give

@@ -33,7 +33,7 @@ from zmqkit.transport.loops import AsyncioPump, LoopPump, join
 from zmqkit.transport.mailbox import Mailbox, SharedMailbox
 from zmqkit.transport.sleeping import SocketSet
 from zmqkit.transport.tickets import PENDING, Ticket
-from zmqkit.transport.waiters import AsyncioWaiter, Leader, ThreadWaiter
+from zmqkit.transport.waiters import LOOK_SECONDS, AsyncioWaiter, Leader, ThreadWaiter
 
 log = logging.getLogger("zmqkit.transport")
 
@@ -406,6 +406,7 @@ class SharedPump(BaseDriver):
                     pause = wake_at - now
                     if found:
                         interrupts.open_up()
+                        pause = min(pause, LOOK_SECONDS)
                     events = poll(-1 if pause == math.inf else pause if pause > 0 else 0)
                     if found:
                         guard.state = CLOSED
