@@ -19,10 +19,12 @@ import anyio.to_thread
 from typing_extensions import TypeVar, Unpack
 
 from zmqkit.errors import Closed, Unsettled
+from zmqkit.inbox import Source
 from zmqkit.options import Backoff, Durability, OnError, Point
 from zmqkit.patterns.pipeline.bulk import Bulk, cause_of
 from zmqkit.patterns.pipeline.children import late
 from zmqkit.patterns.pipeline.dead import DeadLetter, DeadLettersBase, Sorting
+from zmqkit.patterns.pipeline.effects import Transaction
 from zmqkit.patterns.pipeline.executing import Hands, check_places, executing
 from zmqkit.patterns.pipeline.jobs import BatchBase, JobBase, Run
 from zmqkit.patterns.pipeline.letters import Page
@@ -37,8 +39,8 @@ from zmqkit.patterns.pipeline.sending import (
     check_point,
     too_late,
 )
-from zmqkit.patterns.pipeline.taking import PullerBase, check_batches, check_handler, check_run, takes
-from zmqkit.peer.aio import Peer, call, run_tasks
+from zmqkit.patterns.pipeline.taking import PullerBase, check_batches, check_effects, check_handler, check_run, takes
+from zmqkit.peer.aio import Peer, call, in_thread, run_tasks
 from zmqkit.peer.base import Common, check_timeout, deadline_of, left_of
 from zmqkit.peer.hooks import stop_on_signals
 from zmqkit.transport.tickets import Ticket, WaitExpired, wait_async
@@ -275,6 +277,13 @@ class Job(JobBase[T]):
         """Give it back untried."""
         self._release()
 
+    def transaction(self) -> Transaction:
+        """Effects and their record in one commit: ``async with job.transaction() as db: ...``.
+
+        The commit runs in a worker thread. See `zmqkit.Job.transaction`.
+        """
+        return self._transaction(waits=False)
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -306,6 +315,10 @@ class Batch(BatchBase[T], Sequence[Job[T]]):
         """It failed. See `zmqkit.Batch.nack`."""
         self._nack(delay)
 
+    def transaction(self) -> Transaction:
+        """The effects of all and their records in one commit. See `zmqkit.Batch.transaction`."""
+        return self._transaction(waits=False)
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -318,18 +331,21 @@ class Puller(PullerBase, Peer, Generic[T]):
 
     _job = Job
     _batch = Batch
+    _waits = False
 
     def __init__(
         self,
         *addresses: str,
         prefetch: int | None = None,
+        inbox: Source | None = None,
+        inbox_keep: float | None = None,
         on_error: OnError = "nack",
         max_lease: float = 3600.0,
         plain: bool = False,
         rate: float | None = None,
         **common: Unpack[Common],
     ) -> None:
-        super().__init__(addresses, prefetch, on_error, max_lease, plain, rate, common)
+        super().__init__(addresses, prefetch, on_error, max_lease, plain, rate, inbox, inbox_keep, common)
 
     @overload
     async def receive(self) -> Job[T]: ...
@@ -459,6 +475,7 @@ class Puller(PullerBase, Peer, Generic[T]):
         check_handler(handler, coroutines=True, yields=False)
         check_run(batch, wait, tasks=tasks, threads=threads)
         whole = takes(handler, BatchBase if batch is not None else JobBase)
+        check_effects(handler, self._inbox_source is not None, whole=whole)
         limit = check_places(handler, processes, executor, time_limit, whole=whole)
         at_a_time = tasks if inspect.iscoroutinefunction(handler) else processes or threads
         limiter = anyio.CapacityLimiter(at_a_time)
@@ -481,7 +498,12 @@ class Puller(PullerBase, Peer, Generic[T]):
     async def _close(self, linger: float | None) -> None:
         assert self._driver is not None
         self._driver.mailbox.stop()
-        await self._end_driver()
+        try:
+            await self._end_driver()
+        finally:
+            if self._effects is not None:
+                with anyio.CancelScope(shield=True):
+                    await in_thread(self._close_inbox)
         self._tell_lost()
 
 

@@ -13,9 +13,11 @@ from typing import Any, Generic, Self, overload
 from typing_extensions import TypeVar, Unpack
 
 from zmqkit.errors import Closed, Unsettled
+from zmqkit.inbox import Source
 from zmqkit.options import Backoff, Durability, OnError, Point
 from zmqkit.patterns.pipeline.bulk import Bulk, cause_of
 from zmqkit.patterns.pipeline.dead import DeadLetter, DeadLettersBase, Sorting
+from zmqkit.patterns.pipeline.effects import Transaction
 from zmqkit.patterns.pipeline.executing import check_places, executing
 from zmqkit.patterns.pipeline.jobs import BatchBase, JobBase, Run
 from zmqkit.patterns.pipeline.letters import Page
@@ -30,7 +32,7 @@ from zmqkit.patterns.pipeline.sending import (
     check_point,
     too_late,
 )
-from zmqkit.patterns.pipeline.taking import PullerBase, check_batches, check_handler, check_run, takes
+from zmqkit.patterns.pipeline.taking import PullerBase, check_batches, check_effects, check_handler, check_run, takes
 from zmqkit.peer.base import Common, check_timeout, deadline_of, left_of
 from zmqkit.peer.hooks import stop_on_signals
 from zmqkit.peer.sync import Peer, run_threads
@@ -314,6 +316,19 @@ class Job(JobBase[T]):
         """Give it back untried: deliver it again at once, not counted as a failure."""
         self._release()
 
+    def transaction(self) -> Transaction:
+        """Effects and their record in one commit, in the inbox: ``with job.transaction() as db: ...``.
+
+        The commit acks the job. An exception rolls back, and what comes of it is said by ``with job:`` around it.
+
+        Raises:
+            UsageError: the puller has no ``inbox=``.
+            JournalError: the inbox cannot be written; the subclass and the message say why.
+            Duplicate: it was done before; it is acked, and ``with job:`` swallows this.
+            Reject: it is older than what the inbox remembers, see ``inbox_keep=``.
+        """
+        return self._transaction(waits=True)
+
     def __enter__(self) -> Self:
         return self
 
@@ -345,6 +360,17 @@ class Batch(BatchBase[T], Sequence[Job[T]]):
         """It failed: each is delivered again alone, and only then is one blamed. A batch of one is nacked."""
         self._nack(delay)
 
+    def transaction(self) -> Transaction:
+        """The effects of all and their records in one commit: ``with batch.transaction() as db: ...``.
+
+        The commit acks the batch.
+
+        Raises:
+            Duplicate: some were done before; these are acked, the others come again without them, and ``with batch:``
+                swallows this. All else is as in `Job.transaction`.
+        """
+        return self._transaction(waits=True)
+
     def __enter__(self) -> Self:
         return self
 
@@ -358,6 +384,12 @@ class Puller(PullerBase, Peer, Generic[T]):
     Args:
         *addresses: to connect to.
         prefetch: how many jobs each pusher may have in our hands, not settled; 100,000 at most. None: 256.
+        inbox: an SQLite file of one's own (or a callable that gives a connection): with ``job.transaction()`` the
+            effects of each job are there once. Jobs that were done before, by any puller with this inbox, are acked and
+            not handed out.
+        inbox_keep: seconds that the inbox remembers a job at least, from when it was sent; what is older than the
+            oldest that it remembers is then rejected. None: for ever, at some 100 bytes a job. What users gave an id,
+            and what workers sent, is remembered for ever all the same.
         on_error: what an exception in ``with job:`` or a handler does: "nack" (try again), "reject" (dead letter),
             "raise" (nack, and let it through).
         max_lease: seconds that a pusher takes this puller for busy while its connection stands but its process does
@@ -373,18 +405,21 @@ class Puller(PullerBase, Peer, Generic[T]):
 
     _job = Job
     _batch = Batch
+    _waits = True
 
     def __init__(
         self,
         *addresses: str,
         prefetch: int | None = None,
+        inbox: Source | None = None,
+        inbox_keep: float | None = None,
         on_error: OnError = "nack",
         max_lease: float = 3600.0,
         plain: bool = False,
         rate: float | None = None,
         **common: Unpack[Common],
     ) -> None:
-        super().__init__(addresses, prefetch, on_error, max_lease, plain, rate, common)
+        super().__init__(addresses, prefetch, on_error, max_lease, plain, rate, inbox, inbox_keep, common)
 
     @overload
     def receive(self) -> Job[T]: ...
@@ -562,6 +597,7 @@ class Puller(PullerBase, Peer, Generic[T]):
         check_handler(handler, coroutines=False, yields=False)
         check_run(batch, wait, threads=threads)
         whole = takes(handler, BatchBase if batch is not None else JobBase)
+        check_effects(handler, self._inbox_source is not None, whole=whole)
         limit = check_places(handler, processes, executor, time_limit, whole=whole)
 
         def loop(call: Callable[..., object]) -> None:
@@ -582,5 +618,8 @@ class Puller(PullerBase, Peer, Generic[T]):
     def _close(self, linger: float | None) -> None:
         assert self._driver is not None
         self._driver.mailbox.stop()
-        self._driver.close(1.0)
+        try:
+            self._driver.close(1.0)
+        finally:
+            self._close_inbox()
         self._tell_lost()
