@@ -59,8 +59,8 @@ CONTRACT: dict[str, dict[str, dict[str, object]]] = {
     },
     "Puller": {
         "__init__": {
-            "addresses": REQUIRED, "prefetch": None, "on_error": "nack", "max_lease": 3600.0, "plain": False,
-            "rate": None, "common": REQUIRED,
+            "addresses": REQUIRED, "prefetch": None, "inbox": None, "inbox_keep": None, "on_error": "nack",
+            "max_lease": 3600.0, "plain": False, "rate": None, "common": REQUIRED,
         },
         "receive": {"timeout": None},
         "batches": {"max": 500, "wait": 0.05},
@@ -78,8 +78,9 @@ CONTRACT: dict[str, dict[str, dict[str, object]]] = {
     },
     "Job": {
         "ack": {"wait": False}, "nack": {"delay": None, "reason": None}, "reject": {"reason": REQUIRED}, "release": {},
+        "claim": {"connection": REQUIRED}, "transaction": {},
     },
-    "Batch": {"ack": {}, "nack": {"delay": None}},
+    "Batch": {"ack": {}, "nack": {"delay": None}, "transaction": {}},
     "Receipt": {"wait": {"until": "settled", "timeout": None}},
 }  # fmt: skip
 """Parameters and defaults that programs rely on, by class and method, `self` left out."""
@@ -87,6 +88,7 @@ CONTRACT: dict[str, dict[str, dict[str, object]]] = {
 POSITIONAL_ONLY = {
     ("Pusher", "send"): {"body"}, ("Pusher", "send_nowait"): {"body"}, ("Pusher", "send_many"): {"bodies"},
     ("Puller", "run"): {"handler"}, ("Worker", "__init__"): {"handler"}, ("Peer", "on"): {"event", "callback"},
+    ("Job", "claim"): {"connection"},
 }  # fmt: skip
 
 POSITIONAL_OR_BY_NAME = {
@@ -238,7 +240,7 @@ def test_attributes_that_programs_read_are_there(face: Any) -> None:
 def test_what_is_not_built_is_not_accepted() -> None:
     """A keyword that a later version may have is an error today, never ignored."""
     unknown = {
-        "Pusher": ("dedupe",), "Puller": ("inbox", "dead_letters"), "Worker": ("state",),
+        "Pusher": ("dedupe",), "Puller": ("dead_letters",), "Worker": ("state",),
     }  # fmt: skip
     for face in (zmqkit, aio):
         for name, keywords in unknown.items():

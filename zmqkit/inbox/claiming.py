@@ -44,10 +44,16 @@ class Claimed:
 
     def check(self, *, ack: bool) -> None:
         """It is to be settled. Raises `UsageError` if that is an ack, and the transaction is seen to be open still."""
-        if ack and _under_way(self._connection):
+        if ack and self._is_open():
             raise UsageError(
                 f"{self._shown} is to be acked, but the transaction that claimed it is not committed: commit first"
             )
+
+    def _is_open(self) -> bool:
+        try:
+            return bool(_under_way(self._connection))
+        except Exception:  # drivers raise what they like; one that was closed has no transaction any more
+            return False
 
     def abandon(self) -> None:
         """It is let go. What becomes of the transaction is its owner's business."""
