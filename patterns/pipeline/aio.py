@@ -19,7 +19,7 @@ import anyio.to_thread
 from typing_extensions import TypeVar, Unpack
 
 from zmqkit.errors import Closed, Unsettled
-from zmqkit.inbox import Source
+from zmqkit.inbox import Connection, Source
 from zmqkit.options import Backoff, Durability, OnError, Point
 from zmqkit.patterns.pipeline.bulk import Bulk, cause_of
 from zmqkit.patterns.pipeline.children import late
@@ -28,6 +28,7 @@ from zmqkit.patterns.pipeline.effects import Transaction
 from zmqkit.patterns.pipeline.executing import Hands, check_places, executing
 from zmqkit.patterns.pipeline.jobs import BatchBase, JobBase, Run
 from zmqkit.patterns.pipeline.letters import Page
+from zmqkit.patterns.pipeline.outbox import OutboxTransaction
 from zmqkit.patterns.pipeline.pace import Pace
 from zmqkit.patterns.pipeline.sending import (
     Headers,
@@ -211,12 +212,22 @@ class Pusher(PusherBase, Peer):
         check_point(until)
         check_timeout(timeout)
         await self._start_async()
+        deadline = deadline_of(timeout)
+        if self._relay is not None:
+            await anyio.to_thread.run_sync(self._drain_outbox, timeout, abandon_on_cancel=True)
         ticket = self._ask(self._core.wait, until, 0, self._newest)
         try:
-            acked, dead = await self._wait_or_forget(ticket, timeout, self._core.forget_wait)
+            acked, dead = await self._wait_or_forget(ticket, left_of(deadline), self._core.forget_wait)
         except WaitExpired:
             raise self._unflushed(until, timeout) from None
         return Settled(acked, dead)
+
+    def transaction(self, db: Connection | Path | None = None, /) -> OutboxTransaction:
+        """Send if and only if a transaction of yours is committed. See `zmqkit.Pusher.transaction`.
+
+        It is ``async with`` here, and the commit runs in a worker thread, if the connection may be used there.
+        """
+        return self._transaction(db, waits=False)
 
     def dead_letters(self) -> DeadLetters:
         """The messages that failed for good. See `zmqkit.Pusher.dead_letters`."""
@@ -230,6 +241,9 @@ class Pusher(PusherBase, Peer):
     async def _close(self, linger: float | None) -> None:
         deadline = deadline_of(linger)
         try:
+            if self._relay is not None:
+                with anyio.CancelScope(shield=True):
+                    await in_thread(self._end_outbox, linger)
             ticket = self._linger_ticket(linger)
             if ticket is not None:
                 try:

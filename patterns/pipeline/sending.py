@@ -31,11 +31,13 @@ from zmqkit.journal import SqliteJournal
 from zmqkit.options import Backoff, Durability, Point
 from zmqkit.patterns.pipeline.endpoints import CLOSING, FOR_EVER, PipePeer
 from zmqkit.patterns.pipeline.hands import PusherSettings
+from zmqkit.patterns.pipeline.outbox import OutboxTransaction, Relay
 from zmqkit.patterns.pipeline.outlets import FRAMES, OutletPusherCore
 from zmqkit.patterns.pipeline.pusher import PusherCore
 from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, DeadRow, Pack
 from zmqkit.peer.base import Common, check_types
 from zmqkit.protocol.local import Local
+from zmqkit.transport.driver import Driver
 from zmqkit.transport.tickets import Ticket, WaitExpired, wait
 
 T = TypeVar("T", default=Any)
@@ -173,6 +175,7 @@ class PusherBase(PipePeer):
         self._journal: SqliteJournal | None = None
         self._sequence = 1
         self._handed_bytes = 0
+        self._relay: Relay | None = None
 
     def _build(self) -> tuple[PusherCore, Any]:
         journal = None
@@ -207,6 +210,34 @@ class PusherBase(PipePeer):
     def _make_core(self, local: Local, settings: PusherSettings) -> PusherCore:
         kind = OutletPusherCore if self._plain else PusherCore
         return kind(local, settings, self._random())
+
+    # ---- the outbox ----------------------------------------------------------------
+
+    def _set_up(self, driver: Driver) -> None:
+        super()._set_up(driver)
+        if self._journal is not None and not self._plain and os.path.exists(f"{self._journal_path}-outboxes"):
+            self._outbox_relay()  # what is left there from an earlier life is sent
+
+    def _outbox_relay(self) -> Relay:
+        with self._state_lock:
+            if self._relay is None:
+                assert self._journal is not None
+                self._relay = Relay(self, str(self._journal_path), self._journal.uuid)
+            return self._relay
+
+    def _transaction(self, db: Any, *, waits: bool) -> OutboxTransaction:
+        return OutboxTransaction(self, db, waits=waits)
+
+    def _drain_outbox(self, seconds: float | None) -> bool:
+        """Wait until what was committed before is in the journal. False: it is not, after so many seconds."""
+        return self._relay is None or self._relay.drain(seconds)
+
+    def _end_outbox(self, linger: float | None) -> None:
+        relay = self._relay
+        if relay is not None:
+            if linger != 0 and not relay.drain(linger):
+                log.warning("%s: some messages wait in an outbox; the next opening sends them", self.name)
+            relay.end()
 
     # ---- sending -------------------------------------------------------------------
 
@@ -278,6 +309,17 @@ class PusherBase(PipePeer):
             self._handed_bytes += len(pack.blob)
             hand(self._core.append, pack, first, ticket, wait, watcher)
         return first
+
+    def _relay_pack(self, pack: Pack) -> Ticket:
+        """Take messages from an outbox, also while this closes. Returns what to wait for until they are stored."""
+        driver = self._driver
+        assert driver is not None  # who has an outbox has opened it
+        ticket = driver.ticket()
+        with self._state_lock:
+            first, self._sequence = self._sequence, self._sequence + len(pack)
+            self._handed_bytes += len(pack.blob)
+            driver.submit(self._core.append, pack, first, ticket, True, None)
+        return ticket
 
     def _redrive(self, letter: DeadRow, key: int) -> Ticket:
         """Send a dead letter, claimed, again. Returns what to wait for until that is stored."""

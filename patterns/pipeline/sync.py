@@ -13,7 +13,7 @@ from typing import Any, Generic, Self, overload
 from typing_extensions import TypeVar, Unpack
 
 from zmqkit.errors import Closed, Unsettled
-from zmqkit.inbox import Source
+from zmqkit.inbox import Connection, Source
 from zmqkit.options import Backoff, Durability, OnError, Point
 from zmqkit.patterns.pipeline.bulk import Bulk, cause_of
 from zmqkit.patterns.pipeline.dead import DeadLetter, DeadLettersBase, Sorting
@@ -21,6 +21,7 @@ from zmqkit.patterns.pipeline.effects import Transaction
 from zmqkit.patterns.pipeline.executing import check_places, executing
 from zmqkit.patterns.pipeline.jobs import BatchBase, JobBase, Run
 from zmqkit.patterns.pipeline.letters import Page
+from zmqkit.patterns.pipeline.outbox import OutboxTransaction
 from zmqkit.patterns.pipeline.pace import Pace
 from zmqkit.patterns.pipeline.sending import (
     Headers,
@@ -238,12 +239,31 @@ class Pusher(PusherBase, Peer):
         check_timeout(timeout)
         self._check_wait()
         self._start()
+        deadline = deadline_of(timeout)
+        self._drain_outbox(timeout)
         ticket = self._ask(self._core.wait, until, 0, self._newest)
         try:
-            acked, dead = self._wait_or_forget(ticket, timeout, self._core.forget_wait)
+            acked, dead = self._wait_or_forget(ticket, left_of(deadline), self._core.forget_wait)
         except WaitExpired:
             raise self._unflushed(until, timeout) from None
         return Settled(acked, dead)
+
+    def transaction(self, db: Connection | Path | None = None, /) -> OutboxTransaction:
+        """Send if and only if a transaction of yours is committed: ``with push.transaction(db) as outbox: ...``.
+
+        ``outbox.send(body)`` writes the message into the table ``zmqkit_outbox`` beside your own rows. The end of the
+        block commits, an exception rolls back; then the messages go to the journal, under their ids. Where a
+        transaction is open on `db` already, such as that of ``job.transaction()``, its owner commits, and the messages
+        go then. What a crash leaves there is sent when the journal is opened again.
+
+        Args:
+            db: a connection, or the path of an SQLite file; then ``outbox.connection`` is one for the block.
+
+        Raises:
+            UsageError: the pusher has no ``journal=``, or `db` is none of these.
+            JournalError: the database cannot be written; the subclass and the message say why.
+        """
+        return self._transaction(db, waits=True)
 
     def dead_letters(self) -> DeadLetters:
         """The messages that failed for good: to look at, to send again, to drop."""
@@ -258,6 +278,7 @@ class Pusher(PusherBase, Peer):
         assert self._driver is not None
         deadline = deadline_of(linger)
         try:
+            self._end_outbox(linger)
             ticket = self._linger_ticket(linger)
             if ticket is not None:
                 try:

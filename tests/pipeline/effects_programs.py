@@ -12,7 +12,10 @@ from typing import Any
 import zmqkit
 from tests.pipeline.programs import Interrupts, say
 from zmqkit.inbox import Transaction
+from zmqkit.inbox import outbox as files
+from zmqkit.inbox.outbox import OutboxFile
 from zmqkit.patterns.pipeline.jobs import JobBase
+from zmqkit.patterns.pipeline.outbox import Relay
 
 QUICK = zmqkit.Heartbeat(0.2)
 
@@ -44,8 +47,8 @@ def apply(address: str, inbox: str, at: str, count: str) -> None:
             die()
         ack(job)
 
-    Transaction.commit = commits  # type: ignore[method-assign]
-    JobBase._ack = acks  # type: ignore[method-assign]
+    Transaction.commit = commits  # type: ignore[assignment,method-assign]
+    JobBase._ack = acks  # type: ignore[assignment,method-assign]
     applying = False
     with zmqkit.Puller(address, inbox=inbox, heartbeat=QUICK, prefetch=8) as pull:
         while (job := pull.receive(2.0)) is not None:
@@ -66,25 +69,24 @@ def fork(inbox: str) -> None:
         push.send("a")
         push.send("b")
         job, other = pull.receive(), pull.receive()
-        with job:
-            with job.transaction() as db:
-                db.execute("insert into effects values (?)", (job.body,))
-                child = os.fork()
-                if not child:
-                    told = {}
-                    commit = job._held._commit
-                    for name, verb in {
-                        "commit": commit.commit, "begin": lambda: other.transaction().__enter__(),
-                        "rollback": commit.rollback,
-                    }.items():  # fmt: skip
-                        try:
-                            verb()
-                        except Exception as error:
-                            told[name] = type(error).__name__
-                    say(told)
-                    sys.stdout.flush()
-                    os._exit(5)
-                say(["child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])])
+        with job, job.transaction() as db:
+            db.execute("insert into effects values (?)", (job.body,))
+            child = os.fork()
+            if not child:
+                told = {}
+                commit = job._held._commit
+                for name, verb in {
+                    "commit": commit.commit, "begin": lambda: other.transaction().__enter__(),
+                    "rollback": commit.rollback,
+                }.items():  # fmt: skip
+                    try:
+                        verb()
+                    except Exception as error:
+                        told[name] = type(error).__name__
+                say(told)
+                sys.stdout.flush()
+                os._exit(5)
+            say(["child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])])
         other.reject("of no use")
         say(["acked", push.flush(20).acked])
 
@@ -120,6 +122,51 @@ def interrupted(inbox: str, times: str) -> None:
             fresh.stop()
             thread.join(20)
     say({"interrupts": interrupts.count, "sent": sent, "dead": settled.dead})
+
+
+# ---- outboxes ------------------------------------------------------------------------
+
+
+def leave_outbox(journal: str, shop: str) -> None:
+    """Commit messages that do not get to the journal; say their ids and wait to be killed."""
+    Relay._move = lambda relay, file: 0  # type: ignore[assignment,method-assign]
+    push = zmqkit.Pusher("tcp://127.0.0.1:*", journal=journal).open()
+    ids = []
+    for n in range(3):
+        with push.transaction(shop) as outbox:
+            ids.append(outbox.send(n))
+    say(ids)
+    sys.stdin.readline()
+
+
+def order(address: str, journal: str, shop: str, at: str, life: str) -> None:
+    """Order and announce it, and be killed at that step of the third order."""
+    commit, remove = files.commit, OutboxFile.remove
+    orders = 0
+
+    def commits(connection: Any, path: str) -> None:
+        if orders == 3 and at == "before commit":
+            die()
+        commit(connection, path)
+        if orders == 3 and at == "after commit":
+            die()
+
+    def removes(file: OutboxFile, messages: Any) -> None:
+        if orders == 3 and at == "stored":
+            die()
+        remove(file, messages)
+        if orders == 3 and at == "deleted":
+            die()
+
+    files.commit = commits
+    OutboxFile.remove = removes  # type: ignore[assignment,method-assign]
+    with zmqkit.Pusher(connect=address, journal=journal, heartbeat=QUICK) as push:
+        for orders in range(1, 4):
+            with push.transaction(shop) as outbox:
+                body = 10 * int(life) + orders
+                outbox.connection.execute("insert into orders values (?)", (body,))
+                outbox.send(body)
+            push.flush(20, until="journalled")
 
 
 if __name__ == "__main__":

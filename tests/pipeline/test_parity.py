@@ -56,6 +56,7 @@ CONTRACT: dict[str, dict[str, dict[str, object]]] = {
         "send_nowait": {"body": REQUIRED, "headers": None},
         "send_many": {"bodies": REQUIRED, "timeout": None},
         "flush": {"timeout": None, "until": "settled"},
+        "transaction": {"db": None},
     },
     "Puller": {
         "__init__": {
@@ -88,7 +89,7 @@ CONTRACT: dict[str, dict[str, dict[str, object]]] = {
 POSITIONAL_ONLY = {
     ("Pusher", "send"): {"body"}, ("Pusher", "send_nowait"): {"body"}, ("Pusher", "send_many"): {"bodies"},
     ("Puller", "run"): {"handler"}, ("Worker", "__init__"): {"handler"}, ("Peer", "on"): {"event", "callback"},
-    ("Job", "claim"): {"connection"},
+    ("Job", "claim"): {"connection"}, ("Pusher", "transaction"): {"db"},
 }  # fmt: skip
 
 POSITIONAL_OR_BY_NAME = {

@@ -40,7 +40,8 @@ PRUNE_EVERY: Final = 100
 PRUNE_AT_ONCE: Final = 500
 """...and at most so many removed with the commit."""
 
-_DERIVED: Final = re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}-[0-9]{1,20}\Z")
+_DERIVED: Final = re.compile(r"[0-9a-f]{16}-(?:[0-9a-f]{8}-[0-9]{1,20}|[0-9a-f]{24})\Z")
+"""From a pusher's journal and number, or from its outbox."""
 _HORIZON: Final = "jobs_horizon"
 
 
