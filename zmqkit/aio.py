@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     )
     from zmqkit.patterns.pipeline import (
         DeadLetter,
+        Outbox,
         Outgoing,
         Settled,
     )
@@ -164,6 +165,7 @@ _HOMES = {
     "Retention": "zmqkit.options",
     "Window": "zmqkit.options",
     "DeadLetter": "zmqkit.patterns.pipeline",
+    "Outbox": "zmqkit.patterns.pipeline",
     "Outgoing": "zmqkit.patterns.pipeline",
     "Settled": "zmqkit.patterns.pipeline",
     "Batch": "zmqkit.patterns.pipeline.aio",
@@ -230,6 +232,7 @@ __all__ = [
     "NotSent",
     "NotSentInTime",
     "OnError",
+    "Outbox",
     "OutcomeUnknown",
     "Outgoing",
     "Overloaded",

@@ -19,16 +19,14 @@ import anyio.to_thread
 from typing_extensions import TypeVar, Unpack
 
 from zmqkit.errors import Closed, Unsettled
-from zmqkit.inbox import Connection, Source
+from zmqkit.inbox import Source
 from zmqkit.options import Backoff, Durability, OnError, Point
 from zmqkit.patterns.pipeline.bulk import Bulk, cause_of
 from zmqkit.patterns.pipeline.children import late
 from zmqkit.patterns.pipeline.dead import DeadLetter, DeadLettersBase, Sorting
-from zmqkit.patterns.pipeline.effects import Transaction
 from zmqkit.patterns.pipeline.executing import Hands, check_places, executing
 from zmqkit.patterns.pipeline.jobs import BatchBase, JobBase, Run
 from zmqkit.patterns.pipeline.letters import Page
-from zmqkit.patterns.pipeline.outbox import OutboxTransaction
 from zmqkit.patterns.pipeline.pace import Pace
 from zmqkit.patterns.pipeline.sending import (
     Headers,
@@ -137,6 +135,7 @@ class Pusher(PusherBase, Peer):
     """Hands out messages, each to one of the pullers, until it is settled. See `zmqkit.Pusher`."""
 
     _receipt = Receipt
+    _waits = False
 
     def __init__(
         self,
@@ -212,22 +211,15 @@ class Pusher(PusherBase, Peer):
         check_point(until)
         check_timeout(timeout)
         await self._start_async()
-        deadline = deadline_of(timeout)
+        left = timeout
         if self._relay is not None:
-            await anyio.to_thread.run_sync(self._drain_outbox, timeout, abandon_on_cancel=True)
+            left = await anyio.to_thread.run_sync(self._drain_outbox, timeout, abandon_on_cancel=True)
         ticket = self._ask(self._core.wait, until, 0, self._newest)
         try:
-            acked, dead = await self._wait_or_forget(ticket, left_of(deadline), self._core.forget_wait)
+            acked, dead = await self._wait_or_forget(ticket, left, self._core.forget_wait)
         except WaitExpired:
             raise self._unflushed(until, timeout) from None
         return Settled(acked, dead)
-
-    def transaction(self, db: Connection | Path | None = None, /) -> OutboxTransaction:
-        """Send if and only if a transaction of yours is committed. See `zmqkit.Pusher.transaction`.
-
-        It is ``async with`` here, and the commit runs in a worker thread, if the connection may be used there.
-        """
-        return self._transaction(db, waits=False)
 
     def dead_letters(self) -> DeadLetters:
         """The messages that failed for good. See `zmqkit.Pusher.dead_letters`."""
@@ -291,13 +283,6 @@ class Job(JobBase[T]):
         """Give it back untried."""
         self._release()
 
-    def transaction(self) -> Transaction:
-        """Effects and their record in one commit: ``async with job.transaction() as db: ...``.
-
-        The commit runs in a worker thread. See `zmqkit.Job.transaction`.
-        """
-        return self._transaction(waits=False)
-
     async def __aenter__(self) -> Self:
         return self
 
@@ -328,10 +313,6 @@ class Batch(BatchBase[T], Sequence[Job[T]]):
     async def nack(self, *, delay: float | None = None) -> None:
         """It failed. See `zmqkit.Batch.nack`."""
         self._nack(delay)
-
-    def transaction(self) -> Transaction:
-        """The effects of all and their records in one commit. See `zmqkit.Batch.transaction`."""
-        return self._transaction(waits=False)
 
     async def __aenter__(self) -> Self:
         return self

@@ -152,9 +152,21 @@ class JobBase(Generic[T]):
         self._held = Claimed(connection, str(self))
         return True
 
-    def _transaction(self, *, waits: bool) -> Transaction:
+    def transaction(self) -> Transaction:
+        """Effects and their record in one commit, in the inbox: ``with job.transaction() as db: ...``.
+
+        With `zmqkit.aio` it is ``async with``; the commit runs in a worker thread.
+
+        The commit acks the job. An exception rolls back, and what comes of it is said by ``with job:`` around it.
+
+        Raises:
+            UsageError: the puller has no ``inbox=``.
+            JournalError: the inbox cannot be written; the subclass and the message say why.
+            Duplicate: it was done before; it is acked, and ``with job:`` swallows this.
+            Reject: it is older than what the inbox remembers, see ``inbox_keep=``.
+        """
         self._check()
-        return Transaction(self._puller._effects, self, waits=waits)
+        return Transaction(self._puller._effects, self, waits=self._puller._waits)
 
     def _records(self) -> list[JobRecord]:
         self._check()
@@ -329,9 +341,17 @@ class BatchBase(Generic[T]):
 
     # ---- effects -------------------------------------------------------------------
 
-    def _transaction(self, *, waits: bool) -> Transaction:
+    def transaction(self) -> Transaction:
+        """The effects of all and their records in one commit: ``with batch.transaction() as db: ...``.
+
+        The commit acks the batch.
+
+        Raises:
+            Duplicate: some were done before; these are acked, the others come again without them, and ``with batch:``
+                swallows this. All else is as in ``job.transaction()``.
+        """
         self._check()
-        return Transaction(self._puller._effects, self, waits=waits)
+        return Transaction(self._puller._effects, self, waits=self._puller._waits)
 
     def _records(self) -> list[JobRecord]:
         self._check()

@@ -142,8 +142,8 @@ class OutboxTransaction:
         try:
             if not files.is_open(connection):
                 raise UsageError(
-                    "the transaction was ended by a COMMIT or ROLLBACK within the block: leave both to zmqkit, or begin "
-                    "it before"
+                    "the transaction was ended by a COMMIT or ROLLBACK within the block: leave both to zmqkit, or "
+                    "begin it before"
                 )
             files.commit(connection, outbox._path)
         finally:
@@ -298,6 +298,7 @@ class Relay:
                 # First who is open, then what is committed: nothing can fall in between.
                 self._expected = [each for each in self._expected if files.is_open(each)]
                 expecting = bool(self._expected)
+            before = pause
             try:
                 moved = sum(self._move(each) for each in waiting)
             except (Closed, ReferenceError):
@@ -311,10 +312,11 @@ class Relay:
             with self._told:
                 self._passed = asked
                 self._told.notify_all()
-            if moved or expecting:
-                pause = SHORTEST if moved or not pause else min(2 * pause, LONGEST)
-            else:
-                pause = None
+            pause = None
+            if moved:
+                pause = SHORTEST
+            elif expecting:
+                pause = min(2 * (before or SHORTEST / 2), LONGEST)
             if self._asked != asked:
                 pause = 0.0
         for each in self._files.values():

@@ -27,6 +27,7 @@ from zmqkit.errors import (
     WaitTimeout,
     ZmqkitError,
 )
+from zmqkit.inbox import Connection
 from zmqkit.journal import SqliteJournal
 from zmqkit.options import Backoff, Durability, Point
 from zmqkit.patterns.pipeline.endpoints import CLOSING, FOR_EVER, PipePeer
@@ -35,7 +36,7 @@ from zmqkit.patterns.pipeline.outbox import OutboxTransaction, Relay
 from zmqkit.patterns.pipeline.outlets import FRAMES, OutletPusherCore
 from zmqkit.patterns.pipeline.pusher import PusherCore
 from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, DeadRow, Pack
-from zmqkit.peer.base import Common, check_types
+from zmqkit.peer.base import Common, check_types, deadline_of, left_of
 from zmqkit.protocol.local import Local
 from zmqkit.transport.driver import Driver
 from zmqkit.transport.tickets import Ticket, WaitExpired, wait
@@ -153,6 +154,8 @@ class PusherBase(PipePeer):
     _binds: ClassVar[bool] = True
     _core: PusherCore
     _receipt: ClassVar[type[Any]]
+    _waits: ClassVar[bool]
+    """Whether a verb of this face may block."""
 
     def __init__(
         self, addresses: Sequence[str], journal: Path | None, durability: Durability, max_failures: int,
@@ -225,12 +228,31 @@ class PusherBase(PipePeer):
                 self._relay = Relay(self, str(self._journal_path), self._journal.uuid)
             return self._relay
 
-    def _transaction(self, db: Any, *, waits: bool) -> OutboxTransaction:
-        return OutboxTransaction(self, db, waits=waits)
+    def transaction(self, db: Connection | Path | None = None, /) -> OutboxTransaction:
+        """Send if and only if a transaction of yours is committed: ``with push.transaction(db) as outbox: ...``.
+        With `zmqkit.aio` it is ``async with``; the commit runs in a worker thread, if the connection may be used there.
 
-    def _drain_outbox(self, seconds: float | None) -> bool:
-        """Wait until what was committed before is in the journal. False: it is not, after so many seconds."""
-        return self._relay is None or self._relay.drain(seconds)
+        ``outbox.send(body)`` writes the message into the table ``zmqkit_outbox`` beside your own rows. The end of the
+        block commits, an exception rolls back; then the messages go to the journal, under their ids. Where a
+        transaction is open on `db` already, such as that of ``job.transaction()``, its owner commits, and the messages
+        go then. What a crash leaves there is sent when the journal is opened again.
+
+        Args:
+            db: a connection, or the path of an SQLite file; then ``outbox.connection`` is one for the block.
+
+        Raises:
+            UsageError: the pusher has no ``journal=``, or `db` is none of these.
+            JournalError: the database cannot be written; the subclass and the message say why.
+        """
+        return OutboxTransaction(self, db, waits=self._waits)
+
+    def _drain_outbox(self, seconds: float | None) -> float | None:
+        """Wait until what was committed before is in the journal, so long at most. Returns the seconds left."""
+        if self._relay is None:
+            return seconds
+        deadline = deadline_of(seconds)
+        self._relay.drain(seconds)
+        return left_of(deadline)
 
     def _end_outbox(self, linger: float | None) -> None:
         relay = self._relay

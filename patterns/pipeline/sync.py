@@ -13,15 +13,13 @@ from typing import Any, Generic, Self, overload
 from typing_extensions import TypeVar, Unpack
 
 from zmqkit.errors import Closed, Unsettled
-from zmqkit.inbox import Connection, Source
+from zmqkit.inbox import Source
 from zmqkit.options import Backoff, Durability, OnError, Point
 from zmqkit.patterns.pipeline.bulk import Bulk, cause_of
 from zmqkit.patterns.pipeline.dead import DeadLetter, DeadLettersBase, Sorting
-from zmqkit.patterns.pipeline.effects import Transaction
 from zmqkit.patterns.pipeline.executing import check_places, executing
 from zmqkit.patterns.pipeline.jobs import BatchBase, JobBase, Run
 from zmqkit.patterns.pipeline.letters import Page
-from zmqkit.patterns.pipeline.outbox import OutboxTransaction
 from zmqkit.patterns.pipeline.pace import Pace
 from zmqkit.patterns.pipeline.sending import (
     Headers,
@@ -141,6 +139,7 @@ class Pusher(PusherBase, Peer):
     """
 
     _receipt = Receipt
+    _waits = True
 
     def __init__(
         self,
@@ -239,31 +238,13 @@ class Pusher(PusherBase, Peer):
         check_timeout(timeout)
         self._check_wait()
         self._start()
-        deadline = deadline_of(timeout)
-        self._drain_outbox(timeout)
+        left = self._drain_outbox(timeout)
         ticket = self._ask(self._core.wait, until, 0, self._newest)
         try:
-            acked, dead = self._wait_or_forget(ticket, left_of(deadline), self._core.forget_wait)
+            acked, dead = self._wait_or_forget(ticket, left, self._core.forget_wait)
         except WaitExpired:
             raise self._unflushed(until, timeout) from None
         return Settled(acked, dead)
-
-    def transaction(self, db: Connection | Path | None = None, /) -> OutboxTransaction:
-        """Send if and only if a transaction of yours is committed: ``with push.transaction(db) as outbox: ...``.
-
-        ``outbox.send(body)`` writes the message into the table ``zmqkit_outbox`` beside your own rows. The end of the
-        block commits, an exception rolls back; then the messages go to the journal, under their ids. Where a
-        transaction is open on `db` already, such as that of ``job.transaction()``, its owner commits, and the messages
-        go then. What a crash leaves there is sent when the journal is opened again.
-
-        Args:
-            db: a connection, or the path of an SQLite file; then ``outbox.connection`` is one for the block.
-
-        Raises:
-            UsageError: the pusher has no ``journal=``, or `db` is none of these.
-            JournalError: the database cannot be written; the subclass and the message say why.
-        """
-        return self._transaction(db, waits=True)
 
     def dead_letters(self) -> DeadLetters:
         """The messages that failed for good: to look at, to send again, to drop."""
@@ -337,19 +318,6 @@ class Job(JobBase[T]):
         """Give it back untried: deliver it again at once, not counted as a failure."""
         self._release()
 
-    def transaction(self) -> Transaction:
-        """Effects and their record in one commit, in the inbox: ``with job.transaction() as db: ...``.
-
-        The commit acks the job. An exception rolls back, and what comes of it is said by ``with job:`` around it.
-
-        Raises:
-            UsageError: the puller has no ``inbox=``.
-            JournalError: the inbox cannot be written; the subclass and the message say why.
-            Duplicate: it was done before; it is acked, and ``with job:`` swallows this.
-            Reject: it is older than what the inbox remembers, see ``inbox_keep=``.
-        """
-        return self._transaction(waits=True)
-
     def __enter__(self) -> Self:
         return self
 
@@ -381,17 +349,6 @@ class Batch(BatchBase[T], Sequence[Job[T]]):
         """It failed: each is delivered again alone, and only then is one blamed. A batch of one is nacked."""
         self._nack(delay)
 
-    def transaction(self) -> Transaction:
-        """The effects of all and their records in one commit: ``with batch.transaction() as db: ...``.
-
-        The commit acks the batch.
-
-        Raises:
-            Duplicate: some were done before; these are acked, the others come again without them, and ``with batch:``
-                swallows this. All else is as in `Job.transaction`.
-        """
-        return self._transaction(waits=True)
-
     def __enter__(self) -> Self:
         return self
 
@@ -405,12 +362,9 @@ class Puller(PullerBase, Peer, Generic[T]):
     Args:
         *addresses: to connect to.
         prefetch: how many jobs each pusher may have in our hands, not settled; 100,000 at most. None: 256.
-        inbox: an SQLite file of one's own (or a callable that gives a connection): with ``job.transaction()`` the
-            effects of each job are there once. Jobs that were done before, by any puller with this inbox, are acked and
-            not handed out.
-        inbox_keep: seconds that the inbox remembers a job at least, from when it was sent; what is older than the
-            oldest that it remembers is then rejected. None: for ever, at some 100 bytes a job. What users gave an id,
-            and what workers sent, is remembered for ever all the same.
+        inbox: an SQLite file of one's own, or a callable that gives a connection: with ``job.transaction()`` effects
+            are there once. Jobs that any puller with this inbox has done are acked, and not handed out.
+        inbox_keep: seconds for which a job is remembered, from when it was sent; what is older is rejected. None: ever.
         on_error: what an exception in ``with job:`` or a handler does: "nack" (try again), "reject" (dead letter),
             "raise" (nack, and let it through).
         max_lease: seconds that a pusher takes this puller for busy while its connection stands but its process does

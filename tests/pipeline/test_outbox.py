@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sqlite3
@@ -67,11 +68,11 @@ async def test_rows_and_messages_are_one_commit(face: Face, shop: Path, journal:
 async def test_an_exception_takes_both_back(face: Face, shop: Path, journal: Path) -> None:
     async with face.Pusher(LOCAL, journal=journal) as push, face.Puller(push.addresses[0]) as pull:
         with closing(sqlite3.connect(shop)) as db:
-            with pytest.raises(RuntimeError, match="no luck"):
+            with contextlib.suppress(ZeroDivisionError):
                 async with push.transaction(db) as outbox:
                     db.execute("insert into orders values ('a')")
                     outbox.send("a")
-                    raise RuntimeError("no luck")
+                    raise ZeroDivisionError
             assert not db.in_transaction
             async with push.transaction(db) as outbox:
                 outbox.send("b")
@@ -181,7 +182,7 @@ async def test_cancelled_in_the_block_nothing_is_sent(async_face: Face, shop: Pa
                 await anyio.sleep(PATIENCE_S)
         assert (await push.flush(PATIENCE_S)).acked == 0
         assert push.stats()["waiting"] == 0
-    assert not shop.exists() or orders(shop) == []
+    assert orders(shop) == []
 
 
 async def test_a_loop_goes_on_while_another_writes_there(async_face: Face, shop: Path, journal: Path) -> None:
@@ -206,11 +207,12 @@ async def test_a_loop_goes_on_while_another_writes_there(async_face: Face, shop:
 
 
 async def test_no_room_at_the_end_leaves_the_rest_for_the_next_opening(face: Face, shop: Path, journal: Path) -> None:
+    push = await face.Pusher(LOCAL, journal=journal, max_waiting=1, linger=0.2).open()
+    for n in range(3):
+        async with push.transaction(shop) as outbox:
+            outbox.send(n)
     with pytest.warns(RuntimeWarning, match="not settled"):
-        async with face.Pusher(LOCAL, journal=journal, max_waiting=1, linger=0.2) as push:
-            for n in range(3):
-                async with push.transaction(shop) as outbox:
-                    outbox.send(n)
+        await push.close()
     async with face.Puller(bind=LOCAL) as pull, face.Pusher(connect=pull.addresses[0], journal=journal) as push:
         found: dict[str, int] = {}
         while len(found) < 3:
@@ -292,12 +294,17 @@ def test_a_file_that_cannot_be_written_is_told(shop: Path, journal: Path) -> Non
 
 def test_what_cannot_travel_takes_the_transaction_back(shop: Path, journal: Path) -> None:
     with Pusher(LOCAL, journal=journal) as push:
-        with pytest.raises(EncodeError), push.transaction(shop) as outbox:
-            outbox.send("a")
-            outbox.send(object())
+        with pytest.raises(EncodeError):
+            send_what_cannot_travel(push, shop)
         assert push.flush(PATIENCE_S).acked == 0
     with pytest.raises(Closed), push.transaction(shop):
         raise AssertionError("it was begun")
+
+
+def send_what_cannot_travel(push: Pusher, shop: Path) -> None:
+    with push.transaction(shop) as outbox:
+        outbox.send("a")
+        outbox.send(object())
 
 
 def test_a_commit_within_the_block_is_found_out(shop: Path, journal: Path) -> None:
@@ -326,7 +333,7 @@ def test_a_row_that_is_none_is_told_and_the_others_wait(
     with closing(sqlite3.connect(shop)) as db, db:
         db.execute("update zmqkit_outbox set options = 'no json' where id = ?", (left[0],))
     with Pusher(LOCAL, journal=journal, linger=0) as push:
-        assert not push._drain_outbox(0.1)
+        assert not push._outbox_relay().drain(0.1)
         assert "a row that is none" in caplog.text
     assert waiting(shop) == left
 
