@@ -11,6 +11,7 @@ SEEDS  ?= 2000
 KILLS  ?= 100
 CALLS_S ?= 300
 PUBSUB_S ?= 300
+DEVICES_S ?= 120
 # Tests at a time. Many wait for processes, so one more than there are cores keeps these busy.
 JOBS   ?= 3
 
@@ -67,7 +68,11 @@ chaos: $(READY) ## kill real processes at random, at length: make chaos KILLS=50
 	$(BIN)/python -m tests.chaos --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 	$(BIN)/python -m tests.chaos.calls --seconds $(CALLS_S) $(if $(SEED),--seed $(SEED))
 	$(BIN)/python -m tests.chaos.pubsub --seconds $(PUBSUB_S) $(if $(SEED),--seed $(SEED))
-	$(BIN)/python -m tests.chaos.pubsub --forwarder --seconds $(PUBSUB_S) $(if $(SEED),--seed $(SEED))
+	for count in 1 2; do \
+	  $(BIN)/python -m tests.chaos.pubsub --forwarders $$count --seconds $(PUBSUB_S) $(if $(SEED),--seed $(SEED)) && \
+	  $(BIN)/python -m tests.chaos --devices $$count --seconds $(DEVICES_S) $(if $(SEED),--seed $(SEED)) && \
+	  $(BIN)/python -m tests.chaos.calls --devices $$count --seconds $(DEVICES_S) $(if $(SEED),--seed $(SEED)) || \
+	  exit 1; done
 
 mutants: $(READY) ## plant known bugs and see that the simulator catches each
 	$(BIN)/python -m tests.simulation --mutants --seeds $(SEEDS)

@@ -20,7 +20,7 @@ Pipe = multiprocessing.connection.Connection
 
 ANY = "tcp://127.0.0.1:*"
 SYNC, END = b"s", b"e"
-HIGH_WATER_MARK = 100_000
+HIGH_WATER_MARK = 1_000_000
 """Of all plain sockets here and on both sides of plain devices: no publisher drops in floods of fewer messages."""
 
 IN_FLIGHT = 100
@@ -50,9 +50,9 @@ def heard(pipe: Pipe, seconds: float = 120.0) -> Any:
     return pipe.recv()
 
 
-def made(kind: int) -> zmq.Socket[bytes]:
-    """A plain socket of a context of its own."""
-    socket = zmq.Context().socket(kind)
+def made(kind: int, context: zmq.Context[zmq.Socket[bytes]] | None = None) -> zmq.Socket[bytes]:
+    """A plain socket, of a context of its own unless there is one."""
+    socket = (context or zmq.Context()).socket(kind)
     socket.set_hwm(HIGH_WATER_MARK)
     socket.setsockopt(zmq.LINGER, 0)
     return socket
@@ -63,7 +63,8 @@ def made(kind: int) -> zmq.Socket[bytes]:
 
 def blind(pipe: Pipe, front: int, back: int) -> None:
     """ZeroMQ's own proxy."""
-    sockets = made(front), made(back)
+    context = zmq.Context()  # one for both, as a device has
+    sockets = made(front, context), made(back, context)
     for socket in sockets:
         socket.bind(ANY)
     pipe.send([socket.getsockopt_string(zmq.LAST_ENDPOINT) for socket in sockets])
@@ -143,7 +144,8 @@ def puller(pipe: Pipe, address: str) -> None:
 
 def subscriber(pipe: Pipe, address: str) -> None:
     """Told a count, says when so many have come since, and how long they took."""
-    with zmqkit.Subscriber(address, topics="t") as sub:
+    limits = zmqkit.Limits(queued_messages=HIGH_WATER_MARK)  # so that none of a flood is fetched again
+    with zmqkit.Subscriber(address, topics="t", limits=limits) as sub:
         pipe.send(None)
         while True:
             if sub.receive().body == "sync":

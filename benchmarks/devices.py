@@ -470,8 +470,8 @@ def memory(messages: int) -> None:
 def main() -> None:
     """All rows, or those whose name holds a word."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--messages", type=int, default=90_000)
-    parser.add_argument("--calls", type=int, default=20_000)
+    parser.add_argument("--messages", type=int, default=500_000)
+    parser.add_argument("--calls", type=int, default=30_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="")
     asked = parser.parse_args()

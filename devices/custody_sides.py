@@ -13,15 +13,15 @@ from functools import partial
 from typing import Any
 
 from zmqkit import discovery
-from zmqkit.address import parse, require_secure
 from zmqkit.devices.sides import Side, resolved
-from zmqkit.errors import Closed, UsageError
+from zmqkit.errors import Closed
 from zmqkit.patterns.pipeline import Puller, Pusher
 from zmqkit.patterns.pipeline.hands import PusherSettings
 from zmqkit.patterns.pipeline.outlets import FRAMES, OutletPusherCore
 from zmqkit.patterns.pipeline.puller import Parcel
 from zmqkit.patterns.pipeline.rows import Pack
 from zmqkit.patterns.pipeline.sending import CHUNK_BYTES, CHUNK_MESSAGES, Path, counted
+from zmqkit.peer.found import reachable
 from zmqkit.protocol.local import Local
 from zmqkit.transport.driver import Driver
 from zmqkit.transport.tickets import WaitExpired, wait
@@ -81,17 +81,10 @@ class Sink(Pusher):
 
     def _changed_beside(self, name: str, found: Iterable[discovery.Found]) -> None:
         """What stands behind a name of plain PULLs came or went."""
-        there = set()
-        for each in found:
-            try:
-                require_secure(parse(each.address), self._insecure, "connect")
-            except UsageError as error:
-                log.warning("%s: found by %s, but not connected: %s", self.name, name, error)
-                continue
-            there.add(each.address)
+        there = reachable(found, own="", insecure=self._insecure, who=self.name, name=name)
         with self._state_lock:
             before = frozenset[str]().union(*self._found_beside.values())
-            self._found_beside[name] = frozenset(there)
+            self._found_beside[name] = there
             after = frozenset[str]().union(*self._found_beside.values())
         driver = self._driver
         if driver is not None and not self._closed:

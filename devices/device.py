@@ -200,8 +200,10 @@ class DeviceBase(PeerBase):
         try:
             if self._control is not None:
                 self._control.close(CONTROL_LINGER if linger is None else min(linger, CONTROL_LINGER))
-        finally:
             self._engine.close(linger)
+        except BaseException:
+            self._engine.begin_close()  # nobody closes it again
+            raise
 
     def _being_closed(self, patience: float | None, *, by_threads: bool) -> Iterator[tuple[Ticket, float | None]]:
         if self._opened and not self._forked and not (by_threads and self._closer == threading.get_ident()):

@@ -34,7 +34,8 @@ class Forwarder(ForwarderBase, Device):
         with zmqkit.devices.Forwarder("tcp://127.0.0.1:5557", "tcp://127.0.0.1:5558") as forwarder:
             forwarder.run()
 
-    Only what somebody subscribed to comes through. To zmqkit peers it is a switch for what subscribers missed, besides.
+    Only what somebody subscribed to comes through. To zmqkit peers it is a switch for what subscribers missed, besides:
+    then each side opens a second port, the next one if it is free. Let both through a firewall.
 
     Args:
         frontend: where publishers are: an address, several, or a `Side`.

@@ -23,7 +23,7 @@ from functools import partial
 from typing import Final
 
 from zmqkit import discovery
-from zmqkit.address import parse, require_secure
+from zmqkit.address import parse
 from zmqkit.devices.engine import STATS, Ended, Tell
 from zmqkit.devices.fences import Fences
 from zmqkit.devices.sides import Side, resolved
@@ -33,6 +33,7 @@ from zmqkit.events import Event
 from zmqkit.options import Heartbeat, Limits
 from zmqkit.patterns.pubsub import places
 from zmqkit.patterns.pubsub.wire import FRAME_BYTES, HEAD_BYTES
+from zmqkit.peer.found import reachable
 from zmqkit.transport import tickets
 from zmqkit.transport.iothread import WideIoThread
 from zmqkit.transport.relay import Relay
@@ -210,19 +211,10 @@ class ForwardEngine:
 
     def _changed(self, which: int, name: str, found: Iterable[discovery.Found]) -> None:
         """What stands behind a name came or went."""
-        there = set()
-        for each in found:
-            if each.instance == self._instance:
-                continue
-            try:
-                require_secure(parse(each.address), self._insecure, "connect")
-            except UsageError as error:
-                log.warning("%s: found by %s, but not connected: %s", self.name, name, error)
-                continue
-            there.add(each.address)
+        there = reachable(found, own=self._instance, insecure=self._insecure, who=self.name, name=name)
         with self._lock:
             before = self._all_found(which)
-            self._found[which, name] = frozenset(there)
+            self._found[which, name] = there
             after = self._all_found(which)
         for address in after - before:
             self._relay.call(partial(self._try_connect, which, address))

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from zmqkit import discovery
-from zmqkit.address import parse, require_secure
 from zmqkit.devices.engine import Ended, Tell
 from zmqkit.devices.sides import Side, high_water_mark, resolved
 from zmqkit.errors import AddressError, Closed, UsageError
 from zmqkit.options import Heartbeat, Limits
+from zmqkit.peer.found import reachable
 from zmqkit.transport.outlets import PAIRS, Outlet
 from zmqkit.transport.proxies import Sense, SteeredProxy, Which
 
@@ -103,10 +103,9 @@ class PlainEngine:
 
     def open(self) -> None:
         frontend, backend = (self._outlet(side, kind) for side, kind in zip(self._sides, self._types, strict=True))
-        proxy = SteeredProxy(self.name, frontend, backend, self._failed, sense=self._sense)
-        proxy.open()
-        self._proxy = proxy
+        self._proxy = SteeredProxy(self.name, frontend, backend, self._failed, sense=self._sense)
         try:
+            self._proxy.open()
             self._look_up(0)
             self._look_up(1)
         except BaseException:
@@ -146,19 +145,10 @@ class PlainEngine:
 
     def _changed(self, which: Which, name: str, found: Iterable[discovery.Found]) -> None:
         """What stands behind a name came or went."""
-        there = set()
-        for each in found:
-            if each.instance == self._instance:
-                continue
-            try:
-                require_secure(parse(each.address), self._insecure, "connect")
-            except UsageError as error:
-                log.warning("%s: found by %s, but not connected: %s", self.name, name, error)
-                continue
-            there.add(each.address)
+        there = reachable(found, own=self._instance, insecure=self._insecure, who=self.name, name=name)
         with self._lock:
             before = self._all_found(which)
-            self._found[which, name] = frozenset(there)
+            self._found[which, name] = there
             after = self._all_found(which)
         proxy = self._proxy
         if proxy is None or self._closed:

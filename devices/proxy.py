@@ -23,7 +23,7 @@ class ProxyBase(DeviceBase):
         types: Sequence[str] = ("ROUTER", "DEALER"),
         **common: Unpack[DeviceCommon],
     ) -> None:
-        kinds = () if isinstance(types, str) else tuple(types)
+        kinds = tuple(types) if isinstance(types, Sequence) and not isinstance(types, str) else ()
         if len(kinds) != 2 or not all(isinstance(each, str) for each in kinds):
             raise TypeError(f"types must be two kinds of sockets, as in ('ROUTER', 'DEALER'), got {types!r}")
         self._types = (kinds[0].upper(), kinds[1].upper())

@@ -34,7 +34,7 @@ class Side:
         connect: addresses to connect to; what stands behind a name may come and go.
         announce: a name under which others find what is bound. Without an address to bind, a free port on loopback is.
         limits: of this side; None: those of the device. To plain peers ``queued_messages`` is the high-water mark of
-            each connection (`HIGH_WATER_MARK` where there are no limits at all), ``frame_bytes`` the largest frame.
+            each connection (1,000 where there are no limits at all), ``frame_bytes`` the largest frame.
 
     Raises:
         AddressError: an address cannot be read.

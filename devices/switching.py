@@ -16,13 +16,13 @@ from functools import partial
 from typing import Any, Final, Literal
 
 from zmqkit import discovery
-from zmqkit.address import parse, require_secure
 from zmqkit.devices.engine import STATS, Ended, Tell
 from zmqkit.devices.sides import Side, resolved
 from zmqkit.devices.switch import SwitchCore
 from zmqkit.errors import Closed, UsageError
 from zmqkit.events import Event
 from zmqkit.options import Heartbeat, Limits
+from zmqkit.peer.found import reachable
 from zmqkit.transport.iothread import WideIoThread
 from zmqkit.transport.tickets import WaitExpired
 
@@ -173,19 +173,10 @@ class SwitchEngine:
 
     def _changed(self, name: str, found: Iterable[discovery.Found]) -> None:
         """Discovery has news. A hint, no authority: what is gone from it stays while sessions use it."""
-        there = set()
-        for each in found:
-            if each.instance == self._instance:
-                continue
-            try:
-                require_secure(parse(each.address), self._insecure, "connect")
-            except UsageError as error:
-                log.warning("%s: found by %s, but not connected: %s", self.name, name, error)
-                continue
-            there.add(each.address)
+        there = reachable(found, own=self._instance, insecure=self._insecure, who=self.name, name=name)
         with self._lock:
             before = self._all_found() | self._fading
-            self._found[name] = frozenset(there)
+            self._found[name] = there
             after = self._all_found()
             self._fading = set(before - after)
         driver, core = self._driver, self._core

@@ -67,7 +67,8 @@ async def main() -> None:
                 print("  ", line)
 
         await bob.say("and Cyd is gone")
-        await ada.heard_all(4)
+        for person in (ada, bob):
+            await person.heard_all(4)
         assert sorted(ada.heard) == sorted(bob.heard)
         print("Ada and Bob heard the same,", len(ada.heard), "lines")
 

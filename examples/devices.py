@@ -41,4 +41,4 @@ with server, zmqkit.Client(front, heartbeat=PATIENT, timeout=30) as client:
         print(f"through its successor: {right} of {len(replies)} right answers")
         print(f"executed: {len(executed)} calls, {len(executed) - 101} more often than once")
         print(f"sessions that went on: {client.stats()['sessions_resumed']}")
-        print(f"what the successor saw: {successor.stats()['frontend_messages_received']} messages from the client's side")
+        print(f"the successor saw {successor.stats()['frontend_messages_received']} messages from the client's side")

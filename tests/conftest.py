@@ -9,7 +9,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# No test is timed: on a busy machine an example may take as long as it likes. One that fails is printed to be replayed.
+hypothesis.settings.register_profile("untimed", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("untimed")
 
 LEAK_GRACE_S = 5.0
 """How long threads and processes that are on their way out may take after a test."""

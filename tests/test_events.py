@@ -50,6 +50,6 @@ def test_what_others_wrote_neither_ends_the_line_nor_steers_a_terminal(kind: typ
 
 
 def test_one_is_not_many() -> None:
-    assert "1 job of" in str(events.JobRedelivered("push", "ab" * 16, 1))
-    assert "2 jobs of the lost peer abababab" in str(events.JobRedelivered("push", "ab" * 16, 2))
+    assert "1 job that" in str(events.JobRedelivered("push", "ab" * 16, 1))
+    assert "2 jobs that peer abababab held go to others" in str(events.JobRedelivered("push", "ab" * 16, 2))
     assert "with a peer was refused (role)" in str(events.PeerRefused("push", "", "role", "this side is push"))

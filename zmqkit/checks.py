@@ -60,13 +60,16 @@ def count(name: str, value: Any) -> None:
 
 
 def timeout(value: Any) -> None:
-    """0 or more seconds, or None. Not converted: every verb comes here."""
+    """A number of seconds, or None. Not converted: every verb comes here.
+
+    Less than 0 is a time that is out, as what is left of a deadline may be.
+    """
     if value is None:
         return
     if not isinstance(value, int | float):
         raise TypeError(f"timeout must be a number of seconds (an int or a float), or None, got {value!r}")
-    if not value >= 0:
-        raise ValueError(f"timeout must be 0 or more seconds, or None, got {value!r}")
+    if value != value:
+        raise ValueError(f"timeout must be a number of seconds, or None, got {value!r}")
 
 
 def file_path(name: str, value: Any) -> str:

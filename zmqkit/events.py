@@ -122,13 +122,13 @@ class JobDead(Event):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class JobRedelivered(Event):
-    """Jobs that a lost puller held are on their way to others."""
+    """Jobs that a puller held are on their way to others: it is lost, or has closed. Its `PeerLost` says which."""
 
     instance: str
     count: int
 
     def _told(self) -> str:
-        return f"{_counted(self.count, 'job')} of the lost {_shown(self.instance)} go to others"
+        return f"{_counted(self.count, 'job')} that {_shown(self.instance)} held go to others: it closed, or is lost"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

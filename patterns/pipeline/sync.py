@@ -231,8 +231,13 @@ class Pusher(PusherBase, Peer):
     def flush(self, timeout: float | None = None, *, until: Point = "settled") -> Settled:
         """Block until all that was sent before has come so far. Returns the counts.
 
+        Args:
+            timeout: seconds; None: no limit.
+            until: "settled" (acked, or a dead letter), or less: "accepted" by this pusher, "journalled", "received" by
+                a puller.
+
         Raises:
-            WaitTimeout: not within `timeout` seconds.
+            WaitTimeout: not within `timeout` seconds; what waits goes on.
         """
         check_point(until)
         check_timeout(timeout)

@@ -118,6 +118,8 @@ class PublisherBase(DataPeer):
                 ("journal", path is not None), ("last_value", last_value), ("retention", retention is not None),
                 ("history", history not in (0, HISTORY)),
             )  # fmt: skip
+        elif path is None and retention is not None:
+            raise UsageError("retention= is of a journal: give journal=PATH, too, or history= for what memory keeps")
         # Without a journal durability is memory, whatever was asked; "memory" needs no journal.
         self._journal_path = path if durability != "memory" else None
         self._durability = durability

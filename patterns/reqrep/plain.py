@@ -38,8 +38,13 @@ _MSGPACK_FIRST = bytes([*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF])
 _ALONE = frozenset(_JSON_FIRST + bytes([*range(0x80, 0x90), 0xDE, 0xDF]))
 """How a lone frame begins that is no header of ours: as JSON, or as a msgpack map."""
 
-STARTS: Final = frozenset([b"", *(bytes([each]) for each in _ALONE)])
-"""The first byte of a plain client's message, b"" of an empty delimiter."""
+HEADERS: Final = frozenset(bytes([each]) for each in (*range(0x90, 0xA0), 0xDC, 0xDD))
+"""How the first frame of a session's message begins: as a msgpack array."""
+
+MAX_HOPS: Final = 8
+"""Between a plain client and its server there may be so many devices, each of which puts a routing id in front..."""
+MAX_ROUTING_ID: Final = 255
+"""...of so many bytes."""
 
 MAX_ID: Final = 1_000
 
@@ -48,7 +53,8 @@ class Plain(NamedTuple):
     """Where an answer goes, and how it is written."""
 
     link: Link
-    delimited: bool
+    envelope: tuple[bytes, ...]
+    """What stands before it: routing ids of clients of devices between, and REQ's empty delimiter."""
     encoding: str
     id: str | int | float | None
 
@@ -71,16 +77,29 @@ class BadPlain(Exception):
 
 
 def is_plain(frames: Frames) -> bool:
-    """Whether a message is a plain client's: behind REQ's empty delimiter, or alone and of no header's kind."""
-    first = frames[0]
-    return not first or (len(frames) == 1 and first[0] in _ALONE)
+    """Whether a message that begins as none of a session is a plain client's: behind REQ's empty delimiter, or behind
+    routing ids and that if it came through devices, or alone."""
+    if len(frames) == 1:
+        return not frames[0] or frames[0][0] in _ALONE
+    return _hops(frames) >= 0
 
 
 def origin(link: Link, frames: Frames) -> Plain:
     """Where the answer to a message goes, before it was read."""
-    delimited = not frames[0]
-    body = frames[1] if delimited and len(frames) > 1 else frames[0]
-    return Plain(link, delimited, "msgpack" if body[:1] in _starts else "json", None)
+    hops = _hops(frames)
+    envelope = tuple(frames[: hops + 1])
+    body = frames[hops + 1] if len(frames) > hops + 1 else b""
+    return Plain(link, envelope, "msgpack" if body[:1] in _starts else "json", None)
+
+
+def _hops(frames: Frames) -> int:
+    """How many routing ids stand before the empty delimiter; -1: there is none."""
+    for at, frame in enumerate(frames[: MAX_HOPS + 1]):
+        if not frame:
+            return at
+        if len(frame) > MAX_ROUTING_ID:
+            break
+    return -1
 
 
 _starts = frozenset(bytes([each]) for each in _MSGPACK_FIRST)
@@ -88,7 +107,7 @@ _starts = frozenset(bytes([each]) for each in _MSGPACK_FIRST)
 
 def read(plain: Plain, frames: Frames, limits: Limits) -> tuple[Plain, PlainCall]:
     """A request. Raises `BadPlain`."""
-    bodies = frames[1:] if plain.delimited else frames
+    bodies = frames[len(plain.envelope) :]
     if len(bodies) != 1:
         raise BadPlain(INVALID_REQUEST, f"a request is one frame, not {len(bodies)}")
     try:
@@ -182,4 +201,4 @@ def _error(plain: Plain, code: int, message: str, data: object) -> dict[str, obj
 def _frames(plain: Plain, value: object, limits: Limits) -> Frames:
     deeper = Limits(frame_bytes=limits.frame_bytes, nesting=min(500, limits.nesting + 2))
     body = codecs.encode(value, plain.encoding, limits=deeper)
-    return [b"", body] if plain.delimited else [body]
+    return [*plain.envelope, body]

@@ -15,7 +15,9 @@ from zmqkit.patterns.reqrep.window import QUEUED, RUNNING, Entry
 from zmqkit.protocol.core import Frames, Link
 
 MAX_OPEN: Final = 100
-"""Requests that one connection may have open."""
+"""Requests that one connection may have open..."""
+MAX_BEHIND: Final = 10_000
+"""...and one behind which others are: a device's."""
 
 
 class PlainCalls(Streaming):
@@ -24,7 +26,7 @@ class PlainCalls(Streaming):
     def receive_message(self, link: Link, frames: Frames, now: float) -> None:
         """See `Core`."""
         # First whether it may be: most messages are not.
-        if frames and frames[0][:1] in plain.STARTS and plain.is_plain(frames):
+        if frames and frames[0][:1] not in plain.HEADERS and plain.is_plain(frames):
             self._receive_plain(link, frames, now)
         else:
             super().receive_message(link, frames, now)
@@ -45,8 +47,8 @@ class PlainCalls(Streaming):
             self._refuse_plain(origin, "draining", "the server takes no more calls")
         elif info is None:
             self._refuse_plain(origin, "method", f"there is no method {method!r}")
-        elif len(open_here) >= MAX_OPEN:
-            self._refuse_plain(origin, "overloaded", f"{MAX_OPEN} requests of this connection are open")
+        elif len(open_here) >= (most := MAX_OPEN if len(origin.envelope) < 2 else MAX_BEHIND):
+            self._refuse_plain(origin, "overloaded", f"{most} requests of this connection are open")
         elif why := self._overloaded(method, info, len(body)):
             self._refuse_plain(origin, "overloaded", why)
         else:

@@ -85,16 +85,18 @@ def test_a_number_of_subscribers_that_is_none_is_refused(count: Any, error: type
                 wait(count, timeout=PATIENCE_S)
 
 
-@pytest.mark.parametrize("timeout", [-1, -0.001, -math.inf, math.nan])
-def test_a_time_below_nothing_is_refused(timeout: float) -> None:
+def test_a_retention_without_a_journal_is_refused() -> None:
+    with pytest.raises(zmqkit.UsageError, match="give journal=PATH"):
+        zmqkit.Publisher(LOCAL, retention=zmqkit.Retention(count=4))
+
+
+def test_a_time_below_nothing_is_out() -> None:
     with zmqkit.Publisher(LOCAL) as pub, zmqkit.Subscriber[Any](pub.addresses[0]) as sub:
-        for wait in (
-            lambda: pub.wait_for_subscribers(1, timeout=timeout),
-            lambda: pub.wait_for_peers(1, timeout=timeout),
-            lambda: sub.receive(timeout),
-        ):
-            with pytest.raises(ValueError, match="timeout must be 0 or more seconds, or None"):
-                wait()
+        for timeout in (-1, -0.001, -math.inf):
+            for wait in (pub.wait_for_subscribers, pub.wait_for_peers):
+                with pytest.raises(zmqkit.WaitTimeout):
+                    wait(1000, timeout=timeout)
+            assert sub.receive(timeout) is None
 
 
 WRONG_TOPICS: list[tuple[Any, type[Exception], str]] = [

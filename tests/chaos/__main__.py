@@ -2,6 +2,7 @@
 
 python -m tests.chaos                        100 kills
 python -m tests.chaos --kills 500 --seed 7   more, by the plan that this seed draws
+python -m tests.chaos --devices 1            streamers between them, and only these are harmed
 python -m tests.chaos --plant hasty-worker   plant a bug; it must be found
 """
 
@@ -16,6 +17,9 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
+from tests.chaos.devices.outcome import Length
+from tests.chaos.devices.outcome import Outcome as DevicesOutcome
+from tests.chaos.devices.run import run_jobs
 from tests.chaos.fleet import Died, Stuck
 from tests.chaos.run import Outcome, run
 
@@ -26,13 +30,18 @@ def main() -> int:
     """Returns the exit status: 0 when nothing was lost, doubled or invented."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description="Kill real processes at random.")
     parser.add_argument("--kills", type=int, default=100, help="how many, evenly over the roles (100)")
+    parser.add_argument("--devices", type=int, choices=(1, 2), default=0, help="kill only so many streamers in a row")
+    parser.add_argument(
+        "--seconds", type=float, default=120.0, help="with devices: how long, and before left alone (120)"
+    )
     parser.add_argument("--seed", type=int, help="of the plan; drawn anew if not given")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="write histories and journals here, and keep them")
     parser.add_argument("--plant", choices=PLANTS, default="", help="plant a bug, which must be found")
     parser.add_argument("--verbose", action="store_true", help="tell each step")
     arguments = parser.parse_args()
     seed = secrets.randbelow(1 << 32) if arguments.seed is None else arguments.seed
-    print(f"{arguments.kills} kills by the plan of seed {seed}", flush=True)
+    length = f"{arguments.seconds:.0f} s" if arguments.devices else f"{arguments.kills} kills"
+    print(f"{length} by the plan of seed {seed}", flush=True)
     if arguments.keep is not None and arguments.keep.exists():
         parser.error(f"--keep {arguments.keep} is there already: name a new folder")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that all is ended and removed
@@ -44,13 +53,19 @@ def main() -> int:
             folder.mkdir(parents=True)
         try:
             say = partial(print, flush=True) if arguments.verbose else str
-            outcome = run(arguments.kills, seed, folder, plant=arguments.plant, say=say)
+            outcome: Outcome | DevicesOutcome
+            if arguments.devices:
+                given = Length(arguments.seconds)
+                outcome = run_jobs(seed, folder, arguments.devices, given, plant=arguments.plant, say=say)
+            else:
+                outcome = run(arguments.kills, seed, folder, plant=arguments.plant, say=say)
         except (Stuck, Died) as error:
             print(f"{error}\n\n{type(error).__name__}: {str(error).splitlines()[0]}", file=sys.stderr)
             print(_replay(arguments, seed), file=sys.stderr)
             return 1
     print(outcome.table())
-    failures = outcome.failures + unexercised(outcome, arguments.kills)
+    idle = outcome.idle if isinstance(outcome, DevicesOutcome) else unexercised(outcome, arguments.kills)
+    failures = outcome.failures + idle
     for failure in failures:
         print(failure, file=sys.stderr)
     if failures:
@@ -75,7 +90,10 @@ def unexercised(outcome: Outcome, kills: int) -> list[str]:
 
 def _replay(arguments: argparse.Namespace, seed: int) -> str:
     plant = f" --plant {arguments.plant}" if arguments.plant else ""
-    return f"to do the same again: python -m tests.chaos --kills {arguments.kills} --seed {seed}{plant}"
+    length = f"--kills {arguments.kills}"
+    if arguments.devices:
+        length = f"--devices {arguments.devices} --seconds {arguments.seconds}"
+    return f"to do the same again: python -m tests.chaos {length} --seed {seed}{plant}"
 
 
 if __name__ == "__main__":

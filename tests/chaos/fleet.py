@@ -75,8 +75,10 @@ class Fleet:
         plant: a bug to plant, or nothing.
         crew: how many processes of each role there are.
         program: the module that they run.
-        first: the roles that begin with the context, the others by `begin`; None: all.
-        note: told what is done, to whom, in which life and when: "kill sink-0 2 17.5".
+        programs: the module of each role that has another one.
+        first: the roles that begin with the context, the others by `begin` or `start`; None: all.
+        devices: how many stand in the path; told to all.
+        note: told what is done, to whom, in which life and when: "kill sink-0 2 17.5"; also who is open, and busy.
     """
 
     def __init__(
@@ -88,7 +90,9 @@ class Fleet:
         *,
         crew: Mapping[Role, int] = CREW,
         program: str = "tests.chaos.roles",
+        programs: Mapping[Role, str] | None = None,
         first: Collection[Role] | None = None,
+        devices: int = 0,
         note: Callable[[str], object] = str,
     ) -> None:
         self.folder = folder
@@ -101,7 +105,9 @@ class Fleet:
         self.slowest: dict[Role, float] = dict.fromkeys(crew, 0.0)
         """The longest that any life took from its start until it was at work, in seconds, stops left out."""
         self._arguments = ["--run", run, "--folder", str(folder), "--seed", str(seed), "--plant", plant]
+        self._arguments += ["--devices", str(devices)]
         self._program = program
+        self._programs = programs or {}
         self._first = list(crew) if first is None else first
         self._note = note
         self._selector = selectors.DefaultSelector()
@@ -146,7 +152,7 @@ class Fleet:
         """Begin the next life of a process; bound here, or where there is a port."""
         member.life += 1
         self.restarts[member.role] += member.life > 1
-        command = [sys.executable, "-m", self._program, member.role]
+        command = [sys.executable, "-m", self._programs.get(member.role, self._program), member.role]
         command += ["--index", str(member.index), "--life", str(member.life), *self._arguments]
         command += ["--address", address] if address else []
         with self._log(member).open("ab") as log:
@@ -245,7 +251,10 @@ class Fleet:
         for line in said.splitlines():
             if line.startswith("open tcp"):
                 member.address = line.split(" ")[1]
+            if line.startswith("open"):
+                self._tell("open", member)
             elif line == "busy":
+                self._tell("busy", member)
                 self.slowest[member.role] = max(self.slowest[member.role], time.monotonic() - member.began)
         if said:
             return

@@ -34,6 +34,8 @@ class Process:
         self.address: str = arguments.address
         self.run = arguments.run
         self.plant = arguments.plant
+        self.devices: int = arguments.devices
+        """How many devices stand in the path; none: peers find each other by themselves."""
         self.folder = Path(arguments.folder)
         self.history = History(self.folder / f"{self.name}.{self.life}.history")
         self.rng = random.Random(f"{arguments.seed} {self.name} {self.life}")
@@ -90,6 +92,7 @@ def main(roles: Mapping[str, type[Process]]) -> None:
     parser.add_argument("--folder", required=True)
     parser.add_argument("--seed", required=True)
     parser.add_argument("--plant", default="")
+    parser.add_argument("--devices", type=int, default=0)
     arguments = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     faulthandler.register(signal.SIGUSR1, all_threads=True)

@@ -89,7 +89,7 @@ class _Reader:
                 self._violated("settled", f"{name} saw {settled} messages settle and sent {self._sent_by[name]}")
         counted = self._read_ledger()
         self._read_sinks(counted)
-        for role in ("pusher", "worker", "sink"):
+        for role in ("pusher", "worker", "sink", "streamer"):
             for path in lives(folder, role):
                 self.verdict.stats.update({f"{role}.{name}": value for name, value in last_stats(path).items()})
         self._compare(counted)

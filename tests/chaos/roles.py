@@ -8,6 +8,9 @@
 An *item* is a body ``{"item": name, "outputs": n}``; a worker makes n results of it, ``{"item": name, "index": i}``.
 With n = 0 it is *poison*: workers reject it, and it must end as a dead letter. Each life of a process draws how it
 works: a job at a time or in batches, in threads or on an event loop, with and without waiting for the other side.
+
+With devices in the path nobody is found by name: an address says what is bound, or, with ``>`` in front, dialled; that
+of a worker has both of its sides.
 """
 
 from __future__ import annotations
@@ -22,10 +25,13 @@ import anyio
 
 import zmqkit
 import zmqkit.aio
+from tests.chaos.devices import plan as devices
 from tests.chaos.history import Ledger
 from tests.chaos.process import Process, main
 
 HEARTBEAT = zmqkit.Heartbeat(interval=0.2, liveness=3)
+PATIENT = zmqkit.Heartbeat(interval=devices.INTERVAL_S, liveness=round(devices.BOUND_S / devices.INTERVAL_S))
+"""With devices in the path."""
 PREFETCH = 16
 """How many jobs a worker holds: some whenever it is killed, few enough that all workers have some."""
 MAX_WAITING = (50, 300, 1000)
@@ -37,28 +43,41 @@ SETTLE_WAIT_S = 1.0
 """How long a pusher that watches one item settle does so."""
 
 
-class Push(Process):
+class Peer(Process):
+    """What all of them have in common."""
+
+    def common(self, address: str, name: str) -> zmqkit.Common:
+        """How a peer is made that binds this address, under this name, or dials it."""
+        common: zmqkit.Common = {
+            "heartbeat": PATIENT if self.devices else HEARTBEAT,
+            "name": f"{self.name}.{self.life}",
+        }
+        if address.startswith(">"):
+            return {**common, "connect": address[1:]}
+        return {**common, "bind": address, "announce": None if self.devices else name}
+
+
+class Push(Peer):
     """Sends items as fast as they settle, in all the ways there are."""
 
     def __call__(self) -> None:
         """Work until told to finish, then until all has settled."""
         pusher = zmqkit.Pusher(
-            bind=self.address,
-            announce=f"{self.run}-items",
             journal=self.folder / f"{self.name}.journal",
             max_waiting=self.rng.choice(MAX_WAITING),
-            heartbeat=HEARTBEAT,
-            name=f"{self.name}.{self.life}",
+            **self.common(self.address, f"{self.run}-items"),
         )
         try:
             pusher.open()
         except zmqkit.AddressInUse:
             # Somebody took the port while nobody held it.
+            if self.devices:
+                raise
             self.address = "tcp://127.0.0.1:*"
             self()
             return
         with pusher:
-            self.history.record(f"opened {pusher.addresses[0]}")
+            self.history.record(f"opened {' '.join(pusher.addresses)}")
             self.follow_the_leash(pusher)
             self.tell(f"open {' '.join(pusher.addresses)}")
             sent = 0
@@ -110,7 +129,7 @@ class Push(Process):
             self.history.record(f"{receipt.outcome} {name} {os.stat(self.folder / 'ledger').st_size}")
 
 
-class Work(Process):
+class Work(Peer):
     """Makes results of items; fails now and then, and rejects what is poison."""
 
     def __call__(self) -> None:
@@ -124,7 +143,9 @@ class Work(Process):
         self.tell("done")
 
     def _side(self, what: str) -> zmqkit.Common:
-        return {"connect": f"zeroconf://{self.run}-{what}", "heartbeat": HEARTBEAT, "name": f"{self.name}.{self.life}"}
+        items, _, results = self.address.partition(",")
+        dialled = {"items": items, "results": results}[what] if self.devices else f">zeroconf://{self.run}-{what}"
+        return self.common(dialled, "")
 
     def _in_threads(self) -> None:
         batch = self.rng.choice([None, None, 5])
@@ -185,22 +206,20 @@ class Work(Process):
             yield {"item": body["item"], "index": index}
 
 
-class Sink(Process):
+class Sink(Peer):
     """Counts each result once, whoever brings it and how often."""
 
     def __call__(self) -> None:
         """Count until told to finish."""
         puller: zmqkit.Puller[dict[str, Any]] = zmqkit.Puller(
-            bind=self.address,
-            announce=f"{self.run}-results",
-            heartbeat=HEARTBEAT,
-            prefetch=64,
-            name=f"{self.name}.{self.life}",
+            prefetch=64, **self.common(self.address, f"{self.run}-results")
         )
         self.ledger = Ledger(self.folder / "ledger", forgetful=self.plant == "forgetful-sink")
         try:
             puller.open()
         except zmqkit.AddressInUse:
+            if self.devices:
+                raise
             self.address = "tcp://127.0.0.1:*"
             self()
             return

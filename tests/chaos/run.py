@@ -132,7 +132,7 @@ def run(kills: int, seed: int, folder: Path, *, plant: str = "", say: Callable[[
         complaints=[
             *complaints,
             *[f"{count} x {name}" for name, count in verdict.stats.items() if name.endswith("io_core_errors")],
-            *_left_in_journals(folder, verdict.dead),
+            *left_in_journals(folder, verdict.dead),
         ],
         kills=fleet.kills,
         kills_at_work=fleet.kills_at_work,
@@ -144,7 +144,7 @@ def run(kills: int, seed: int, folder: Path, *, plant: str = "", say: Callable[[
     )
 
 
-def _left_in_journals(folder: Path, dead: int) -> list[str]:
+def left_in_journals(folder: Path, dead: int) -> list[str]:
     """What ``zmqkit journal ls`` has to say, against what the reader found in the same files."""
     done = subprocess.run(
         [sys.executable, "-m", "zmqkit.cli", "journal", "ls", "--json", str(folder)],

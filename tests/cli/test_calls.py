@@ -160,6 +160,7 @@ def test_functions_objects_and_async_servers_are_served(zmqkit: Start, folder: P
         (("calc",), "MODULE:NAME"),
         (("calculator:server",), "no module 'calculator'"),
         (("calc:server2",), "calc has no server2"),
+        (("bisect:bisect",), "takes arguments"),
         (("calc:server", ANYWHERE), "says itself"),
         (("calc:Greeter",), "name an ADDRESS"),
         (("calc:nothing", ANYWHERE), "zmqkit.method"),

@@ -196,10 +196,14 @@ def test_counters_are_watched(zmqkit: Start, control: str) -> None:
     watching.finish()
 
 
-def test_a_device_is_ended_from_a_shell(zmqkit: Start, control: str) -> None:
+def test_a_device_is_ended_from_a_shell(zmqkit: Start, tmp_path: Path) -> None:
+    control = f"ipc://{tmp_path}/control"
+    queue = zmqkit("device", "queue", *BOTH, "--control", control, "--name", "orders")
+    queue.said("control bound")
     assert zmqkit("device", "ctl", control, "terminate", "--json").finish_json() == [
         {"name": "orders", "state": "ending"}
     ]
+    queue.finish()
 
 
 def test_ctl_says_what_it_cannot_do(zmqkit: Start, control: str, tmp_path: Path) -> None:

@@ -394,6 +394,21 @@ def test_a_device_that_hangs_is_killed_and_the_watchdog_is_told_that_all_is_well
 
 
 @pytest.mark.slow
+def test_a_device_that_hangs_does_not_keep_the_answers_of_others_from_ctl(daemon: Make, zmqkit: Start) -> None:
+    running = daemon(device("orders"), device("prices")).ready()
+    stopped = running.ask("describe")["orders"]["pid"]
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        for verb in ("describe", "stats", "pause"):
+            told = zmqkit("device", "ctl", running.control, verb, "--json").finish(1)
+            found = {each["name"]: each for each in json.loads(told)}
+            assert found["orders"]["error"] == "orders has not answered for 3 s"
+            assert "error" not in found["prices"]
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+
+
+@pytest.mark.slow
 def test_a_device_that_does_not_end_is_killed_in_the_end(daemon: Make) -> None:
     running = daemon(device("orders"), device("prices")).ready()
     stopped = running.ask("describe")["orders"]["pid"]

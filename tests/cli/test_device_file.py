@@ -195,6 +195,20 @@ def test_whatever_stands_there_is_taken_or_told(overrides: list[dict[str, object
         assert len(make(text).specs) == len(overrides)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"a = {'[' * 3000}{']' * 3000}", "tables or lists stand too deep in one another to be read"),
+        (f"a = {'{b=' * 3000}1{'}' * 3000}", "tables or lists stand too deep in one another to be read"),
+        (f"a = {'1' * 5000}", "there is a number of too many digits"),
+    ],
+    ids=["lists", "tables", "digits"],
+)
+def test_what_toml_allows_and_python_does_not_read_is_a_mistake(text: str, said: str) -> None:
+    with pytest.raises(FileWrong, match=f":1: {said}$"):
+        make(text)
+
+
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     path = tmp_path / "devices.toml"
     path.write_bytes(b"# ok\n# \xff\n")

@@ -223,7 +223,7 @@ def test_the_codes_for_plain_clients_are_the_codes() -> None:
     assert table == dict.fromkeys(no, "no") | {plain.FAILED: "yes", plain.INTERNAL: "perhaps"}
     assert set(plain.CODES.values()) < no
     assert set(plain.CODES) <= set(codes_in("REFUSED"))
-    sent = plain.answer(plain.Plain("link", False, "json", 7), outcomes.unknown("stopped", "why"), Limits())
+    sent = plain.answer(plain.Plain("link", (), "json", 7), outcomes.unknown("stopped", "why"), Limits())
     assert sent == [b'{"jsonrpc":"2.0","error":{"code":-32603,"message":"why","data":{"code":"stopped"}},"id":7}']
     assert f"At most {plain_calls.MAX_OPEN} requests of one connection" in section("13")
 

@@ -149,7 +149,7 @@ def test_a_plain_request_is_read_as_it_is_meant(vector: dict[str, Any]) -> None:
     frames, meant = vector["frames"], vector["call"]
     assert plain.is_plain(frames)
     origin, call = plain.read(plain.origin("link", frames), frames, Limits())
-    assert origin == plain.Plain("link", not frames[0], vector["encoding"], vector["id"])
+    assert origin == plain.Plain("link", () if frames[0] else (b"",), vector["encoding"], vector["id"])
     assert (call.method, call.timeout) == (meant["method"], meant["timeout"])
     assert msgpack.unpackb(call.body) == [meant["args"], meant["kwargs"]]
 
@@ -172,7 +172,7 @@ def test_a_plain_reply_is_what_its_client_reads(vector: dict[str, Any], encoding
     meant = vector["answer"]
     answer = Answer(Kind[meant["kind"]], meant["body"], code=meant["code"], message=meant["message"])
     for id in (1, "seven", None):
-        frames = plain.answer(plain.Plain("link", delimited, encoding, id), answer, Limits())
+        frames = plain.answer(plain.Plain("link", (b"",) if delimited else (), encoding, id), answer, Limits())
         assert frames[:-1] == ([b""] if delimited else [])
         read = json.loads(frames[-1]) if encoding == "json" else msgpack.unpackb(frames[-1])
         assert read == {**vector["reply"], "id": id}

@@ -106,6 +106,18 @@ def test_ctrl_c_ends_the_demo_and_removes_its_namespaces(may_make_namespaces: No
         assert left_over(demo.pid) == []
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_what_a_killed_demo_left_behind_is_removed_by_the_next(may_make_namespaces: None) -> None:
+    with running("--network", "namespaces") as demo:
+        until(demo, "forwarder ")
+        demo.kill()
+        demo.communicate(timeout=WAIT_S)
+        assert left_over(demo.pid) != []
+        with namespaces():
+            assert left_over(demo.pid) == []
+
+
 def test_a_run_in_which_all_went_well_has_no_problems() -> None:
     assert problems(GOOD) == []
 

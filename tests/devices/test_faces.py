@@ -404,7 +404,7 @@ def test_a_keyword_that_is_wrong_is_refused_by_name(given: Any, error: type[Exce
             face.Queue("inproc://a", "inproc://b", **given)
 
 
-@pytest.mark.parametrize("types", ["ROUTER", ("ROUTER",), ("ROUTER", "DEALER", "PUB"), (1, 2)])
+@pytest.mark.parametrize("types", ["ROUTER", ("ROUTER",), ("ROUTER", "DEALER", "PUB"), (1, 2), None, 1.5])
 def test_a_proxy_of_no_two_kinds_is_refused(types: Any) -> None:
     with pytest.raises(TypeError, match="types must be two kinds of sockets"):
         devices.Proxy("inproc://a", "inproc://b", types=types)

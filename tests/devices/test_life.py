@@ -309,3 +309,23 @@ def test_nobody_else_is_woken_when_a_port_is_taken_over() -> None:
                 if pull.poll(20):
                     break
             assert int(received(pull)[0]) >= 0
+
+
+def test_a_close_that_is_interrupted_ends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Queue("tcp://127.0.0.1:*", "tcp://127.0.0.1:*", plain=True).open()
+    engine = device._engine
+
+    def interrupted(linger: float | None) -> None:
+        raise KeyboardInterrupt
+
+    begin, begun = engine.begin_close, []
+
+    def begin_close() -> None:
+        begun.append(True)
+        begin()
+
+    monkeypatch.setattr(engine, "close", interrupted)
+    monkeypatch.setattr(engine, "begin_close", begin_close)
+    with pytest.raises(KeyboardInterrupt):
+        device.close()
+    assert begun

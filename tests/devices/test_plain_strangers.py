@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from functools import partial
@@ -10,8 +11,8 @@ import pytest
 import zmq
 
 import zmqkit
-from tests.devices.plainly import ANY, at, closing, ends, received
-from zmqkit.devices import Forwarder, Queue, Streamer
+from tests.devices.plainly import ANY, Ends, at, closing, ends, received
+from zmqkit.devices import DeviceProcess, Forwarder, Queue, Streamer
 from zmqkit.transport.knocks import GREETING
 
 PATIENCE_S = 20.0
@@ -66,6 +67,24 @@ def test_a_subscription_that_is_garbage_goes_through_as_any_other() -> None:
             pass  # what the other one said
         publisher.send_multipart([b"a", b"1"])
         assert received(subscriber) == [b"a", b"1"]
+
+
+def test_a_subscription_so_long_that_its_end_would_end_the_device_is_not_taken() -> None:
+    with DeviceProcess(Forwarder, ANY, ANY, plain=True) as device:
+        long = b"\x02" + (4 * MIB).to_bytes(8, "big") + b"\x01" + bytes(4 * MIB - 1)
+        there = stranger(device.backend_addresses[0], GREETING + ready(b"SUB"))
+        with there, contextlib.suppress(ConnectionError):  # it hangs up while this is sent
+            there.sendall(long)
+            while there.recv(4096):
+                pass
+        healthy = Ends(device.frontend_addresses[0], device.backend_addresses[0])
+        with closing(healthy):
+            publisher, subscriber = healthy.front(zmq.XPUB), healthy.back(zmq.SUB)
+            subscriber.subscribe(b"a")
+            assert received(publisher) == [b"\x01a"]
+            publisher.send_multipart([b"a", b"1"])
+            assert received(subscriber) == [b"a", b"1"]
+        assert device.alive
 
 
 def test_who_sends_too_large_a_frame_is_disconnected_and_others_are_not() -> None:

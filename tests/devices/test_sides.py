@@ -113,6 +113,7 @@ def test_what_others_on_the_network_could_reach_has_to_be_allowed(address: str) 
 
 
 def test_what_a_variable_says_is_read_when_the_side_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JOBS", raising=False)  # `make test JOBS=2` hands it on
     side = read("frontend", "@env://JOBS")
     with pytest.raises(DiscoveryError, match="JOBS is not set"):
         resolved(side, False)

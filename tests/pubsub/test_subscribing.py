@@ -71,6 +71,7 @@ async def test_last_values_come_first_each_topic_once_and_then_what_is_published
     async with face.Publisher(last_value=True) as pub:
         for n in range(30):
             await pub.publish(f"t.{n % 3}", n)
+        await face.until(lambda: pub.stats()["published"] == 30, "all have left the caller's hands")
         async with face.Subscriber(pub, topics=["t.0", "t.2"]) as sub:
             await there(pub)
             assert sorted(await bodies(sub, 2)) == [27, 29]

@@ -27,21 +27,23 @@ def ask(serving: Serving, value: object, link: str = "p") -> dict[str, Any]:
     return answer
 
 
-@pytest.mark.parametrize("delimited", [True, False])
+@pytest.mark.parametrize(
+    "envelope", [[], [b""], [b"\0abcd", b""], [b"{it", b"\0next", b""]], ids=["alone", "REQ", "a device", "two devices"]
+)
 @pytest.mark.parametrize("encoding", ["json", "msgpack"])
-def test_a_request_is_answered_as_it_was_asked(encoding: str, delimited: bool) -> None:
+def test_a_request_is_answered_as_it_was_asked(encoding: str, envelope: list[bytes]) -> None:
     pack, unpack = {
         "json": (lambda value: json.dumps(value).encode(), json.loads), "msgpack": (msgpack.packb, msgpack.unpackb),
     }[encoding]  # fmt: skip
     serving = Serving()
     body = pack(request(params=[1, {"a": None}], id=7))
-    assert serving.plain("p", *([b"", body] if delimited else [body])) == []
+    assert serving.plain("p", *envelope, body) == []
     execution = serving.item()
     assert (execution.method, msgpack.unpackb(execution.body)) == ("add", [[1, {"a": None}], {}])
     assert (execution.client, execution.plain.id, execution.deadline, execution.codec) == (b"", 7, None, "msgpack")
     serving.core.finish(execution, calls.Answer(calls.RESULT, msgpack.packb({"sum": 3})), serving.pair.now)
     (frames,) = serving.plain_sent()
-    assert len(frames) == 1 + delimited
+    assert list(frames[:-1]) == envelope
     assert unpack(frames[-1]) == {"jsonrpc": "2.0", "result": {"sum": 3}, "id": 7}
     assert not serving.core._plain
 
@@ -204,5 +206,8 @@ def test_no_header_of_a_session_is_taken_for_a_plain_request() -> None:
         assert not is_plain([msgpack.packb(header)])
         assert not is_plain([msgpack.packb(header), b"{}"])
     assert not is_plain([b"{}", b"{}"])
+    assert not is_plain([b"x" * 256, b"", b"{}"])
+    assert not is_plain([b"\0x"] * 9 + [b"", b"{}"])
+    assert is_plain([b"\0x"] * 8 + [b"", b"{}"])
     assert is_plain([b" {}"])
     assert is_plain([msgpack.packb({"a": 1})])

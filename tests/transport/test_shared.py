@@ -348,3 +348,19 @@ def test_what_the_poster_does_not_take_is_taken_by_another(asleep: bool, bound: 
     for each in takers:
         each.join(PATIENCE_S)
         assert not each.is_alive()
+
+
+def test_a_signal_that_comes_within_a_turn_is_heard_before_the_next_sleep(
+    bound: SharedPump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handler is put off while the leader gives the core its turn, and no longer."""
+    turn = SharedPump._lead_turn
+
+    def interrupted(io: SharedPump, events: object, items: bool, settle: bool = True) -> None:
+        turn(io, events, items, settle)  # type: ignore[arg-type]  # as it came
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(SharedPump, "_lead_turn", interrupted)
+    bound.defer(lambda now: None)  # the leader has a turn to give
+    with pytest.raises(KeyboardInterrupt):
+        bound.wait_items(None)  # a wait that ends by itself would raise it, too

@@ -184,7 +184,8 @@ class Daemon(Panel):
                 log.error("%s has mistakes: all stays as it was", self._path)
             else:
                 await self._become(config)
-            self._notifier.tell(READY="1", STATUS=self._status())
+            finally:
+                self._notifier.tell(READY="1", STATUS=self._status())
 
     async def _become(self, config: Config) -> None:
         if self._log_format is None and config.log != self._config.log:

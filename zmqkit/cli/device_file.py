@@ -137,6 +137,10 @@ def read_text(text: str, path: Path) -> Config:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise FileWrong(path, [_syntax(str(error), text)]) from error
+    except RecursionError as error:  # tomllib descends into each table and list, and says no line
+        raise FileWrong(path, [Mistake(1, "tables or lists stand too deep in one another to be read")]) from error
+    except ValueError as error:  # of int(), which takes so many digits only
+        raise FileWrong(path, [Mistake(1, "there is a number of too many digits")]) from error
     reader = _Reader(document, lines_of(text), path)
     config = reader.read()
     if reader.mistakes:

@@ -43,6 +43,10 @@ START_S: Final = 30.0
 HANG_S: Final = 15.0
 """What has not answered for so long hangs."""
 
+ASK_S: Final = 3.0
+"""Who asks what devices are, or has them paused, is told after so long which do not answer: one that hangs must not
+keep the answers of all others from `zmqkit device ctl`, which waits for 5 seconds."""
+
 PING_S: Final = 1.0
 """Counters are asked for so often: for the rates, and to see that it answers."""
 
@@ -87,6 +91,7 @@ class Keeper:
         self._rng = rng
         self._starting = starting
         self._hang_s = hang_s
+        self._ask_s = min(ASK_S, hang_s)
         self._leaving = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
         self._bound: Spec = spec
@@ -158,7 +163,7 @@ class Keeper:
             **self._ready,
         }
         try:
-            return {**known, **await self.ask("describe", self._hang_s), "control": self._ready.get("control", [])}
+            return {**known, **await self.ask("describe", self._ask_s), "control": self._ready.get("control", [])}
         except NoAnswer as error:
             return {**known, "error": str(error)}
 
@@ -166,7 +171,7 @@ class Keeper:
         """Its counters, if it runs."""
         known = {"name": self.spec.name, "state": self.state, "restarts": self.restarts}
         try:
-            return {**known, **await self._sample(), "rates": self._rates.per_second()}
+            return {**known, **await self._sample(self._ask_s), "rates": self._rates.per_second()}
         except NoAnswer as error:
             return {**known, "error": str(error)}
 
@@ -177,7 +182,7 @@ class Keeper:
         if self.state != "running":
             return {**known, "state": self.state}
         try:
-            answer = await self.ask("pause" if paused else "resume", self._hang_s)
+            answer = await self.ask("pause" if paused else "resume", self._ask_s)
             self.paused = paused  # what was counted meanwhile may have said the opposite
             return {**known, **answer}
         except NoAnswer as error:
@@ -333,7 +338,7 @@ class Keeper:
         while True:
             await asyncio.sleep(PING_S)
             try:
-                await self._sample()
+                await self._sample(self._hang_s)
             except NoAnswer as error:
                 if self._process is None or self.state != "running":
                     return
@@ -344,8 +349,8 @@ class Keeper:
         self._failed = f"{why}, and was killed"
         self.kill()
 
-    async def _sample(self) -> dict[str, Any]:
-        found: dict[str, Any] = await self.ask("stats", self._hang_s)
+    async def _sample(self, seconds: float) -> dict[str, Any]:
+        found: dict[str, Any] = await self.ask("stats", seconds)
         found.pop("rates", None)
         self.paused = bool(found.get("paused", self.paused))  # it has signals, and perhaps control, of its own
         counters = {name: value for name, value in found.items() if isinstance(value, int | float)}

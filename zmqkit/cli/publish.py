@@ -95,7 +95,7 @@ def publish(
         history=history,
         journal=journal,
         durability=durability.value,
-        retention=Retention(count=keep_count, seconds=keep_seconds),
+        retention=None if journal is None else Retention(count=keep_count, seconds=keep_seconds),
         last_value=last_value,
         announce=announce,
         insecure=insecure,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import inspect
 import os
 import sys
 from typing import Annotated, Any
@@ -90,5 +91,12 @@ def _find(target: str) -> Any:
         except AttributeError:
             raise Failed(f"{module_name} has no {name}", Code.USAGE) from None
     if callable(found) and not isinstance(found, type) and not isinstance(found, Server | aio.Server):
+        try:
+            inspect.signature(found).bind()
+        except (TypeError, ValueError):
+            raise Failed(
+                f"{target} is a function that takes arguments: name the server, or a function without that makes it",
+                Code.USAGE,
+            ) from None
         found = found()
     return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import json
 import signal
 import subprocess
@@ -38,6 +39,11 @@ class Stuck(Exception):
     """Something did not happen in time, or a process ended that should not have."""
 
 
+def _end_with_the_demo() -> None:
+    """Runs in the child: the kernel kills it when the demo is killed, for a device has no leash."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 class Program:
     """One process of the demo, which tells what it does in lines of JSON."""
 
@@ -49,7 +55,12 @@ class Program:
         with log.open("ab") as errors:
             # A session of its own: Ctrl-C is for the demo, which then ends them.
             self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
+                preexec_fn=_end_with_the_demo if sys.platform == "linux" else None,
             )
         threading.Thread(target=self._read, name=f"{name}-reader", daemon=True).start()
 
@@ -268,8 +279,9 @@ def run(rounds: int = 3, network: str = "auto", as_json: bool = False) -> int:
 
     try:
         with _sigterm_raises(), contextlib.ExitStack() as stack:
+            quiet = stack.enter_context(_quiet_end())
             networks = stack.enter_context(_networks(network, note))
-            stack.push(_undisturbed)
+            stack.callback(quiet)
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zmqkit-demo-")))
             if not as_json:
                 print(f"A queue and a forwarder between {networks.about}.", flush=True)
@@ -310,10 +322,23 @@ def _networks(network: str, note: Callable[[str], object]) -> Iterator[Networks]
         yield networks
 
 
-def _undisturbed(*_: object) -> None:
-    """Whoever presses Ctrl-C twice still leaves nothing behind."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextlib.contextmanager
+def _quiet_end() -> Iterator[Callable[[], object]]:
+    """Gives what has no signal disturb the rest of the block: who presses Ctrl-C twice still leaves nothing behind."""
+    here = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def quiet() -> None:
+        if here:
+            for number in before:
+                signal.signal(number, signal.SIG_IGN)
+
+    try:
+        yield quiet
+    finally:
+        if here:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _show(told: dict[str, Any], wrong: list[str]) -> None:

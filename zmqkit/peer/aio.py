@@ -35,8 +35,7 @@ class Peer(PeerBase):
 
     async def close(self, timeout: float | None = -1.0) -> None:
         """Serve what waits for `linger`, say goodbye, give everything back. See `zmqkit.Peer.close`."""
-        if timeout != -1.0:
-            check_timeout(timeout)
+        check_timeout(timeout)
         linger = self._linger if timeout == -1.0 else timeout
         if self._begin_close():
             try:

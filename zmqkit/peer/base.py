@@ -31,6 +31,7 @@ from zmqkit.options import Heartbeat, Limits
 from zmqkit.peer import hooks
 from zmqkit.peer.common import Addresses as Addresses
 from zmqkit.peer.common import Common as Common
+from zmqkit.peer.found import reachable
 from zmqkit.protocol.local import Local
 from zmqkit.protocol.pattern import PatternCore
 from zmqkit.transport import hosts
@@ -298,19 +299,10 @@ class PeerBase:
         if driver is None or self._closed:
             return
         own = self._core.local.instance.hex()
-        now_there = set()
-        for each in found:
-            if each.instance == own:
-                continue
-            try:
-                require_secure(parse(each.address), self._insecure, "connect")
-            except UsageError as error:
-                log.warning("%s: found by %s, but not connected: %s", self.name, at, error)
-                continue
-            now_there.add(each.address)
+        now_there = reachable(found, own=own, insecure=self._insecure, who=self.name, name=at)
         with self._state_lock:
             before = self._wanted.get(at, frozenset())
-            self._wanted[at] = frozenset(now_there)
+            self._wanted[at] = now_there
             wanted = frozenset[str]().union(*self._wanted.values())
             known = before | self._fading
             self._fading = (self._fading | (before - now_there)) - wanted

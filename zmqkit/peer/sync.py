@@ -49,8 +49,7 @@ class Peer(PeerBase):
         Args:
             timeout: seconds, instead of `linger`; None: until all is settled.
         """
-        if timeout != -1.0:
-            check_timeout(timeout)
+        check_timeout(timeout)
         linger = self._linger if timeout == -1.0 else timeout
         self._check_close(linger)
         if self._begin_close():

@@ -39,8 +39,8 @@ class Guard:
     """The state of the main thread.
 
     Attributes:
-        state: IDLE; CLOSED: handlers are put off; OPEN: within a section, but they are called at once. Set it to OPEN
-            round what sleeps, and back by a plain store: no handler runs between two instructions without a call.
+        state: IDLE; CLOSED: handlers are put off; OPEN: within a section, but they are called at once. `open_up`
+            stands before what sleeps, behind it a plain store: no handler runs between two instructions without a call.
     """
 
     __slots__ = ("called", "main", "noted", "signals", "state", "true")
@@ -81,6 +81,13 @@ def put_off() -> None:
             install(number, _note)
 
 
+def open_up() -> None:
+    """Handlers are called from here on, also those of signals that came since the section began. Before what sleeps."""
+    guard.state = OPEN
+    if guard.noted:
+        _handle()
+
+
 def leave(found: int) -> None:
     """The section ends: whatever signal came is handled now, and may raise here."""
     if found == FIRST:
@@ -93,9 +100,7 @@ def leave(found: int) -> None:
         if guard.noted:
             _handle()
     elif found == WITHIN_OPEN:
-        guard.state = OPEN
-        if guard.noted:
-            _handle()
+        open_up()
 
 
 def look_round() -> None:

@@ -45,6 +45,10 @@ SPILLS = {"PUSH": zmq.PULL, "DEALER": zmq.DEALER}
 
 _numbers = itertools.count()
 
+SUBSCRIPTION_BYTES = 64 * 1024
+"""The longest that a subscriber can say. libzmq keeps a node for each byte of a subscription, and takes them away by
+recursion: by one of 1 MB who leaves ends the process."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outlet:
@@ -55,7 +59,8 @@ class Outlet:
         binds: addresses to bind.
         connects: addresses to connect to.
         messages: the high-water mark, both ways, of each connection.
-        frame_bytes: the largest frame that is received; who sends a larger one is disconnected.
+        frame_bytes: the largest frame that is received; who sends a larger one is disconnected. An XPUB receives
+            `SUBSCRIPTION_BYTES` at most.
         heartbeat: ZMTP heartbeats for peers that understand them; None: TCP's own only.
     """
 
@@ -84,7 +89,8 @@ class PlainSocket:
             made.setsockopt(zmq.LINGER, 0)
             made.setsockopt(zmq.SNDHWM, min(outlet.messages, 2**31 - 1))
             made.setsockopt(zmq.RCVHWM, min(outlet.messages, 2**31 - 1))
-            made.setsockopt(zmq.MAXMSGSIZE, outlet.frame_bytes)
+            most = SUBSCRIPTION_BYTES if outlet.kind == "XPUB" else outlet.frame_bytes
+            made.setsockopt(zmq.MAXMSGSIZE, min(most, outlet.frame_bytes))
             made.setsockopt(zmq.IPV6, int(any("[" in each for each in (*outlet.binds, *outlet.connects))))
             made.setsockopt(zmq.TCP_KEEPALIVE, 1)
             if outlet.heartbeat is not None:

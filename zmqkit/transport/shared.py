@@ -28,12 +28,12 @@ from zmqkit.errors import Closed
 from zmqkit.transport import base, interrupts, tickets
 from zmqkit.transport.base import BaseDriver, Command
 from zmqkit.transport.housekeeper import TICKING, Housekeeper
-from zmqkit.transport.interrupts import CLOSED, OPEN, guard
+from zmqkit.transport.interrupts import CLOSED, guard
 from zmqkit.transport.loops import AsyncioPump, LoopPump, join
 from zmqkit.transport.mailbox import Mailbox, SharedMailbox
 from zmqkit.transport.sleeping import SocketSet
 from zmqkit.transport.tickets import PENDING, Ticket
-from zmqkit.transport.waiters import AsyncioWaiter, Leader, ThreadWaiter
+from zmqkit.transport.waiters import LOOK_SECONDS, AsyncioWaiter, Leader, ThreadWaiter
 
 log = logging.getLogger("zmqkit.transport")
 
@@ -345,7 +345,7 @@ class SharedPump(BaseDriver):
                 if left <= 0:
                     return
                 if found:
-                    guard.state = OPEN
+                    interrupts.open_up()
                 waiter.wait(None if left == math.inf else left)
                 if found:
                     guard.state = CLOSED
@@ -405,7 +405,8 @@ class SharedPump(BaseDriver):
                     self.polls += 1
                     pause = wake_at - now
                     if found:
-                        guard.state = OPEN
+                        interrupts.open_up()
+                        pause = min(pause, LOOK_SECONDS)
                     events = poll(-1 if pause == math.inf else pause if pause > 0 else 0)
                     if found:
                         guard.state = CLOSED

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import sys
 import threading
+import time
 import weakref
 from _thread import get_ident
 from collections import deque
@@ -26,6 +28,10 @@ class Waiter(Protocol):
 
     def wake(self) -> bool:
         """Wake it, from any thread; more often than once does no harm. False: it cannot be reached any more."""
+
+
+LOOK_SECONDS = 1.0
+"""A signal that comes just before a lock sleeps is not seen by Python before it wakes: so it wakes now and then."""
 
 
 class ThreadWaiter:
@@ -46,9 +52,14 @@ class ThreadWaiter:
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until woken, at most ``timeout`` seconds (None: for ever). Ctrl-C gets through."""
-        if timeout is None:
-            return self._lock.acquire()
-        return self._lock.acquire(timeout=min(max(timeout, 0.0), threading.TIMEOUT_MAX))
+        if timeout is not None and timeout <= LOOK_SECONDS:
+            return self._lock.acquire(timeout=max(timeout, 0.0))
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while not self._lock.acquire(timeout=LOOK_SECONDS):
+            left = deadline - time.monotonic()
+            if left <= LOOK_SECONDS:
+                return self._lock.acquire(timeout=max(left, 0.0))
+        return True
 
 
 class Leader:

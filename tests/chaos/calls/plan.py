@@ -14,6 +14,8 @@ CALLERS = 4
 """Processes; each has `THREADS` threads (or tasks) that call."""
 THREADS = 16
 CREW = {"server": SERVERS, "caller": CALLERS}
+SHARED = 4
+"""So many clients have the threads of the second caller; those of any other have one."""
 
 INTERVAL_S = 0.5
 BOUND_S = 1.5

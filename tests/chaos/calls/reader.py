@@ -15,6 +15,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from tests.chaos.calls.plan import BOUND_S, INTERVAL_S
+from tests.chaos.devices.reader import absences, is_device, outages
 from tests.chaos.reader import SHOWN, last_stats, lines, lives
 
 SLACK_S = 3.0
@@ -30,6 +31,11 @@ counted from what was heard last, which may be an interval old."""
 MOST_UNKNOWN = 0.02
 """The share of calls whose outcome may be unknown, in a run that is long enough to speak of shares."""
 JOURNALLED = "server-0"
+AWAY_S = 5.0
+"""When devices in the path were away for so long, their callers and servers may have had too little time. They are back
+in a second or two, so it is not to be."""
+EVERYWHERE = ""
+"""In place of a server: whatever was called then."""
 
 RESULTS = frozenset({"result", "raised"})
 NOT_EXECUTED = frozenset({"rejected", "not-sent"})
@@ -83,7 +89,10 @@ class Execution:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Harm:
-    """A server was killed, or stopped for so long that it must be taken for dead: its calls may be unknown."""
+    """A server was killed, or stopped for so long that it must be taken for dead: its calls may be unknown.
+
+    Or nobody could reach any, because devices were away for so long.
+    """
 
     kind: str
     server: str
@@ -120,6 +129,7 @@ class Verdict:
         violations: what must not be, in words; empty when all is well.
         outcomes: calls, by how they ended.
         executions: begun, by all servers.
+        answered: when calls ended with a result, sorted, in seconds of the one clock that all processes share.
         latencies_s: of all calls, sorted.
         quick_s: of calls that asked for no work, sorted.
         worst: the call that took longest.
@@ -131,6 +141,7 @@ class Verdict:
     violations: list[str] = dataclasses.field(default_factory=list)
     outcomes: Counter[str] = dataclasses.field(default_factory=Counter)
     executions: int = 0
+    answered: list[float] = dataclasses.field(default_factory=list)
     latencies_s: list[float] = dataclasses.field(default_factory=list)
     quick_s: list[float] = dataclasses.field(default_factory=list)
     worst: Called | None = None
@@ -175,7 +186,7 @@ class _Reader:
         for path in sorted(folder.glob("server-*.*.executions")):
             self._read_server(path)
         self._read_controller(folder / "controller.history")
-        for role in ("caller", "server"):
+        for role in ("caller", "server", "queue"):
             for path in lives(folder, role):
                 verdict.stats.update({f"{role}.{name}": value for name, value in last_stats(path).items()})
         self._judge_executions()
@@ -239,6 +250,8 @@ class _Reader:
         alone = ""
         for kind, server, *rest in lines(path):
             at = float(rest[-1]) if rest else 0.0
+            if is_device(server):
+                continue
             if kind == "alone":
                 alone = server
             elif kind == "kill":
@@ -253,6 +266,11 @@ class _Reader:
                         self.alone.append((server, since, at))
                 if alone == server:
                     alone = ""
+        self.harms += [
+            Harm("away", EVERYWHERE, since, until + SLACK_S)
+            for since, until in outages(absences(path))
+            if until - since > AWAY_S
+        ]
         self.verdict.harms = len(self.harms)
 
     # ---- executions ----------------------------------------------------------------
@@ -346,7 +364,7 @@ class _Reader:
         named = re.search(r" at (server-\d+)\.\d+", " ".join(call.words))
         places = {each.server for each in there} | ({named[1]} if named else set())
         return any(
-            since <= harm.until and call.ended >= harm.at and (not places or harm.server in places)
+            since <= harm.until and call.ended >= harm.at and (not places or harm.server in {*places, EVERYWHERE})
             for harm in self.harms
         )
 
@@ -378,6 +396,7 @@ class _Reader:
         verdict = self.verdict
         done = [call for call in self.calls.values() if call.kind]
         verdict.outcomes.update(call.kind for call in done)
+        verdict.answered = sorted(call.ended for call in done if call.kind in RESULTS)
         verdict.latencies_s = sorted(call.latency_s for call in done)
         quick = ("stream", "upload", "rows", "total")
         verdict.quick_s = sorted(call.latency_s for call in done if not call.work_s and call.method not in quick)

@@ -20,11 +20,14 @@ from typing import Any
 
 import zmqkit
 import zmqkit.aio
-from tests.chaos.calls.plan import BOUND_S, INTERVAL_S, SERVERS, THREADS
+from tests.chaos.calls.plan import BOUND_S, INTERVAL_S, SERVERS, SHARED, THREADS
+from tests.chaos.devices import plan as devices
 from tests.chaos.history import History
 from tests.chaos.process import Process, main
 
 HEARTBEAT = zmqkit.Heartbeat(interval=INTERVAL_S, liveness=round(BOUND_S / INTERVAL_S))
+PATIENT = zmqkit.Heartbeat(interval=devices.INTERVAL_S, liveness=round(devices.BOUND_S / devices.INTERVAL_S))
+"""With devices in the path."""
 TIMEOUT_S = 10.0
 HASTY_S = 0.1
 """What those wait that cannot wait for what they call."""
@@ -65,11 +68,13 @@ class Serve(Process):
 
     def _make(self) -> zmqkit.Server:
         journalled = self.name == "server-0"
+        dials = self.address.startswith(">")  # a device
         server = zmqkit.Server(
-            self.address,
+            bind=() if dials else self.address,
+            connect=self.address[1:] if dials else (),
             threads=HANDLERS,
             journal=self.folder / "server-0.journal" if journalled else None,
-            heartbeat=HEARTBEAT,
+            heartbeat=PATIENT if self.devices else HEARTBEAT,
             name=f"{self.name}.{self.life}",
         )
         careless = self.plant == "careless-server"
@@ -219,11 +224,11 @@ class Call(Process):
         if self.name == f"caller-{SERVERS}":
             asyncio.run(self._on_loop())
         else:
-            self._in_threads(4 if self.name == "caller-1" else 1)
+            self._in_threads(SHARED if self.name == "caller-1" else 1)
         self.tell("done")
 
     def _options(self, at: int) -> zmqkit.Common:
-        return {"heartbeat": HEARTBEAT, "name": f"{self.name}.{at}"}
+        return {"heartbeat": PATIENT if self.devices else HEARTBEAT, "name": f"{self.name}.{at}"}
 
     def _in_threads(self, clients: int) -> None:
         addresses = self.address.split(",")

@@ -15,6 +15,7 @@ from tests.chaos.calls import plan as plans
 from tests.chaos.calls import reader
 from tests.chaos.calls.plan import ROUND, SERVERS, plan
 from tests.chaos.calls.reader import StopCost, judge
+from tests.chaos.devices import reader as devices_reader
 
 CALLER, OTHER = "caller-0.1.history", "caller-1.1.history"
 JOURNALLED, AGAIN, PLAIN, LATER = (
@@ -209,18 +210,31 @@ def test_a_long_run_is_also_judged_by_its_share_of_unknown_calls_and_by_who_wait
     assert violations[0].startswith("waited: one server stopped: StopCost(server='server-1'"), violations
 
 
+@pytest.mark.parametrize(("seconds", "excused"), [(2.0, False), (8.0, True)])
+def test_what_is_unknown_is_excused_by_a_killed_device_only_if_it_was_away_for_long(
+    tmp_path: Path, seconds: float, excused: bool
+) -> None:
+    sound(tmp_path)
+    swap(CALLER, "ended a 100.1 result server-0 1 1 a", "ended a 100.1 unknown")(tmp_path)
+    away = ("kill queue-0 1 99.0", "start queue-0 2 99.0", "open queue-0 2 99.5", f"busy queue-0 2 {99.0 + seconds}")
+    add(CONTROLLER, *away)(tmp_path)
+    found = judge(tmp_path).violations
+    assert [each.split(":")[0] for each in found] == ([] if excused else ["needless"])
+
+
 def test_an_empty_run_does_not_pass(tmp_path: Path) -> None:
     assert judge(tmp_path).violations == ["history: nothing was called, or nothing was executed"]
 
 
 def test_the_judge_shares_nothing_with_what_it_judges() -> None:
-    for module in (reader, plans):
+    for module in (reader, plans, devices_reader):
         tree = ast.parse(Path(str(module.__file__)).read_text())
         names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         assert not any(each.partition(".")[0] == "zmqkit" for each in names)
         assert {each for each in names if each.partition(".")[0] not in sys.stdlib_module_names} <= {
             "tests.chaos.calls.plan",
+            "tests.chaos.devices.reader",
             "tests.chaos.plan",
             "tests.chaos.reader",
         }

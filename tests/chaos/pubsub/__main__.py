@@ -2,7 +2,7 @@
 
 python -m tests.chaos.pubsub                         five minutes
 python -m tests.chaos.pubsub --seconds 60 --seed 7   shorter, by the plan that this seed draws
-python -m tests.chaos.pubsub --forwarder             with one between them, that is killed every few seconds
+python -m tests.chaos.pubsub --forwarders 1          with one between them, or two, killed every few seconds
 python -m tests.chaos.pubsub --plant lazy-inbox      plant a bug; it must be found
 """
 
@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="of the plan; drawn anew if not given")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="write histories and journals here, and keep them")
     parser.add_argument("--plant", choices=PLANTS, default="", help="plant a bug, which must be found")
-    parser.add_argument("--forwarder", action="store_true", help="put a forwarder between them, and kill it, too")
+    parser.add_argument("--forwarders", type=int, choices=(1, 2), default=0, help="put so many between, and kill them")
     parser.add_argument("--verbose", action="store_true", help="tell each step")
     arguments = parser.parse_args()
     seed = secrets.randbelow(1 << 32) if arguments.seed is None else arguments.seed
@@ -52,7 +52,7 @@ def main() -> int:
                 folder,
                 seconds=arguments.seconds,
                 plant=arguments.plant,
-                forwarder=arguments.forwarder,
+                forwarders=arguments.forwarders,
                 say=partial(print, flush=True) if arguments.verbose else str,
             )
         except (Stuck, Died) as error:
@@ -88,7 +88,7 @@ def unexercised(outcome: Outcome, seconds: float) -> list[str]:
 
 def _replay(arguments: argparse.Namespace, seed: int) -> str:
     plant = f" --plant {arguments.plant}" if arguments.plant else ""
-    plant += " --forwarder" if arguments.forwarder else ""
+    plant += f" --forwarders {arguments.forwarders}" if arguments.forwarders else ""
     return f"to do the same again: python -m tests.chaos.pubsub --seconds {arguments.seconds} --seed {seed}{plant}"
 
 

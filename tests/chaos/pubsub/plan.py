@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Literal
 
 from tests.chaos.plan import Step
@@ -16,11 +17,11 @@ CREW = {**PUBLISHERS, **SUBSCRIBERS}
 SMALL_CREW = {"journalled": 1, "memory": 1, "inbox": 1, "cursor": 1, "live": 2}
 """The same of a short run."""
 
-FORWARDER = "forwarder-0"
-"""The process between all publishers and all subscribers, where there is one..."""
-FORWARDERS = {"forwarder": 1}
+FORWARDER = "forwarder"
+"""The role of the processes between all publishers and all subscribers, where there are any. The first one is called by
+subscribers, each of the others by the one before it, and the last one calls publishers."""
 FORWARDER_S = (0.5, 3.0)
-"""...and so often it is killed: seconds between two kills, the least and the most."""
+"""So often one of them is killed: seconds between two kills, the least and the most."""
 
 HISTORY = {"memory-0": 60, "memory-1": 2_000}
 """So many messages a publisher without a journal keeps: the first one too few for a long absence."""
@@ -83,48 +84,47 @@ def members(roles: dict[str, int]) -> list[str]:
     return [f"{role}-{index}" for role, count in roles.items() for index in range(count)]
 
 
-def plan(seed: int, pause_s: tuple[float, float], *, forwarder: bool = False) -> Iterator[Step | LinkStep]:
+def plan(seed: int, pause_s: tuple[float, float], *, forwarders: int = 0) -> Iterator[Step | LinkStep]:
     """Rounds without end: each kills every process once, stops some, and breaks twice as many links, in any order.
 
     Args:
         seed: what the plan follows from.
         pause_s: how long to wait before each step: the least and the most.
-        forwarder: there is one between, which is killed after every few steps, and stopped now and then.
+        forwarders: so many are between; one is killed after every few steps, or stopped now and then.
     """
     rng = random.Random(seed)
     everybody = members(CREW)
     while True:
         steps: list[Step | LinkStep] = [_step(rng, name, "kill", pause_s) for name in everybody]
         steps += [_step(rng, name, "stop", pause_s) for name in rng.sample(everybody, len(everybody) // 2)]
-        steps += [_link_step(rng, pause_s, CREW, forwarder) for _ in range(2 * len(everybody))]
-        if forwarder:
-            steps += [_step(rng, FORWARDER, "stop", pause_s)]
+        steps += [_link_step(rng, pause_s, CREW, forwarders) for _ in range(2 * len(everybody))]
+        steps += [_step(rng, name, "stop", pause_s) for name in members({FORWARDER: forwarders})]
         rng.shuffle(steps)
-        yield from _with_kills_of_the_forwarder(rng, steps, pause_s) if forwarder else steps
+        yield from _with_kills_of_forwarders(rng, forwarders, steps, pause_s) if forwarders else steps
 
 
-def short_plan(seed: int, pause_s: tuple[float, float], *, forwarder: bool = False) -> list[Step | LinkStep]:
+def short_plan(seed: int, pause_s: tuple[float, float], *, forwarders: int = 0) -> list[Step | LinkStep]:
     """A little of everything: of each role of the small crew one is killed."""
     rng = random.Random(seed)
     ones = [f"{role}-{rng.randrange(count)}" for role, count in SMALL_CREW.items()]
     steps: list[Step | LinkStep] = [_step(rng, name, "kill", pause_s) for name in ones]
     steps += [_step(rng, name, "stop", pause_s) for name in rng.sample(ones, 2)]
-    steps += [_link_step(rng, pause_s, SMALL_CREW, forwarder) for _ in range(6)]
+    steps += [_link_step(rng, pause_s, SMALL_CREW, forwarders) for _ in range(6)]
     rng.shuffle(steps)
-    for at in (9, 6, 3) if forwarder else ():
-        steps.insert(at, _step(rng, FORWARDER, "kill", pause_s))
+    for at in (9, 6, 3) if forwarders else ():
+        steps.insert(at, _step(rng, f"{FORWARDER}-{at // 3 % forwarders}", "kill", pause_s))
     return steps
 
 
-def _with_kills_of_the_forwarder(
-    rng: random.Random, steps: list[Step | LinkStep], pause_s: tuple[float, float]
+def _with_kills_of_forwarders(
+    rng: random.Random, forwarders: int, steps: list[Step | LinkStep], pause_s: tuple[float, float]
 ) -> Iterator[Step | LinkStep]:
     left = rng.uniform(*FORWARDER_S)
     for step in steps:
         left -= step.pause_s
         if left <= 0:
             left = rng.uniform(*FORWARDER_S)
-            yield _step(rng, FORWARDER, "kill", pause_s)
+            yield _step(rng, f"{FORWARDER}-{rng.randrange(forwarders)}", "kill", pause_s)
         yield step
 
 
@@ -142,16 +142,15 @@ def _step(rng: random.Random, name: str, kind: Literal["kill", "stop"], pause_s:
     )
 
 
-def _link_step(
-    rng: random.Random, pause_s: tuple[float, float], crew: dict[str, int], forwarder: bool = False
-) -> LinkStep:
+def _link_step(rng: random.Random, pause_s: tuple[float, float], crew: dict[str, int], forwarders: int) -> LinkStep:
     kinds: tuple[LinkHarm, ...] = ("cut", "cut", "cut", "stall", "deafen", "silence")
     planes: tuple[Plane, ...] = ("data", "data", "recovery", "both")
     pause = rng.uniform(*pause_s)
     publisher = rng.choice([each for each in members(crew) if each in members(PUBLISHERS)])
     subscriber = rng.choice([each for each in members(crew) if each in members(SUBSCRIBERS)])
-    if forwarder:  # on one side of it
-        publisher, subscriber = rng.choice([(publisher, FORWARDER), (FORWARDER, subscriber)])
+    if forwarders:  # on one side of them, or between two
+        way = [publisher, *reversed(members({FORWARDER: forwarders})), subscriber]
+        publisher, subscriber = rng.choice(list(pairwise(way)))
     return LinkStep(
         pause_s=pause,
         publisher=publisher,

@@ -18,7 +18,6 @@ from tests.chaos.pubsub.links import HOST, Links, host_of
 from tests.chaos.pubsub.plan import (
     CREW,
     FORWARDER,
-    FORWARDERS,
     PUBLISHERS,
     REST,
     SMALL_CREW,
@@ -79,7 +78,7 @@ class Outcome:
     def table(self) -> str:
         """For people."""
         verdict = self.verdict
-        roles = [role for role in (*CREW, *FORWARDERS) if role in CREW or self.kills[role]]
+        roles = [role for role in (*CREW, FORWARDER) if role in CREW or self.kills[role]]
         rows: list[tuple[str, int | float]] = [(f"kills of {role}", self.kills[role]) for role in roles]
         rows += [("stops", self.stops.total())]
         rows += [(f"links: {kind}", count) for kind, count in sorted(self.links.items())]
@@ -116,7 +115,7 @@ def run(
     seconds: float | None = None,
     pause_s: tuple[float, float] = (0.05, 0.6),
     plant: str = "",
-    forwarder: bool = False,
+    forwarders: int = 0,
     say: Callable[[str], object] = str,
 ) -> Outcome:
     """Do harm for a while, and judge.
@@ -127,7 +126,7 @@ def run(
         seconds: how long harm is done. None: a short plan, a little of everything, with fewer processes.
         pause_s: between two steps, the least and the most.
         plant: a bug to plant, that the reader must find.
-        forwarder: put one between all publishers and all subscribers, and kill it every few seconds.
+        forwarders: put so many in a row between all publishers and all subscribers, and kill one every few seconds.
         say: told what is done.
 
     Raises:
@@ -139,29 +138,31 @@ def run(
     crew = SMALL_CREW if seconds is None else CREW
     publishers = [each for each in members(crew) if each in members(PUBLISHERS)]
     subscribers = [each for each in members(crew) if each in members(SUBSCRIBERS)]
+    row = members({FORWARDER: forwarders})
     links = Links()
     for name in publishers:
-        links.add(name, [FORWARDER] if forwarder else subscribers)
-    if forwarder:
-        links.add(FORWARDER, subscribers)
-        crew = {**crew, **FORWARDERS}
+        links.add(name, row[-1:] or subscribers)
+    for before, name in zip([subscribers, *([each] for each in row)], row, strict=False):
+        links.add(name, before)
+    crew = {**crew, **({FORWARDER: forwarders} if forwarders else {})}
     name = f"chaos-{secrets.token_hex(4)}"
     program = "tests.chaos.pubsub.roles"
     with links, Fleet(folder, name, seed, plant, crew=crew, program=program, first=(), note=note) as fleet:
         for member in fleet.members:
             if member.name in publishers:
                 member.address = _addresses(links, member.name)
-            elif member.name == FORWARDER:
-                there = [f"tcp://{host_of(0)}:{links.ports[each, 'data']}" for each in publishers]
-                member.address = ",".join([f"tcp://{HOST}:{links.ports[FORWARDER, 'data']}", *there])
+            elif member.role == FORWARDER:
+                called = row[member.index + 1 :][:1] or publishers
+                there = [f"tcp://{host_of(0)}:{links.ports[each, 'data']}" for each in called]
+                member.address = ",".join([f"tcp://{HOST}:{links.ports[member.name, 'data']}", *there])
             else:
                 at = host_of(subscribers.index(member.name))
-                called = [FORWARDER] if forwarder else publishers
+                called = row[:1] or publishers
                 member.address = ",".join(f"tcp://{at}:{links.ports[each, 'data']}" for each in called)
             fleet.start(member, member.address)
         fleet.wait(lambda: all(each.told("busy") for each in fleet.members), BEGIN_S, "all processes to be at work")
         drawn = short_plan if seconds is None else plan
-        steps: Iterable[Step | LinkStep] = drawn(seed, pause_s, forwarder=forwarder)
+        steps: Iterable[Step | LinkStep] = drawn(seed, pause_s, forwarders=forwarders)
         harm_began = time.monotonic()
         for step in steps:
             if seconds is not None and time.monotonic() - harm_began >= seconds:
@@ -184,7 +185,7 @@ def run(
         resting = time.monotonic()
         _rest(fleet, folder, say)
         rested = time.monotonic()
-        for role in (*SUBSCRIBERS, *PUBLISHERS, *(FORWARDERS if forwarder else ())):
+        for role in (*SUBSCRIBERS, *PUBLISHERS, *([FORWARDER] if forwarders else [])):
             fleet.finish(role, END_S)
         complaints = fleet.complaints()
     verdict = judge(folder)

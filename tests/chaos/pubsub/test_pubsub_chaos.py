@@ -72,9 +72,12 @@ def test_nothing_is_lost_in_silence_whoever_is_killed_and_whatever_is_cut(tmp_pa
 
 
 @pytest.mark.slow
-def test_nothing_is_lost_in_silence_with_a_forwarder_between_that_is_killed_again_and_again(tmp_path: Path) -> None:
-    print(f"seed {SEED}; the same at length: python -m tests.chaos.pubsub --forwarder --seed {SEED} --verbose")
-    outcome = run(SEED, tmp_path, pause_s=(0.05, 0.4), forwarder=True, say=print)
+@pytest.mark.parametrize("count", [1, 2])
+def test_nothing_is_lost_in_silence_with_forwarders_between_that_are_killed_again_and_again(
+    count: int, tmp_path: Path
+) -> None:
+    print(f"seed {SEED}; the same at length: python -m tests.chaos.pubsub --forwarders {count} --seed {SEED} --verbose")
+    outcome = run(SEED, tmp_path, pause_s=(0.05, 0.4), forwarders=count, say=print)
     print(outcome.table())
     assert outcome.failures == []
     assert outcome.kills["forwarder"] == 3
