@@ -219,7 +219,7 @@ PATTERN_FACES = {
     "sync", "aio", "sending", "bulk", "taking", "jobs", "custody", "worker", "worker_aio",
     "executing", "children", "beside", "pace", "dead",
     "arrivals", "calling", "reply", "stream", "request", "handling", "elsewhere", "crew", "tasks", "loops", "hosting",
-    "effects",    "serving", "serving_aio",
+    "effects", "outbox", "serving", "serving_aio",
     "publishing", "subscribing", "messages", "handlers", "positions", "endpoints", "places",
 }  # fmt: skip
 

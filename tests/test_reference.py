@@ -65,6 +65,13 @@ def test_every_counter_of_plain_pipelines_is_listed(kind: str) -> None:
     assert listed == counters
 
 
+def test_every_counter_of_a_puller_with_an_inbox_is_listed(tmp_path: Path) -> None:
+    with zmqkit.Puller(NOWHERE, inbox=tmp_path / "inbox.db") as pull:
+        counters = set(pull.stats())
+    listed = first_column("Of all peers") | first_column("Of pullers") | first_column("Of pullers with an inbox")
+    assert listed == counters
+
+
 def test_the_counters_of_a_worker_are_those_of_its_two_sides(tmp_path: Path) -> None:
     shared = first_column("Of all peers")
     expected = {f"source_{name}" for name in shared | first_column("Of pullers")}

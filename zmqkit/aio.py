@@ -71,14 +71,17 @@ if TYPE_CHECKING:
     )
     from zmqkit.patterns.pipeline import (
         DeadLetter,
+        Outbox,
         Outgoing,
         Settled,
     )
-    from zmqkit.patterns.pipeline.aio import (
+    from zmqkit.patterns.pipeline.pulling_aio import (
         Batch,
-        DeadLetters,
         Job,
         Puller,
+    )
+    from zmqkit.patterns.pipeline.pushing_aio import (
+        DeadLetters,
         Pusher,
         Receipt,
     )
@@ -164,14 +167,15 @@ _HOMES = {
     "Retention": "zmqkit.options",
     "Window": "zmqkit.options",
     "DeadLetter": "zmqkit.patterns.pipeline",
+    "Outbox": "zmqkit.patterns.pipeline",
     "Outgoing": "zmqkit.patterns.pipeline",
     "Settled": "zmqkit.patterns.pipeline",
-    "Batch": "zmqkit.patterns.pipeline.aio",
-    "DeadLetters": "zmqkit.patterns.pipeline.aio",
-    "Job": "zmqkit.patterns.pipeline.aio",
-    "Puller": "zmqkit.patterns.pipeline.aio",
-    "Pusher": "zmqkit.patterns.pipeline.aio",
-    "Receipt": "zmqkit.patterns.pipeline.aio",
+    "Batch": "zmqkit.patterns.pipeline.pulling_aio",
+    "DeadLetters": "zmqkit.patterns.pipeline.pushing_aio",
+    "Job": "zmqkit.patterns.pipeline.pulling_aio",
+    "Puller": "zmqkit.patterns.pipeline.pulling_aio",
+    "Pusher": "zmqkit.patterns.pipeline.pushing_aio",
+    "Receipt": "zmqkit.patterns.pipeline.pushing_aio",
     "Worker": "zmqkit.patterns.pipeline.worker_aio",
     "Request": "zmqkit.patterns.reqrep",
     "method": "zmqkit.patterns.reqrep",
@@ -230,6 +234,7 @@ __all__ = [
     "NotSent",
     "NotSentInTime",
     "OnError",
+    "Outbox",
     "OutcomeUnknown",
     "Outgoing",
     "Overloaded",

@@ -224,6 +224,11 @@ class TwoSided:
         self._source = (
             source if own_source else self._puller(*checks.several("source", source), on_error=on_error, **common)
         )
+        if self._source._inbox_source is not None:
+            raise UsageError(
+                "a Worker keeps no records: a job would count as done while its outputs are still on their way. "
+                "Give inbox= to the puller at the end; its records know the outputs of workers by their ids"
+            )
         self._source._warned = True  # what it waits for, while it holds all it may, is that its outputs settle
         self._sink = sink
         if not own_sink and sink is not None:

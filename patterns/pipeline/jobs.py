@@ -8,17 +8,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import traceback as tracebacks
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Generic, Literal, NamedTuple
 
 from typing_extensions import TypeVar
 
 from zmqkit import checks
-from zmqkit.errors import AlreadySettled, Closed, Forked, Reject, Retry, UsageError
+from zmqkit.errors import AlreadySettled, Closed, Duplicate, Forked, Reject, Retry, UsageError
+from zmqkit.inbox import Claimed, JobRecord, Known, claim, record_of
 from zmqkit.options import OnError
 from zmqkit.patterns.pipeline import wire
 from zmqkit.patterns.pipeline.children import NotTried
+from zmqkit.patterns.pipeline.effects import Transaction
 from zmqkit.patterns.pipeline.puller import Parcel, PullerCore
 from zmqkit.transport.tickets import Ticket
 
@@ -38,7 +41,7 @@ class JobBase(Generic[T]):
         outcome: how it was settled here; None while it is not.
     """
 
-    __slots__ = ("_index", "_parcel", "_puller", "body", "outcome")
+    __slots__ = ("_held", "_index", "_parcel", "_puller", "body", "outcome")
 
     def __init__(self, puller: Any, parcel: Parcel, index: int, body: T) -> None:
         self._puller = puller
@@ -46,12 +49,13 @@ class JobBase(Generic[T]):
         self._index = index
         self.body = body
         self.outcome: Outcome | None = None
+        self._held: Any = None
+        """Its transaction, or what it was claimed in."""
 
     @property
     def id(self) -> str:
         """The message's id: the same at each delivery."""
-        delivery = self._parcel.delivery
-        return delivery.ids.get(self._index) or f"{delivery.origin}-{delivery.sequence + self._index}"
+        return _id(self._parcel, self._index)
 
     @property
     def key(self) -> str | None:
@@ -83,13 +87,15 @@ class JobBase(Generic[T]):
 
     # ---- settling ------------------------------------------------------------------
 
-    def _check(self) -> None:
+    def _check(self, *, ack: bool = False) -> None:
         if self.outcome is not None:
             raise AlreadySettled(f"job {self.id} was {self.outcome} before: the first outcome counts")
+        if self._held is not None:
+            self._held.check(ack=ack)
 
     def _ack(self) -> None:
-        if self.outcome is not None:
-            self._check()
+        if self.outcome is not None or self._held is not None:
+            self._check(ack=True)
         parcel = self._parcel
         parcel.acked.append(self._index)
         self.outcome = "acked"
@@ -101,7 +107,7 @@ class JobBase(Generic[T]):
                 raise
 
     def _ack_asking(self) -> Ticket:
-        self._check()
+        self._check(ack=True)
         ticket: Ticket = self._puller._ask(_with_ticket, self._puller._core, self._parcel, self._index)
         self.outcome = "acked"
         return ticket
@@ -125,12 +131,73 @@ class JobBase(Generic[T]):
     def _isolate(self) -> None:
         self._settle("released", wire.ISOLATE, None, "")
 
+    # ---- effects -------------------------------------------------------------------
+
+    def claim(self, connection: Any, /) -> bool:
+        """Record this job in a transaction of yours: its effects are there if and only if the record is.
+
+        The ack must come after the commit: begin the transaction within ``with job:``, and let it end there.
+
+        Args:
+            connection: one of the DB-API (PEP 249), or Django's, within a transaction or about to begin one. The table
+                ``zmqkit_inbox_jobs`` is made in SQLite; elsewhere by you, see the documentation.
+
+        Returns:
+            False: it was done before; do nothing, and let it be acked.
+
+        Raises:
+            UsageError: the connection is in autocommit, or no connection.
+            AlreadySettled: it was settled before.
+        """
+        self._check()
+        if self._puller._plain:
+            raise UsageError("jobs of plain pushers have no ids that come again: there is nothing to claim")
+        if not claim(connection, *records_of(self._parcel, [self._index])):
+            return False
+        self._held = Claimed(connection, str(self))
+        return True
+
+    def transaction(self) -> Transaction:
+        """Effects and their record in one commit, in the inbox: ``with job.transaction() as db: ...``.
+
+        With `zmqkit.aio` it is ``async with``; the commit runs in a worker thread.
+
+        The commit acks the job. An exception rolls back, and what comes of it is said by ``with job:`` around it.
+
+        Raises:
+            UsageError: the puller has no ``inbox=``.
+            JournalError: the inbox cannot be written; the subclass and the message say why.
+            Duplicate: it was done before; it is acked, and ``with job:`` swallows this.
+            Reject: it is older than what the inbox remembers, see ``inbox_keep=``.
+        """
+        self._check()
+        return Transaction(self._puller._effects, self, waits=self._puller._waits)
+
+    def _records(self) -> list[JobRecord]:
+        self._check()
+        return records_of(self._parcel, [self._index])
+
+    def _found(self, known: Known, records: list[JobRecord]) -> None:
+        """It was done before."""
+        self._ack()
+
+    def _let_go(self) -> None:
+        """It failed, or is given back: nothing of a transaction that is open still happened."""
+        held, self._held = self._held, None
+        if held is not None:
+            held.abandon()
+
     def _leave(self, error: BaseException | None) -> bool:
         """The end of a with-block. True contains the exception."""
         if error is None:
             if self.outcome is None:
                 self._ack()
             return False
+        if self._held is not None:
+            self._let_go()
+        if isinstance(error, Duplicate) and self.outcome == "acked":
+            log.info("%s", error)
+            return True
         if not isinstance(error, Exception) or isinstance(error, NotTried):
             # Cancelled, interrupted, exiting, or not begun: nobody's failure.
             if self.outcome is None:
@@ -155,6 +222,17 @@ class JobBase(Generic[T]):
                     self._settle("nacked", wire.NACK, delay, reason, trace)
                     log.warning("job %s failed: %s", self.id, said)  # again or dead: its pusher decides
         return contained(policy, error)
+
+
+def _id(parcel: Parcel, index: int) -> str:
+    delivery = parcel.delivery
+    return delivery.ids.get(index) or f"{delivery.origin}-{delivery.sequence + index}"
+
+
+def records_of(parcel: Parcel, indexes: Iterable[int]) -> list[JobRecord]:
+    """What an inbox would keep of these jobs."""
+    delivery = parcel.delivery
+    return [record_of(_id(parcel, index), delivery.origin, delivery.sent_at) for index in indexes]
 
 
 def shown(error: Exception) -> str:
@@ -196,12 +274,14 @@ class BatchBase(Generic[T]):
         outcome: how the batch was settled; None while it is not.
     """
 
-    __slots__ = ("_made", "_puller", "_runs", "bodies", "outcome")
+    __slots__ = ("_held", "_made", "_puller", "_runs", "bodies", "outcome")
 
     def __init__(self, puller: Any, taken: list[Run]) -> None:
         self._puller = puller
         self._runs = taken
         self._made: list[Any] | None = None
+        self._held: Any = None
+        """Its transaction."""
         self.bodies: list[T] = []
         for parcel, indexes in taken:
             bodies = parcel.bodies
@@ -232,12 +312,14 @@ class BatchBase(Generic[T]):
     def __repr__(self) -> str:
         return f"<Batch of {len(self)} jobs {self.outcome or 'not settled'}>"
 
-    def _check(self) -> None:
+    def _check(self, *, ack: bool = False) -> None:
+        if self._held is not None:
+            self._held.check(ack=ack)
         if self.outcome is not None:
             raise AlreadySettled(f"this batch was {self.outcome} before: the first outcome counts")
 
     def _ack(self) -> None:
-        self._check()
+        self._check(ack=True)
         if self._made is None:
             for parcel, indexes in self._runs:
                 parcel.acked.extend(indexes)
@@ -262,11 +344,52 @@ class BatchBase(Generic[T]):
                 job._isolate()
         self.outcome = "nacked"
 
+    # ---- effects -------------------------------------------------------------------
+
+    def transaction(self) -> Transaction:
+        """The effects of all and their records in one commit: ``with batch.transaction() as db: ...``.
+
+        The commit acks the batch.
+
+        Raises:
+            Duplicate: some were done before; these are acked, the others come again without them, and ``with batch:``
+                swallows this. All else is as in ``job.transaction()``.
+        """
+        self._check()
+        return Transaction(self._puller._effects, self, waits=self._puller._waits)
+
+    def _records(self) -> list[JobRecord]:
+        self._check()
+        if self._made is not None and any(job.outcome is not None or job._held is not None for job in self._made):
+            raise UsageError("some jobs of this batch were settled one by one: give each of them its own transaction")
+        return [each for parcel, indexes in self._runs for each in records_of(parcel, indexes)]
+
+    def _found(self, known: Known, records: list[JobRecord]) -> None:
+        """Some were done before: these are acked, and the others come again, without them."""
+        times = Counter(record.id for record in records)
+        for job, record in zip(self._jobs, records, strict=True):
+            if times[record.id] > 1:
+                job._isolate()  # one message twice: alone, the one that is done first makes the other a duplicate
+            elif record.id in known.done:
+                job._ack()
+            else:
+                job._release()
+        self.outcome = "acked" if all(job.outcome == "acked" for job in self._jobs) else "released"
+
+    def _let_go(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            held.abandon()
+
     def _leave(self, error: BaseException | None) -> bool:
         if error is None:
             if self.outcome is None:
                 self._ack()
             return False
+        self._let_go()
+        if isinstance(error, Duplicate) and self.outcome is not None:
+            log.info("%s", error)
+            return True
         if not isinstance(error, Exception) or isinstance(error, NotTried):
             for job in self._jobs:
                 if job.outcome is None:

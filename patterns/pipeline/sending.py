@@ -25,6 +25,7 @@ from zmqkit.errors import (
     WaitTimeout,
     ZmqkitError,
 )
+from zmqkit.inbox import Connection
 from zmqkit.journal import SqliteJournal
 from zmqkit.journal.store import HIGHEST_KEY
 from zmqkit.options import Backoff, Durability, Point, Window
@@ -32,14 +33,16 @@ from zmqkit.patterns.pipeline.dedupe import IDS
 from zmqkit.patterns.pipeline.endpoints import CLOSING, FOR_EVER, PipePeer
 from zmqkit.patterns.pipeline.hands import PusherSettings
 from zmqkit.patterns.pipeline.lanes import LANES
+from zmqkit.patterns.pipeline.outbox import OutboxTransaction, Relay
 from zmqkit.patterns.pipeline.outgoing import NOTHING, Outgoing, Wanted, check_plain, plan_of, wanted_of
 from zmqkit.patterns.pipeline.outlets import FRAMES, OutletPusherCore
 from zmqkit.patterns.pipeline.pusher import PusherCore
 from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, DeadRow, Pack
 from zmqkit.patterns.pipeline.walltime import STATE
-from zmqkit.peer.base import Common, check_types
+from zmqkit.peer.base import Common, check_types, deadline_of, left_of
 from zmqkit.protocol import core
 from zmqkit.protocol.local import Local
+from zmqkit.transport.driver import Driver
 from zmqkit.transport.tickets import Ticket, WaitExpired, wait
 
 Path = str | PathLike[str]
@@ -138,6 +141,8 @@ class PusherBase(PipePeer):
     _binds: ClassVar[bool] = True
     _core: PusherCore
     _receipt: ClassVar[type[Any]]
+    _waits: ClassVar[bool]
+    """Whether a verb of this face may block."""
 
     def __init__(
         self, addresses: Sequence[str], journal: Path | None, durability: Durability, max_failures: int,
@@ -162,6 +167,7 @@ class PusherBase(PipePeer):
         self._journal: SqliteJournal | None = None
         self._sequence = 1
         self._handed_bytes = 0
+        self._relay: Relay | None = None
 
     def _build(self) -> tuple[PusherCore, Any]:
         journal = None
@@ -196,6 +202,53 @@ class PusherBase(PipePeer):
     def _make_core(self, local: Local, settings: PusherSettings) -> PusherCore:
         kind = OutletPusherCore if self._plain else PusherCore
         return kind(local, settings, self._random())
+
+    # ---- the outbox ----------------------------------------------------------------
+
+    def _set_up(self, driver: Driver) -> None:
+        super()._set_up(driver)
+        if self._journal is not None and not self._plain and os.path.exists(f"{self._journal_path}-outboxes"):
+            self._outbox_relay()  # what is left there from an earlier life is sent
+
+    def _outbox_relay(self) -> Relay:
+        with self._state_lock:
+            if self._relay is None:
+                assert self._journal is not None
+                self._relay = Relay(self, str(self._journal_path), self._journal.uuid)
+            return self._relay
+
+    def transaction(self, db: Connection | Path | None = None, /) -> OutboxTransaction:
+        """Send if and only if a transaction of yours is committed: ``with push.transaction(db) as outbox: ...``.
+        With `zmqkit.aio` it is ``async with``; the commit runs in a worker thread, if the connection may be used there.
+
+        ``outbox.send(body)`` writes the message into the table ``zmqkit_outbox`` beside your own rows. The end of the
+        block commits, an exception rolls back; then the messages go to the journal, under their ids. Where a
+        transaction is open on `db` already, such as that of ``job.transaction()``, its owner commits, and the messages
+        go then. What a crash leaves there is sent when the journal is opened again.
+
+        Args:
+            db: a connection, or the path of an SQLite file; then ``outbox.connection`` is one for the block.
+
+        Raises:
+            UsageError: the pusher has no ``journal=``, or `db` is none of these.
+            JournalError: the database cannot be written; the subclass and the message say why.
+        """
+        return OutboxTransaction(self, db, waits=self._waits)
+
+    def _drain_outbox(self, seconds: float | None) -> float | None:
+        """Wait until what was committed before is in the journal, so long at most. Returns the seconds left."""
+        if self._relay is None:
+            return seconds
+        deadline = deadline_of(seconds)
+        self._relay.drain(seconds)
+        return left_of(deadline)
+
+    def _end_outbox(self, linger: float | None) -> None:
+        relay = self._relay
+        if relay is not None:
+            if linger != 0 and not relay.drain(linger):
+                log.warning("%s: some messages wait in an outbox; the next opening sends them", self.name)
+            relay.end()
 
     # ---- sending -------------------------------------------------------------------
 
@@ -291,6 +344,17 @@ class PusherBase(PipePeer):
             self._handed_bytes += len(pack.blob)
             hand(self._core.append, pack, first, ticket, wait, watcher)
         return first
+
+    def _relay_pack(self, pack: Pack) -> Ticket:
+        """Take messages from an outbox, also while this closes. Returns what to wait for until they are stored."""
+        driver = self._driver
+        assert driver is not None  # who has an outbox has opened it
+        ticket = driver.ticket()
+        with self._state_lock:
+            first, self._sequence = self._sequence, self._sequence + len(pack)
+            self._handed_bytes += len(pack.blob)
+            driver.submit(self._core.append, pack, first, ticket, True, None)
+        return ticket
 
     def _redrive(self, letter: DeadRow, key: int) -> Ticket:
         """Send a dead letter, claimed, again. Returns what to wait for until that is stored."""

@@ -22,10 +22,12 @@ from zmqkit.errors import (
     DecodeError,
     UsageError,
 )
+from zmqkit.inbox import Source, check_source
 from zmqkit.options import Limits, OnError
 from zmqkit.patterns.pipeline import wire
+from zmqkit.patterns.pipeline.effects import Effects
 from zmqkit.patterns.pipeline.endpoints import PipePeer
-from zmqkit.patterns.pipeline.jobs import Run
+from zmqkit.patterns.pipeline.jobs import Run, records_of
 from zmqkit.patterns.pipeline.pace import pace_of
 from zmqkit.patterns.pipeline.plain import PlainPullerCore
 from zmqkit.patterns.pipeline.puller import Parcel, PullerCore
@@ -51,6 +53,12 @@ LOOK_ROUND: Final = 5.0
 """Seconds after which a waiting puller looks whether it waits for itself."""
 
 
+DONE: Final = object()
+"""Stands in the place of a body: this job was done before, the inbox says."""
+FORGOTTEN: Final = object()
+"""Likewise: it is older than what the inbox remembers."""
+
+
 class Aside:
     """Jobs of a parcel that were taken and given back: interrupted, or not for this batch."""
 
@@ -71,10 +79,12 @@ class PullerBase(PipePeer):
     _core: PullerCore | PlainPullerCore
     _job: ClassVar[type[Any]]
     _batch: ClassVar[type[Any]]
+    _waits: ClassVar[bool]
+    """Whether a verb of this face may block."""
 
     def __init__(
         self, addresses: Sequence[str], prefetch: int | None, on_error: OnError, max_lease: float, plain: bool,
-        rate: float | None, common: Common,
+        rate: float | None, inbox: Source | None, inbox_keep: float | None, common: Common,
     ) -> None:  # fmt: skip
         super().__init__(addresses, common)
         checks.whole("prefetch", prefetch, most=MAX_PREFETCH, none=True)
@@ -88,7 +98,11 @@ class PullerBase(PipePeer):
         self._max_lease = lease
         self._pace = pace_of(rate)
         self._warned = False
-        self._set_plain(plain, max_lease=lease != MAX_LEASE)
+        self._inbox_source, self._inbox_keep = inbox, inbox_keep
+        self._effects: Effects | None = None
+        if inbox is not None or inbox_keep is not None:
+            _check_inbox(inbox, inbox_keep)
+        self._set_plain(plain, max_lease=lease != MAX_LEASE, inbox=inbox is not None)
 
     def _after_fork(self) -> None:
         super()._after_fork()
@@ -104,6 +118,9 @@ class PullerBase(PipePeer):
         return limits
 
     def _build(self) -> tuple[PullerCore | PlainPullerCore, Any]:
+        if self._inbox_source is not None:
+            self._close_inbox()  # of an attempt to open that failed later
+            self._effects = Effects(self._inbox_source, self._inbox_keep)
         local = self._local(credit_messages=self._prefetch, credit_bytes=PREFETCH_BYTES, busy_bound=self._max_lease)
         if self._plain:
             return PlainPullerCore(local, self._random(), self._codec, time.time() - time.monotonic()), None
@@ -173,6 +190,12 @@ class PullerBase(PipePeer):
         assert parcel.bodies is not None
         body = parcel.bodies[index]
         job = self._job(self, parcel, index, body)
+        if body is DONE:
+            job._ack()
+            return None
+        if body is FORGOTTEN:
+            job._settle("rejected", wire.REJECT, None, "it is older than what the inbox remembers")
+            return None
         if type(body) is DecodeError:
             if isinstance(self._core, PlainPullerCore):
                 told = f"a body of a plain pusher that cannot be decoded as {parcel.delivery.codec}: {body}"
@@ -211,8 +234,42 @@ class PullerBase(PipePeer):
             bodies = [error] * len(parcel)
         except UsageError as error:
             bodies = [DecodeError(str(error))] * len(parcel)
-        parcel.spoiled = DecodeError in set(map(type, bodies))
+        # Two threads may come here for one parcel, and the inbox may tell the second one more: so the flag goes first,
+        # and is never taken back.
+        if self._effects is not None and self._pass_over(parcel, bodies):
+            parcel.spoiled = True
+        if DecodeError in set(map(type, bodies)):
+            parcel.spoiled = True
         parcel.bodies = bodies
+
+    def _pass_over(self, parcel: Parcel, bodies: list[Any]) -> bool:
+        """Mark what is not to be handed out: the inbox knows it, or cannot know it any more. True: there is some."""
+        assert self._effects is not None
+        records = records_of(parcel, range(len(parcel)))
+        known = self._effects.look_up(records, wait=self._waits)
+        if not (known.done or known.forgotten):
+            return False
+        for index, record in enumerate(records):
+            if record.id in known.done:
+                bodies[index] = DONE
+                self._effects.dropped += 1
+            elif record.id in known.forgotten:
+                bodies[index] = FORGOTTEN
+        return True
+
+    def _close_inbox(self) -> None:
+        effects = self._effects
+        if effects is not None:
+            effects.close()
+
+    def stats(self) -> dict[str, int | float]:
+        """Counters by name, since opening; with an inbox ``duplicates_dropped`` and ``duplicates_late``, too: jobs that
+        were known to be done before they were handed out, and those that were found out in their transaction."""
+        found = super().stats()
+        effects = self._effects
+        if found and effects is not None:
+            found |= {"duplicates_dropped": effects.dropped, "duplicates_late": effects.late}
+        return found
 
     def _take_more(self, taken: list[Run], most: int) -> bool:
         """Add jobs that are here, up to `most` in all. True when the batch must not grow further."""
@@ -314,6 +371,27 @@ class PullerBase(PipePeer):
             log.warning(
                 "%s was closed with %d jobs of plain pushers that were not settled: they are lost", self.name, lost
             )
+
+
+def _check_inbox(inbox: Source | None, keep: float | None) -> None:
+    """Raises for what ``inbox=`` and ``inbox_keep=`` do not take."""
+    check_source(inbox)
+    if keep is None:
+        return
+    if inbox is None:
+        raise UsageError("inbox_keep= says how long an inbox remembers: give inbox=, too")
+    if not 0 < checks.number("inbox_keep", keep, "a positive number of seconds, below 1e10") < 1e10:
+        raise ValueError(f"inbox_keep must be a positive number of seconds, below 1e10, got {keep!r}")
+
+
+def check_effects(handler: Callable[..., object], has_inbox: bool, *, whole: bool) -> None:
+    """Raises `UsageError` for a handler that could not make use of the inbox."""
+    if has_inbox and not whole:
+        shown = getattr(handler, "__qualname__", repr(handler))
+        raise UsageError(
+            f"with inbox=, {shown} must get the Job, for its transaction: annotate its parameter as a Job (with batch= "
+            "as a Batch)"
+        )
 
 
 def check_batches(most: int, wait: float) -> float:

@@ -17,7 +17,8 @@ from zmqkit.patterns.pipeline.custody import (
     results_of,
 )
 from zmqkit.patterns.pipeline.jobs import JobBase
-from zmqkit.patterns.pipeline.sync import Puller, Pusher
+from zmqkit.patterns.pipeline.pulling import Puller
+from zmqkit.patterns.pipeline.pushing import Pusher
 from zmqkit.patterns.pipeline.taking import check_handler, check_run
 from zmqkit.peer.base import Addresses, Common
 from zmqkit.peer.hooks import stop_on_signals

@@ -12,7 +12,6 @@ from typing_extensions import Unpack
 
 from zmqkit.errors import Unsettled
 from zmqkit.options import OnError
-from zmqkit.patterns.pipeline.aio import Puller, Pusher, call_within
 from zmqkit.patterns.pipeline.custody import (
     LOOK_FOR_STOP,
     Custody,
@@ -20,6 +19,8 @@ from zmqkit.patterns.pipeline.custody import (
     results_of,
 )
 from zmqkit.patterns.pipeline.jobs import JobBase
+from zmqkit.patterns.pipeline.pulling_aio import Puller, call_within
+from zmqkit.patterns.pipeline.pushing_aio import Pusher
 from zmqkit.patterns.pipeline.taking import check_handler, check_run
 from zmqkit.peer.aio import Peer, run_tasks
 from zmqkit.peer.base import Addresses, Common

@@ -61,11 +61,12 @@ CONTRACT: dict[str, dict[str, dict[str, object]]] = {
         },
         "send_many": {"bodies": REQUIRED, "timeout": None},
         "flush": {"timeout": None, "until": "settled"},
+        "transaction": {"db": None},
     },
     "Puller": {
         "__init__": {
-            "addresses": REQUIRED, "prefetch": None, "on_error": "nack", "max_lease": 3600.0, "plain": False,
-            "rate": None, "common": REQUIRED,
+            "addresses": REQUIRED, "prefetch": None, "inbox": None, "inbox_keep": None, "on_error": "nack",
+            "max_lease": 3600.0, "plain": False, "rate": None, "common": REQUIRED,
         },
         "receive": {"timeout": None},
         "batches": {"max": 500, "wait": 0.05},
@@ -83,8 +84,9 @@ CONTRACT: dict[str, dict[str, dict[str, object]]] = {
     },
     "Job": {
         "ack": {"wait": False}, "nack": {"delay": None, "reason": None}, "reject": {"reason": REQUIRED}, "release": {},
+        "claim": {"connection": REQUIRED}, "transaction": {},
     },
-    "Batch": {"ack": {}, "nack": {"delay": None}},
+    "Batch": {"ack": {}, "nack": {"delay": None}, "transaction": {}},
     "Receipt": {"wait": {"until": "settled", "timeout": None}},
 }  # fmt: skip
 """Parameters and defaults that programs rely on, by class and method, `self` left out."""
@@ -92,6 +94,7 @@ CONTRACT: dict[str, dict[str, dict[str, object]]] = {
 POSITIONAL_ONLY = {
     ("Pusher", "send"): {"body"}, ("Pusher", "send_nowait"): {"body"}, ("Pusher", "send_many"): {"bodies"},
     ("Puller", "run"): {"handler"}, ("Worker", "__init__"): {"handler"}, ("Peer", "on"): {"event", "callback"},
+    ("Job", "claim"): {"connection"}, ("Pusher", "transaction"): {"db"},
 }  # fmt: skip
 
 POSITIONAL_OR_BY_NAME = {
@@ -211,9 +214,8 @@ def test_both_faces_tell_their_types_alike() -> None:
 
 
 def _shown(hint: Any) -> str:
-    return str(hint).replace("zmqkit.patterns.pipeline.aio.", "").replace("zmqkit.patterns.pipeline.sync.", "").replace(
-        "zmqkit.peer.aio.", ""
-    ).replace("zmqkit.peer.sync.", "").replace("worker_aio.", "worker.")  # fmt: skip
+    shown = str(hint).replace("pulling_aio.", "pulling.").replace("pushing_aio.", "pushing.")
+    return shown.replace("zmqkit.peer.aio.", "").replace("zmqkit.peer.sync.", "").replace("worker_aio.", "worker.")
 
 
 def test_what_every_peer_takes_is_the_contracts() -> None:
@@ -243,7 +245,7 @@ def test_attributes_that_programs_read_are_there(face: Any) -> None:
 def test_what_is_not_built_is_not_accepted() -> None:
     """A keyword that a later version may have is an error today, never ignored."""
     unknown = {
-        "Puller": ("inbox", "dead_letters"), "Worker": ("state",),
+        "Puller": ("dead_letters",), "Worker": ("state",),
     }  # fmt: skip
     for face in (zmqkit, aio):
         for name, keywords in unknown.items():

@@ -68,14 +68,19 @@ class Connections:
         self._closed = False
         self._opened: set[sqlite3.Connection] = set()
         """Those that we opened; they may be closed from any thread."""
+        self._spent: set[sqlite3.Connection] = set()
+        """Not to be used again by the thread whose they are: a commit of theirs failed."""
 
     def here(self) -> sqlite3.Connection:
         """This thread's connection, in autocommit mode. Raises `JournalError`, `Closed`, `Forked`."""
-        if os.getpid() != self._pid:
-            raise Forked(f"the inbox {self.path} belongs to the parent process {self._pid}; open a new one")
+        self.check_process()
         if self._closed:
             raise Closed(f"the inbox {self.path} is closed")
         connection: sqlite3.Connection | None = getattr(self._here, "connection", None)
+        if connection is not None and connection in self._spent:
+            self._spent.discard(connection)
+            self.drop()
+            connection = None
         if connection is None:
             with translated(self.path):
                 connection = self._open()
@@ -90,6 +95,13 @@ class Connections:
             self._opened.discard(connection)
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
+
+    def spend(self, connection: sqlite3.Connection) -> None:
+        """Let nobody ask this connection again, whatever thread's it is."""
+        if connection is getattr(self._here, "connection", None):
+            self.drop()
+        else:
+            self._spent.add(connection)
 
     def close(self) -> None:
         """Close the connections, and let no other be opened. What a callable gave to other threads stays theirs."""
@@ -126,6 +138,11 @@ class Connections:
         if not callable(self._source):
             self._opened.add(connection)
         return connection
+
+    def check_process(self) -> None:
+        """Raises `Forked` in a child: SQLite's connections are the parent's alone."""
+        if os.getpid() != self._pid:
+            raise Forked(f"the inbox {self.path} belongs to the parent process {self._pid}; open a new one")
 
     def _check(self, connection: sqlite3.Connection) -> None:
         """Synced at each commit, and read back: a setting that SQLite did not take must not be believed."""
@@ -182,6 +199,23 @@ def translate(error: sqlite3.Error, path: str | None) -> JournalError:
     if code == sqlite3.SQLITE_READONLY:
         return JournalError(f"the inbox {path} cannot be written: {error}; may we write the file and its folder?")
     return JournalError(f"the inbox {path}: {error}")
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether another connection writes at the moment, or ends a write."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return isinstance(code, int) and code & 0xFF in _BUSY_CODES
+
+
+@contextlib.contextmanager
+def impatient(connection: sqlite3.Connection) -> Iterator[None]:
+    """Within this block nothing waits for another connection: it is busy at once."""
+    patience = _ask(connection, "busy_timeout")
+    connection.execute("pragma busy_timeout = 0")
+    try:
+        yield
+    finally:
+        connection.execute(f"pragma busy_timeout = {int(patience or 0)}")
 
 
 def wrong_version(path: str | None, version: object, ours: int) -> JournalVersion:

@@ -24,7 +24,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from zmqkit.errors import CommitIndeterminate, JournalError, UsageError
-from zmqkit.inbox.connections import Connections, Source, translate, translated, wrong_version
+from zmqkit.inbox.connections import Connections, Source, impatient, is_busy, translate, translated, wrong_version
 
 VERSION: Final = 1
 PRUNE_EVERY: Final = 100
@@ -122,6 +122,32 @@ class Inbox:
             self._connections.writing.release()
             raise
 
+    def try_begin(self) -> Transaction | None:
+        """Begin a transaction, if nobody writes now: no other thread or task here, and no other process.
+
+        Waits for nobody, so that an event loop may call it. Its `Transaction.commit` may wait.
+        """
+        connection = self._connections.here()
+        if not self._connections.writing.acquire(blocking=False):
+            return None
+        begun = False
+        try:
+            with translated(self.path), impatient(connection):
+                try:
+                    connection.execute("begin immediate")
+                except sqlite3.OperationalError as error:
+                    if not is_busy(error):
+                        raise
+                else:
+                    begun = True
+            return Transaction(self, connection) if begun else None
+        except BaseException:
+            begun = False
+            raise
+        finally:
+            if not begun:
+                self._connections.writing.release()
+
     def connection(self) -> sqlite3.Connection:
         """This thread's connection, for looking things up."""
         return self._connections.here()
@@ -191,7 +217,7 @@ class Inbox:
                     connection.execute("rollback")
                 raise translate(error, self.path) from error
             # A failed sync: what the file holds now may be in memory only. Never ask the same connection again.
-            self._connections.drop()
+            self._connections.spend(connection)
             if proofs and not all(shows() for _, shows in proofs):
                 raise translate(error, self.path) from error
             raise CommitIndeterminate(
@@ -216,6 +242,14 @@ class Transaction:
         self._inbox = inbox
         self._proofs: list[Proof] = []
         self._open = True
+
+    def moves(self) -> bool:
+        """Whether this thread may commit what another began: not with a connection that SQLite's module ties to one."""
+        try:
+            self.connection.execute("select 1")
+        except sqlite3.ProgrammingError:
+            return False
+        return True
 
     def prove(self, id: str, shows: Callable[[], bool]) -> None:
         """Something was written for the message of this id; `shows` looks, after a failed commit, whether it is there.
@@ -269,6 +303,7 @@ class Transaction:
     def rollback(self) -> None:
         """Nothing of it happened. After a commit or a rollback: nothing more happens."""
         if self._open:
+            self._inbox._connections.check_process()  # a child must touch nothing: the transaction is its parent's
             self._open = False
             try:
                 self._roll_back()
@@ -281,11 +316,12 @@ class Transaction:
                 self.connection.execute("rollback")
         except sqlite3.Error:
             # Whatever it was, the file is as it was before: a connection that is closed rolls back.
-            self._inbox._connections.drop()
+            self._inbox._connections.spend(self.connection)
 
     def _check(self) -> None:
         if not self._open:
             raise UsageError("this transaction has ended")
+        self._inbox._connections.check_process()
         if not self.connection.in_transaction:
             self._open = False
             self._inbox._ended()

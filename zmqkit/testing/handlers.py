@@ -14,8 +14,7 @@ from typing import Any
 
 from zmqkit.journal import MemoryJournal
 from zmqkit.options import Heartbeat, OnError
-from zmqkit.patterns.pipeline import Job, Outgoing, Puller, Pusher, Worker
-from zmqkit.patterns.pipeline import aio as async_face
+from zmqkit.patterns.pipeline import Job, Outgoing, Puller, Pusher, Worker, pulling_aio, pushing_aio
 from zmqkit.patterns.pipeline.dead import DeadLetter as DeadLetter
 from zmqkit.patterns.pipeline.dead import letter_of, unpacked
 from zmqkit.patterns.pipeline.pusher import PusherCore
@@ -104,8 +103,8 @@ def run(
         made, batch = handler._parts.handler, handler._parts.batch
         with_sink = handler._sink is not None
     asynchronous = isinstance(handler, AsyncWorker) or _is_async(made)
-    pullers: Any = async_face.Puller if asynchronous else Puller
-    pushers: Any = async_face.Pusher if asynchronous else Pusher
+    pullers: Any = pulling_aio.Puller if asynchronous else Puller
+    pushers: Any = pushing_aio.Pusher if asynchronous else Pusher
 
     push = Pusher(NOWHERE, heartbeat=QUIET)
     core = PusherCore(push._local(about={"epoch": bytes(16)}), _settings(push, durable=True), push._random())
