@@ -216,7 +216,8 @@ def is_pure(module: str) -> bool:
 DEVICE_CORES = {"acceptors", "fences", "greetings", "initiators", "rates", "switch", "ways"}
 
 PATTERN_FACES = {
-    "sync", "aio", "sending", "bulk", "taking", "jobs", "custody", "worker", "worker_aio",
+    "sync", "aio", "pushing", "pushing_aio", "pulling", "pulling_aio", "sending", "bulk",
+    "taking", "jobs", "custody", "worker", "worker_aio",
     "executing", "children", "beside", "pace", "dead",
     "arrivals", "calling", "reply", "stream", "request", "handling", "elsewhere", "crew", "tasks", "loops", "hosting",
     "effects", "outbox", "serving", "serving_aio",

@@ -65,6 +65,33 @@ async def test_rows_and_messages_are_one_commit(face: Face, shop: Path, journal:
             assert waiting(shop) == []
 
 
+async def test_an_outbox_takes_all_that_send_takes(face: Face, shop: Path, journal: Path) -> None:
+    async with face.Pusher(LOCAL, journal=journal, linger=0) as push:
+        async with push.transaction(shop) as outbox:
+            outbox.send("later", delay=1e6)
+            outbox.send("low")
+            assert outbox.send("high", id="mine", priority=7, ttl=1e6) == "mine"
+            assert outbox.send("again", id="mine") == "mine"
+            outbox.send("keyed", key="k", headers={"h": "v"})
+            outbox.send("gone", ttl=1e-9)
+            with pytest.raises(ValueError, match="delay"):
+                outbox.send("x", delay=-1)
+        async with push.transaction(shop) as outbox:
+            outbox.send("once more", id="mine")
+        await push.flush(PATIENCE_S, until="journalled")
+        async with face.Puller(push.addresses[0], prefetch=1) as pull:
+            jobs = []
+            for _ in range(3):
+                job = await take(pull)
+                jobs.append((job.body, job.id if job.id == "mine" else None, job.key, dict(job.headers)))
+                await job.ack()
+            assert jobs == [("high", "mine", None, {}), ("low", None, None, {}), ("keyed", None, "k", {"h": "v"})]
+            done = await push.flush(PATIENCE_S)
+            assert (done.acked, done.expired, len(done.not_due)) == (3, 1, 1)
+        with pytest.warns(RuntimeWarning, match="1 message not settled"):
+            await push.close()
+
+
 async def test_an_exception_takes_both_back(face: Face, shop: Path, journal: Path) -> None:
     async with face.Pusher(LOCAL, journal=journal) as push, face.Puller(push.addresses[0]) as pull:
         with closing(sqlite3.connect(shop)) as db:
