@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.chaos.fleet import Died, Stuck
-from tests.chaos.pubsub.run import Outcome, run
+from tests.chaos.pubsub.run import LEAST_SHARE, Outcome, run
 
 PLANTS = ("careless-subscriber", "forgiving-subscriber", "lazy-inbox")
 
@@ -83,7 +83,10 @@ def unexercised(outcome: Outcome, seconds: float) -> list[str]:
         "sessions resumed": outcome.count("sessions_resumed"),
         "fell behind": outcome.count("times_behind"),
     }
-    return [f"not once: {name}" for name, count in seen.items() if not count]
+    found = [f"not once: {name}" for name, count in seen.items() if not count]
+    if outcome.undisturbed and outcome.share < LEAST_SHARE:
+        found.append(f"only {outcome.share:.2f} x as much came while forwarders were killed")
+    return found
 
 
 def _replay(arguments: argparse.Namespace, seed: int) -> str:

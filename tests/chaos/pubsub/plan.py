@@ -37,6 +37,9 @@ PATTERNS: dict[str, tuple[str, ...]] = {
 }
 """What each subscriber wants, in all its lives. Topics that occur once only begin with ``once.``."""
 
+ALONE_S = (2.0, 4.0)
+"""The same where nothing else is harmed."""
+
 INTERVAL_S = 0.2
 BOUND_S = 0.6
 """The heartbeat interval and bound of all of them."""
@@ -114,6 +117,13 @@ def short_plan(seed: int, pause_s: tuple[float, float], *, forwarders: int = 0) 
     for at in (9, 6, 3) if forwarders else ():
         steps.insert(at, _step(rng, f"{FORWARDER}-{at // 3 % forwarders}", "kill", pause_s))
     return steps
+
+
+def forwarder_kills(seed: int, forwarders: int) -> Iterator[Step]:
+    """Kills of forwarders, and of nobody else, every few seconds and without end."""
+    rng = random.Random(seed)
+    while True:
+        yield _step(rng, f"{FORWARDER}-{rng.randrange(forwarders)}", "kill", ALONE_S)
 
 
 def _with_kills_of_forwarders(

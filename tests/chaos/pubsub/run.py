@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from tests.chaos.fleet import Fleet
@@ -23,6 +23,7 @@ from tests.chaos.pubsub.plan import (
     SMALL_CREW,
     SUBSCRIBERS,
     LinkStep,
+    forwarder_kills,
     members,
     plan,
     short_plan,
@@ -43,6 +44,12 @@ QUIET_S = 1.0
 """When nothing came for so long, the reader is asked whether that was all..."""
 AGAIN_S = 2.0
 """...and if not, again after as long as it takes subscribers to compare what they have."""
+TURN_S = 10.0
+"""Where forwarders are between, all are left alone for so long, and then only forwarders are killed, in turns..."""
+TURN_EVERY_S = 60.0
+"""...as often as this fits into the seconds of the run."""
+LEAST_SHARE = 0.5
+"""So much of what comes while all are left alone must come while only forwarders are killed."""
 
 
 @dataclasses.dataclass
@@ -56,6 +63,8 @@ class Outcome:
         links: what was done to links, by kind.
         seconds: the whole run.
         resting_seconds: from when publishing ended until nothing more came.
+        undisturbed, disturbed: what subscribers wrote down in a second, in bytes, while all were left alone, and while
+            only forwarders were killed; 0 where there was no time for that.
     """
 
     verdict: Verdict
@@ -65,11 +74,18 @@ class Outcome:
     links: Counter[str]
     seconds: float
     resting_seconds: float
+    undisturbed: float = 0.0
+    disturbed: float = 0.0
 
     @property
     def failures(self) -> list[str]:
         """All that is wrong; empty when all is well."""
         return self.verdict.violations + self.complaints
+
+    @property
+    def share(self) -> float:
+        """Of what came while all were left alone that which came while forwarders were killed."""
+        return self.disturbed / self.undisturbed if self.undisturbed else 0.0
 
     def count(self, name: str) -> int:
         """A counter of all subscribers together."""
@@ -105,6 +121,12 @@ class Outcome:
             ("seconds", round(self.seconds, 1)),
             ("of them coming to rest", round(self.resting_seconds, 1)),
         ]
+        if self.undisturbed:
+            rows += [
+                ("bytes noted/s, alone", round(self.undisturbed)),
+                ("the same, forwarders killed", round(self.disturbed)),
+                ("ratio", round(self.share, 2)),
+            ]
         return "\n".join(f"{name:<28}{value:>10,}" for name, value in rows)
 
 
@@ -161,6 +183,9 @@ def run(
                 member.address = ",".join(f"tcp://{at}:{links.ports[each, 'data']}" for each in called)
             fleet.start(member, member.address)
         fleet.wait(lambda: all(each.told("busy") for each in fleet.members), BEGIN_S, "all processes to be at work")
+        alone = killed = 0.0
+        if forwarders and seconds is not None:
+            alone, killed = _turns(fleet, folder, forwarder_kills(seed, forwarders), int(seconds // TURN_EVERY_S), say)
         drawn = short_plan if seconds is None else plan
         steps: Iterable[Step | LinkStep] = drawn(seed, pause_s, forwarders=forwarders)
         harm_began = time.monotonic()
@@ -190,7 +215,29 @@ def run(
         complaints = fleet.complaints()
     verdict = judge(folder)
     complaints += [f"{count} x {name}" for name, count in verdict.stats.items() if name.endswith("io_core_errors")]
-    return Outcome(verdict, complaints, fleet.kills, fleet.stops, harmed, time.monotonic() - began, rested - resting)
+    took = time.monotonic() - began
+    return Outcome(verdict, complaints, fleet.kills, fleet.stops, harmed, took, rested - resting, alone, killed)
+
+
+def _turns(
+    fleet: Fleet, folder: Path, kills: Iterator[Step], turns: int, say: Callable[[str], object]
+) -> tuple[float, float]:
+    """Leave all alone, kill forwarders, and again. Returns how much came in a second, of each."""
+    came, took = [0.0, 0.0], [0.0, 0.0]
+    for _ in range(turns):
+        for harmed in (False, True):
+            before, began = _size(folder), time.monotonic()
+            while (left := began + TURN_S - time.monotonic()) > 0:
+                step = next(kills) if harmed else None
+                if step is None or step.pause_s > left:
+                    fleet.pause(left)
+                else:
+                    say(f"only {step}")
+                    fleet.do(step)
+            came[harmed] += _size(folder) - before
+            took[harmed] += time.monotonic() - began
+        fleet.settle_down(BEGIN_S)
+    return (came[0] / took[0], came[1] / took[1]) if turns else (0.0, 0.0)
 
 
 def _addresses(links: Links, publisher: str) -> str:
