@@ -192,7 +192,14 @@ class PusherBase(PipePeer):
             messages, marks = journal.totals(MESSAGES), journal.totals(MARKS)
             waiting = messages.weight - marks.weight
             core.found(messages.first_key, messages.last_key, waiting, journal.totals(DEAD).weight)
-            core.restore(*(_all_of(journal, log) for log in (LANES, MARKS, IDS, STATE)))
+            try:
+                lanes = list(_all_of(journal, LANES))
+                # Marks of plain rows are read with their rows, however many wait.
+                marks = _all_of(journal, MARKS, lanes[0].key, lanes[-1].key) if lanes else ()
+                core.restore(lanes, marks, _all_of(journal, IDS), _all_of(journal, STATE))
+            except BaseException:
+                journal.close()
+                raise
             # A row's key is its first message's sequence; sequences within rows may be higher than any key.
             self._sequence = journal.highest(MESSAGES) + _LARGEST_ROW
         core.opened_at(self._sequence)
@@ -509,10 +516,9 @@ class PusherBase(PipePeer):
         self._tell_left_behind()
 
 
-def _all_of(journal: SqliteJournal, log: str) -> Iterator[core.Row]:
-    """All rows of a log, page by page."""
-    first = 1
-    while page := journal.read(core.Read(log, first, HIGHEST_KEY, PAGE_BYTES)):
+def _all_of(journal: SqliteJournal, log: str, first: int = 1, last: int = HIGHEST_KEY) -> Iterator[core.Row]:
+    """All rows of a log, or of a span of it, page by page."""
+    while first <= last and (page := journal.read(core.Read(log, first, last, PAGE_BYTES))):
         yield from page
         first = page[-1].key + 1
 

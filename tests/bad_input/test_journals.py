@@ -256,6 +256,22 @@ def test_marks_that_are_damaged_are_told_too(path: Path) -> None:
         push.close()
 
 
+@pytest.mark.parametrize("log", ["lanes", "marks", "ids"])
+def test_what_is_damaged_of_keyed_messages_is_told_at_opening_and_the_file_is_let_go(path: Path, log: str) -> None:
+    push = pusher(path, durability="process").open()
+    push.send_many([zmqkit.Outgoing(n, key="a", id=f"id-{n}") for n in range(10)])
+    with zmqkit.Puller[Any](push.addresses[0], prefetch=1) as pull:
+        job = pull.receive(PATIENCE_S)
+        assert job is not None
+        job.ack(wait=True)
+    with pytest.warns(RuntimeWarning, match="9 messages not settled"):
+        push.close()
+    flip(path, log)
+    for _ in range(2):
+        with pytest.raises(JournalDamaged, match=f"log {log} is not what was written"):
+            pusher(path).open()
+
+
 def test_a_good_copy_put_back_is_taken(path: Path) -> None:
     fill(path)
     good = path.read_bytes()

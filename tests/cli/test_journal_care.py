@@ -190,7 +190,8 @@ def test_rows_that_make_no_sense_are_found_and_left_out_of_a_copy(zmqkit: Start,
     }
     repair = zmqkit("journal", "repair", odd.name, "--to", "new.db", "--json")
     report = repair.finish_json(1)
-    assert {log: each["unsound"] for log, each in report["logs"].items()} == {"messages": 3, "marks": 3, "dead": 1}
+    unsound = {log: each["unsound"] for log, each in report["logs"].items() if each["unsound"]}
+    assert unsound == {"messages": 3, "marks": 3, "dead": 1}
     assert report["to_uuid"] != report["uuid"]
     assert zmqkit("journal", "check", "new.db", "--json").finish_json()["sound"]
     shown = zmqkit("journal", "show", "new.db", "--json").finish_lines()

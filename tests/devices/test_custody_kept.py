@@ -230,7 +230,7 @@ def test_on_a_full_disk_it_takes_nothing_over_and_goes_on_when_there_is_room(
     folder: str, made: Callable[..., CustodyEngine], raw: Raw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("zmqkit.devices.custody.RETRY_STORE", 0.02)
-    monkeypatch.setattr("zmqkit.patterns.pipeline.pusher.RETRY_STORE", 0.01)
+    monkeypatch.setattr("zmqkit.patterns.pipeline.storing.RETRY_STORE", 0.01)
     fault = Fault(monkeypatch)
     engine = made(folder)
     engine.open()

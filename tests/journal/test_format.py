@@ -21,7 +21,7 @@ from zmqkit.errors import JournalError, JournalVersion
 from zmqkit.journal import SqliteJournal, checking, layout, sqlite
 from zmqkit.journal.compacting import compact
 from zmqkit.journal.store import checksum
-from zmqkit.patterns.pipeline import rows as pipeline
+from zmqkit.patterns.pipeline import sending
 from zmqkit.patterns.pubsub import rows as pubsub
 from zmqkit.patterns.reqrep import rows as reqrep
 
@@ -78,7 +78,7 @@ def test_the_page_has_the_kinds_and_their_logs() -> None:
         kind: logs for kind, logs in table(section(3)).items() if kind in ("pipeline", "server", "client", "publisher")
     }
     found = {
-        "pipeline": (pipeline.MESSAGES, pipeline.MARKS, pipeline.DEAD),
+        "pipeline": sending.LOGS,
         "server": (reqrep.CALLS,),
         "client": (reqrep.REQUESTS,),
         "publisher": pubsub.LOGS,
