@@ -193,10 +193,10 @@ class PusherBase(PipePeer):
             waiting = messages.weight - marks.weight
             core.found(messages.first_key, messages.last_key, waiting, journal.totals(DEAD).weight)
             try:
-                lanes = list(_all_of(journal, LANES))
+                unusual = list(_all_of(journal, LANES))
                 # Marks of plain rows are read with their rows, however many wait.
-                marks = _all_of(journal, MARKS, lanes[0].key, lanes[-1].key) if lanes else ()
-                core.restore(lanes, marks, _all_of(journal, IDS), _all_of(journal, STATE))
+                theirs = _all_of(journal, MARKS, unusual[0].key, unusual[-1].key) if unusual else ()
+                core.restore(unusual, theirs, _all_of(journal, IDS), _all_of(journal, STATE))
             except BaseException:
                 journal.close()
                 raise
