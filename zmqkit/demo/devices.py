@@ -24,6 +24,7 @@ from typing import Any
 
 from zmqkit.demo import FAILED, INTERRUPTED, OK, TERMINATED, USAGE, _sigterm_raises, _Terminated
 from zmqkit.demo.networks import LOOPBACK, Networks, NoNamespaces, Where, namespaces
+from zmqkit.transport import interrupts
 
 WAIT_S = 60.0
 """How long any one step may take."""
@@ -170,10 +171,15 @@ class Run:
             self.ends[role] = self._start(role, where, ["-m", "zmqkit.demo.ends", role, address])
 
     def _start(self, name: str, where: Where, command: list[str]) -> Program:
-        program = Program(
-            name, self._networks.at(where, [sys.executable, "-P", *command]), self._folder / f"{name}.log"
-        )
-        self._stack.callback(program.kill)
+        command = self._networks.at(where, [sys.executable, "-P", *command])
+        # What a signal's handler raises while Python forks is thrown away, and a process that nobody knows stays.
+        interrupts.look_round()
+        found = interrupts.enter()
+        try:
+            program = Program(name, command, self._folder / f"{name}.log")
+            self._stack.callback(program.kill)
+        finally:
+            interrupts.leave(found)
         return program
 
     def _go_on(self) -> None:
