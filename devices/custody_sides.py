@@ -19,7 +19,7 @@ from zmqkit.patterns.pipeline import Puller, Pusher
 from zmqkit.patterns.pipeline.hands import PusherSettings
 from zmqkit.patterns.pipeline.outlets import FRAMES, OutletPusherCore
 from zmqkit.patterns.pipeline.puller import Parcel
-from zmqkit.patterns.pipeline.rows import Pack
+from zmqkit.patterns.pipeline.rows import Pack, Plan
 from zmqkit.patterns.pipeline.sending import CHUNK_BYTES, CHUNK_MESSAGES, Path, counted
 from zmqkit.peer.found import reachable
 from zmqkit.protocol.local import Local
@@ -118,7 +118,7 @@ def places(side: Side) -> dict[str, Any]:
 
 
 def packs(parcel: Parcel, indexes: list[int], plain: bool) -> Iterator[tuple[list[int], Pack]]:
-    """Jobs as they came, in runs of what a row takes: their ids, headers and time as they were."""
+    """Jobs as they came, in runs of what a row takes: their ids, headers, keys, priority and time as they were."""
     delivery = parcel.delivery
     starts = [0]
     for length in delivery.lengths:
@@ -138,7 +138,9 @@ def packs(parcel: Parcel, indexes: list[int], plain: bool) -> Iterator[tuple[lis
         whole = len(chunk) == len(parcel)
         blob = delivery.blob if whole else b"".join([delivery.blob[starts[at] : starts[at + 1]] for at in chunk])
         lengths = [delivery.lengths[at] for at in chunk]
-        return chunk, Pack(delivery.codec, delivery.sent_at, lengths, blob, ids, headers, dated=True)
+        keys = {at: delivery.keys[index] for at, index in enumerate(chunk) if index in delivery.keys}
+        plan = Plan(keys, delivery.priority) if keys or delivery.priority else None
+        return chunk, Pack(delivery.codec, delivery.sent_at, lengths, blob, ids, headers, True, plan)
 
     for index in indexes:
         if chunk and (len(chunk) >= CHUNK_MESSAGES or size + delivery.lengths[index] > CHUNK_BYTES):

@@ -11,13 +11,11 @@ from zmqkit import checks
 from zmqkit import codec as codecs
 from zmqkit.errors import UsageError
 from zmqkit.patterns.pipeline.rows import NO_KEYS, Plan
-from zmqkit.patterns.pipeline.wire import MAX_ID, MAX_KEY
+from zmqkit.patterns.pipeline.wire import MAX_ID, MAX_KEY, MOST_PRIORITY
 
 T = TypeVar("T", default=Any)
 
 Headers = Mapping[str, str]
-
-MOST_PRIORITY: Final = 1 << 31
 
 
 class Outgoing(Generic[T]):

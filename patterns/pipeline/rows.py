@@ -152,6 +152,7 @@ class Row:
             _cut(self.deliveries, index, count),
             alone,
             _cut(self.keys, index, count),
+            self.lane,
         )
 
     def letter(self, index: int, reason: str, traceback: str, at: int) -> DeadRow:
@@ -166,6 +167,8 @@ class Row:
             failures=self.failures.get(index, 0),
             sent_at=self.sent_at,
             at=at,
+            key=self.keys.get(index),
+            priority=self.lane,
         )
 
     # ---- the journal's bytes -----------------------------------------------------
@@ -238,10 +241,16 @@ class DeadRow:
     sent_at: int
     at: int
     """Microseconds since 1970."""
+    key: str | None = None
+    priority: int = 0
 
     def pack(self) -> bytes:
         """The row's value."""
-        return wire.pack([FORMAT, dataclasses.asdict(self)])
+        found = dataclasses.asdict(self)
+        for name in _OF_SOME:
+            if not found[name]:
+                del found[name]
+        return wire.pack([FORMAT, found])
 
     @classmethod
     def unpack(cls, value: bytes) -> Self:
@@ -255,9 +264,16 @@ class DeadRow:
         if type(found) is not list or len(found) < 2 or found[0] != FORMAT or type(found[1]) is not dict:
             raise DecodeError("a dead letter of a format that this version does not read")
         names = [field.name for field in dataclasses.fields(cls)]
-        if not all(name in found[1] for name in names):
+        if not all(name in found[1] or name in _OF_SOME for name in names):
             raise DecodeError("a dead letter with parts missing")
-        return cls(**{name: found[1][name] for name in names})
+        letter = cls(**{name: found[1][name] for name in names if name in found[1]})
+        if type(letter.priority) is not int or not (letter.key is None or type(letter.key) is str):
+            raise DecodeError("a dead letter with a key or a priority that makes no sense")
+        return letter
+
+
+_OF_SOME: Final = ("key", "priority")
+"""What is written of letters that have it."""
 
 
 def told_by(rows: Sequence[core.Row]) -> tuple[str, str] | JournalDamaged:

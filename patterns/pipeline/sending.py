@@ -37,7 +37,7 @@ from zmqkit.patterns.pipeline.outbox import OutboxTransaction, Relay
 from zmqkit.patterns.pipeline.outgoing import NOTHING, Outgoing, Wanted, check_plain, plan_of, wanted_of
 from zmqkit.patterns.pipeline.outlets import FRAMES, OutletPusherCore
 from zmqkit.patterns.pipeline.pusher import PusherCore
-from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, DeadRow, Pack
+from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, DeadRow, Pack, Plan
 from zmqkit.patterns.pipeline.walltime import STATE
 from zmqkit.peer.base import Common, check_types, deadline_of, left_of
 from zmqkit.protocol import core
@@ -366,7 +366,9 @@ class PusherBase(PipePeer):
     def _redrive(self, letter: DeadRow, key: int) -> Ticket:
         """Send a dead letter, claimed, again. Returns what to wait for until that is stored."""
         headers = {0: dict(letter.headers)} if letter.headers else {}
-        pack = Pack(letter.codec, letter.sent_at, [len(letter.body)], letter.body, {0: letter.id}, headers, dated=True)
+        keys = {} if letter.key is None else {0: letter.key}
+        plan = Plan(keys, letter.priority) if keys or letter.priority else None
+        pack = Pack(letter.codec, letter.sent_at, [len(letter.body)], letter.body, {0: letter.id}, headers, True, plan)
         driver = self._open_driver
         ticket = driver.ticket()
         with self._state_lock:

@@ -357,6 +357,9 @@ class StoringCore(PatternCore):
             self._write_beside(IDS, sequence, None)
         rows, ids, before = cut(group, self.settings.origin, self.backlog.lanes, self.dedupe, wall_us)
         last = group[-1].first + len(group[-1].pack) - 1
+        letters = [key for each in group for key in each.letters]
+        if letters:
+            self.letters.remove(letters)
         if before:
             self._leave_out(group, before)
         for row, fresh in zip(rows, ids, strict=True):
@@ -366,7 +369,10 @@ class StoringCore(PatternCore):
                 number = self._write(LANES, row.key, row.count, entry.pack() if self.settings.durable else b"")
             for sequence in fresh:
                 number = self._write(IDS, sequence, 0, pack_id(row.ids[sequence - row.key], wall_us))
-            self._storing.append(Storing(number, row, [], [], row.last if row is not rows[-1] else last, []))
+            is_last = row is rows[-1]
+            self._storing.append(
+                Storing(number, row, [], letters if is_last else [], last if is_last else row.last, [])
+            )
         if any(row.due or row.expires for row in rows):
             self._note_time(now)
         for arrival in group:

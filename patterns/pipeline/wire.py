@@ -27,6 +27,7 @@ MAX_MESSAGES: Final = 1 << 20
 MAX_CODEC: Final = 64
 MAX_ID: Final = 1_000
 MAX_KEY: Final = 200
+MOST_PRIORITY: Final = 1 << 31
 MAX_RANGES: Final = 1 << 16
 """So many ranges a message, or a few bytes each would keep the other side busy for long."""
 MAX_SENT_AT: Final = 253_402_300_799_999_999
@@ -54,6 +55,8 @@ class Deliver:
     deliveries: dict[int, int] = dataclasses.field(default_factory=dict)
     alone: bool = False
     keys: dict[int, str] = dataclasses.field(default_factory=dict)
+    priority: int = 0
+    """Of all of them."""
 
     def pack(self) -> Frames:
         """The message's frames."""
@@ -63,6 +66,8 @@ class Deliver:
                 more[name] = value
         if self.alone:
             more["alone"] = True
+        if self.priority:
+            more["priority"] = self.priority
         head = [DELIVER, self.lease, self.sequence, self.origin, self.sent_at, self.codec, self.lengths, more]
         return [wire.pack(head), self.blob]
 
@@ -156,7 +161,14 @@ def _read_deliver(head: list[Any], frames: Frames) -> Deliver:
         deliveries={i: wire.number(n, "deliveries") for i, n in _by_index(more, "deliveries", count).items()},
         alone=more.get("alone") is True,
         keys={i: wire.text(each, "key", MAX_KEY) for i, each in _by_index(more, "keys", count).items()},
+        priority=_priority(more.get("priority", 0)),
     )
+
+
+def _priority(value: object) -> int:
+    if type(value) is not int or not -MOST_PRIORITY <= value <= MOST_PRIORITY:
+        raise DecodeError("a priority must be a whole number from -2**31 to 2**31")
+    return value
 
 
 def _time(value: object) -> int:

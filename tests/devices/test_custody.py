@@ -69,6 +69,32 @@ def test_jobs_of_pushers_come_to_pullers_with_their_ids_headers_and_times(
     assert len(set(times[:3])) == 3, "each of the single ones kept its own"
 
 
+def test_keys_and_priorities_stay_and_order_what_the_device_keeps(
+    folder: str, made: Callable[..., CustodyEngine]
+) -> None:
+    engine = made(folder)
+    engine.open()
+    with pusher(folder) as push:
+        push.send_many(
+            [
+                "plain",
+                Outgoing("first", key="k", priority=2),
+                Outgoing("high", priority=7),
+                Outgoing("second", key="k"),
+                Outgoing("low", priority=-1),
+            ]
+        )
+        assert push.flush(PATIENCE_S).acked == 5, "the device has them"
+    found = []
+    with puller(folder, prefetch=1) as pull:
+        for _ in range(5):
+            with take(pull) as job:
+                found.append((job.body, job.key))
+    # The second of the key is held until the journal has the ack of the first; the plain one does not wait for that.
+    assert [*found[:2], found[-1]] == [("high", None), ("first", "k"), ("low", None)]
+    assert set(found[2:4]) == {("second", "k"), ("plain", None)}
+
+
 def test_what_pushers_sent_is_read_by_a_plain_pull(folder: str, made: Callable[..., CustodyEngine], raw: Raw) -> None:
     engine = made(folder)
     engine.open()

@@ -69,6 +69,33 @@ async def test_a_letter_that_is_sent_again_keeps_its_id_and_begins_anew(
 
 
 @pytest.mark.parametrize("journal", [True, False])
+async def test_a_letter_that_is_sent_again_keeps_its_key_and_its_priority(
+    face: Face, tmp_path: Path, journal: bool
+) -> None:
+    path = tmp_path / "jobs.db" if journal else None
+    async with face.Pusher(LOCAL, journal=path) as push, face.Puller(push.addresses[0], prefetch=1) as pull:
+        for body, more in (("low", {"priority": -5}), ("keyed", {"key": "k", "priority": 3}), ("plain", {})):
+            await push.send(body, **more)
+        for _ in range(3):
+            async with await take(pull) as job:
+                await job.reject("not now")
+        await push.flush(PATIENCE_S)
+        await pull.close()
+        assert await push.dead_letters().retry() == 3
+        await push.send("behind", key="k")
+        assert len(push.dead_letters()) == 0
+        found = []
+        async with face.Puller(push.addresses[0], prefetch=1) as pull:
+            for _ in range(4):
+                async with await take(pull) as job:
+                    found.append((job.body, job.key))
+        # The one behind is held until the journal has the ack; who has no key does not wait for that.
+        assert (found[0], found[-1]) == (("keyed", "k"), ("low", None))
+        assert sorted(found[1:3], key=str) == [("behind", "k"), ("plain", None)]
+        assert (await push.flush(PATIENCE_S)).acked == 4
+
+
+@pytest.mark.parametrize("journal", [True, False])
 async def test_some_are_sent_again_and_some_dropped_by_their_ids(face: Face, tmp_path: Path, journal: bool) -> None:
     path = tmp_path / "jobs.db" if journal else None
     async with face.Pusher(LOCAL, journal=path) as push, face.Puller(push.addresses[0]) as pull:

@@ -92,6 +92,18 @@ def test_a_dead_letter_comes_back_as_it_went(body: bytes, headers: dict[str, str
     assert DeadRow.unpack(letter.pack()) == letter
 
 
+def test_a_dead_letter_keeps_key_and_priority_and_one_of_before_them_is_read() -> None:
+    letter = DeadRow("id", "raw", b"x", {}, "", "", 0, 0, 0, "k", -3)
+    assert DeadRow.unpack(letter.pack()) == letter
+    plain = DeadRow("id", "raw", b"x", {}, "", "", 0, 0, 0)
+    assert b"key" not in plain.pack()
+    for name, value in (("key", 7), ("priority", "high"), ("priority", True)):
+        bad = session_wire.unpack(letter.pack())
+        bad[1][name] = value
+        with pytest.raises(DecodeError, match="makes no sense"):
+            DeadRow.unpack(session_wire.pack(bad))
+
+
 def test_a_dead_letter_may_be_larger_than_a_header() -> None:
     letter = DeadRow("id", "raw", b"." * (8 << 20), {}, "", "", 0, 0, 0)
     assert DeadRow.unpack(letter.pack()) == letter
