@@ -5,17 +5,38 @@ of them, through crashes of either side. ``wire.py``, ``rows.py``, ``backlog.py`
 ``puller.py`` are the pure cores; ``sending.py``, ``bulk.py``, ``taking.py``, ``jobs.py`` and ``custody.py`` what both
 faces share: each decision is there, once; ``effects.py`` and ``outbox.py`` what is done in the user's own database;
 ``sync.py``, ``aio.py`` and ``worker*.py`` the faces, which wait.
+
+This file only says where each name lives; a name is imported when it is first used.
 """
 
 from __future__ import annotations
 
-from zmqkit.patterns.pipeline.dead import DeadLetter
-from zmqkit.patterns.pipeline.outbox import Outbox
-from zmqkit.patterns.pipeline.outgoing import Outgoing
-from zmqkit.patterns.pipeline.pulling import Batch, Job, Puller
-from zmqkit.patterns.pipeline.pushing import DeadLetters, Pusher, Receipt
-from zmqkit.patterns.pipeline.sending import Settled
-from zmqkit.patterns.pipeline.worker import Worker
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zmqkit.patterns.pipeline.dead import DeadLetter
+    from zmqkit.patterns.pipeline.outbox import Outbox
+    from zmqkit.patterns.pipeline.outgoing import Outgoing
+    from zmqkit.patterns.pipeline.pulling import Batch, Job, Puller
+    from zmqkit.patterns.pipeline.pushing import DeadLetters, Pusher, Receipt
+    from zmqkit.patterns.pipeline.sending import Settled
+    from zmqkit.patterns.pipeline.worker import Worker
+
+_HOMES = {
+    "Batch": "zmqkit.patterns.pipeline.pulling",
+    "DeadLetter": "zmqkit.patterns.pipeline.dead",
+    "DeadLetters": "zmqkit.patterns.pipeline.pushing",
+    "Job": "zmqkit.patterns.pipeline.pulling",
+    "Outbox": "zmqkit.patterns.pipeline.outbox",
+    "Outgoing": "zmqkit.patterns.pipeline.outgoing",
+    "Puller": "zmqkit.patterns.pipeline.pulling",
+    "Pusher": "zmqkit.patterns.pipeline.pushing",
+    "Receipt": "zmqkit.patterns.pipeline.pushing",
+    "Settled": "zmqkit.patterns.pipeline.sending",
+    "Worker": "zmqkit.patterns.pipeline.worker",
+}
+"""Where each public name is defined."""
 
 __all__ = [
     "Batch",
@@ -30,3 +51,16 @@ __all__ = [
     "Settled",
     "Worker",
 ]
+
+
+def __getattr__(name: str) -> object:
+    try:
+        home = _HOMES[name]
+    except KeyError:
+        raise AttributeError(f"module 'zmqkit.patterns.pipeline' has no attribute {name!r}") from None
+    value = globals()[name] = getattr(importlib.import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

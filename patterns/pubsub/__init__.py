@@ -5,10 +5,36 @@ named. Two planes carry it: the data plane (XPUB, XSUB) fans out, the recovery c
 first one lost, and serves those who come late or live slowly. ``topics.py``, ``wire.py`` and ``talk.py`` are what both
 sides share; ``publisher.py``, ``subscriber.py`` and what they import the pure cores; the other modules the faces,
 which wait.
+
+This file only says where each name lives; a name is imported when it is first used.
 """
 
 from __future__ import annotations
 
-from zmqkit.patterns.pubsub.sync import Message, Publisher, Subscriber
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zmqkit.patterns.pubsub.sync import Message, Publisher, Subscriber
+
+_HOMES = {
+    "Message": "zmqkit.patterns.pubsub.sync",
+    "Publisher": "zmqkit.patterns.pubsub.sync",
+    "Subscriber": "zmqkit.patterns.pubsub.sync",
+}
+"""Where each public name is defined."""
 
 __all__ = ["Message", "Publisher", "Subscriber"]
+
+
+def __getattr__(name: str) -> object:
+    try:
+        home = _HOMES[name]
+    except KeyError:
+        raise AttributeError(f"module 'zmqkit.patterns.pubsub' has no attribute {name!r}") from None
+    value = globals()[name] = getattr(importlib.import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

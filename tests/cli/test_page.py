@@ -18,7 +18,8 @@ PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 
 def commands(group: Any, name: str = "zmqkit") -> Iterator[tuple[str, Any]]:
     """Every command under its full name."""
-    for word, command in group.commands.items():
+    for word in group.list_commands(None):
+        command = group.get_command(None, word)
         if hasattr(command, "commands"):
             yield from commands(command, f"{name} {word}")
         else:

@@ -10,30 +10,63 @@ from typing import Annotated
 import typer
 
 from zmqkit import version
-from zmqkit.cli import calls, demo, device, journal, peers, publish, pull, push, services, subscribe, tap
-from zmqkit.cli.outcome import EPILOG, Code, say, speak_in_lines
+from zmqkit.cli.group import group
+from zmqkit.cli.outcome import Code, say, speak_in_lines
 
-app = typer.Typer(
-    name="zmqkit",
-    no_args_is_help=True,
-    rich_markup_mode="markdown",  # a paragraph of a docstring is one paragraph
-    # A bug is shown as Python shows it: to be read, and sent to us.
-    pretty_exceptions_enable=False,
-    help="Durable, multi-host messaging with no broker to run.",
-    epilog=EPILOG,
+dead = group(
+    "dead",
+    "Look at dead letters, the messages that failed for good; send them again, or throw them away.",
+    {
+        "ls": "journal_dead:list_dead",
+        "show": "journal_dead:show_dead",
+        "retry": "journal_dead:retry",
+        "drop": "journal_dead:drop",
+    },
 )
-app.command("demo", epilog=EPILOG)(demo.demo)
-app.command("push", epilog=EPILOG)(push.push)
-app.command("pull", epilog=EPILOG)(pull.pull)
-app.command("publish", epilog=EPILOG)(publish.publish)
-app.command("subscribe", epilog=EPILOG)(subscribe.subscribe)
-app.command("tap", epilog=EPILOG)(tap.tap)
-app.command("serve", epilog=EPILOG)(services.serve)
-app.command("call", epilog=EPILOG)(calls.call)
-app.command("methods", epilog=EPILOG)(calls.methods)
-app.add_typer(device.app, name="device", epilog=EPILOG)
-app.add_typer(journal.app, name="journal", epilog=EPILOG)
-app.command("peers", epilog=EPILOG)(peers.peers)
+journal = group(
+    "journal",
+    "Look into journals, care for them, and deliver what closed programs left behind.",
+    {
+        "ls": "journal:ls",
+        "show": "journal:show_waiting",
+        "serve": "serve:serve_until_settled",
+        "check": "journal_check:check",
+        "repair": "journal_check:repair",
+        "compact": "journal_check:compact",
+        "export": "journal_export:export",
+        "dead": "app:dead",
+    },
+)
+device = group(
+    "device",
+    "Run devices, and steer those that run.",
+    {
+        "queue": "device:queue",
+        "forwarder": "device:forwarder",
+        "streamer": "device:streamer",
+        "proxy": "device:proxy",
+        "ctl": "device_ctl:ctl",
+        "run": "device_run:run",
+    },
+)
+app = group(
+    "zmqkit",
+    "Durable, multi-host messaging with no broker to run.",
+    {
+        "demo": "demo:demo",
+        "push": "push:push",
+        "pull": "pull:pull",
+        "publish": "publish:publish",
+        "subscribe": "subscribe:subscribe",
+        "tap": "tap:tap",
+        "serve": "services:serve",
+        "call": "calls:call",
+        "methods": "calls:methods",
+        "peers": "peers:peers",
+        "device": "app:device",
+        "journal": "app:journal",
+    },
+)
 
 
 def _print_version(wanted: bool) -> None:

@@ -11,11 +11,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.text import Text
-
 from zmqkit import Pusher
 from zmqkit.cli import show
 from zmqkit.cli.outcome import Code, Failed, Stopped, code_of, raise_on_signals, say, tell
@@ -129,6 +124,12 @@ class Delivery:
         if not sys.stderr.isatty():
             yield
             return
+        # here: it takes a terminal to wait for it
+        from rich.console import Console, Group
+        from rich.live import Live
+        from rich.progress_bar import ProgressBar
+        from rich.text import Text
+
         began = time.monotonic()
 
         def look() -> Group:

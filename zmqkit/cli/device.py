@@ -1,4 +1,4 @@
-"""``zmqkit device``: run one device, or many from a file, and steer those that run."""
+"""``zmqkit device queue``, ``forwarder``, ``streamer`` and ``proxy``: run one device in this process."""
 
 from __future__ import annotations
 
@@ -9,18 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-from zmqkit.cli import device_ctl, device_daemon, device_file, device_logs, device_ports, options, show
-from zmqkit.cli.device_file import FileWrong, Mistake
+from zmqkit.cli import device_logs, options, show
 from zmqkit.cli.device_host import Host
 from zmqkit.cli.device_specs import Spec
-from zmqkit.cli.outcome import EPILOG, Code, Failed, command, say
+from zmqkit.cli.outcome import Code, Failed, command
 from zmqkit.devices import sides
 from zmqkit.devices.sides import Side
 from zmqkit.errors import UsageError
 
 log = logging.getLogger("zmqkit.devices")
-
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="Run devices, and steer those that run.")
 
 Frontend = Annotated[
     list[str] | None,
@@ -60,10 +57,9 @@ AnnounceBackend = Annotated[
     str | None, typer.Option(metavar="NAME", show_default=False, help="Let others find the backend as zeroconf://NAME.")
 ]
 Name = Annotated[str | None, typer.Option(metavar="NAME", show_default=False, help="In logs. Default: the kind.")]
-Log = Annotated[device_ctl.LogForm, typer.Option(help="What is told on stderr: lines of text, or of JSON.")]
+Log = Annotated[device_logs.LogForm, typer.Option(help="What is told on stderr: lines of text, or of JSON.")]
 
 
-@app.command("queue", epilog=EPILOG)
 @command
 def queue(
     frontend: Frontend = None,
@@ -74,7 +70,7 @@ def queue(
     announce_backend: AnnounceBackend = None,
     name: Name = None,
     insecure: options.Insecure = False,
-    log: Log = device_ctl.LogForm.TEXT,
+    log: Log = device_logs.LogForm.TEXT,
     as_json: options.AsJson = False,
 ) -> int:
     """Run a queue between clients and servers (plain: ROUTER and DEALER), until SIGINT or SIGTERM.
@@ -85,7 +81,6 @@ def queue(
     return _run("queue", name, found | {"plain": plain, "insecure": insecure}, control, log, as_json)
 
 
-@app.command("forwarder", epilog=EPILOG)
 @command
 def forwarder(
     frontend: Frontend = None,
@@ -96,7 +91,7 @@ def forwarder(
     announce_backend: AnnounceBackend = None,
     name: Name = None,
     insecure: options.Insecure = False,
-    log: Log = device_ctl.LogForm.TEXT,
+    log: Log = device_logs.LogForm.TEXT,
     as_json: options.AsJson = False,
 ) -> int:
     """Run a forwarder between publishers and subscribers (plain: XSUB and XPUB), until SIGINT or SIGTERM.
@@ -107,7 +102,6 @@ def forwarder(
     return _run("forwarder", name, found | {"plain": plain, "insecure": insecure}, control, log, as_json)
 
 
-@app.command("streamer", epilog=EPILOG)
 @command
 def streamer(
     frontend: Frontend = None,
@@ -136,7 +130,7 @@ def streamer(
     announce_backend: AnnounceBackend = None,
     name: Name = None,
     insecure: options.Insecure = False,
-    log: Log = device_ctl.LogForm.TEXT,
+    log: Log = device_logs.LogForm.TEXT,
     as_json: options.AsJson = False,
 ) -> int:  # fmt: skip
     """Run a streamer between pushers and pullers (plain: PULL and PUSH), until SIGINT or SIGTERM.
@@ -155,7 +149,6 @@ def streamer(
     return _run("streamer", name, found, control, log, as_json)
 
 
-@app.command("proxy", epilog=EPILOG)
 @command
 def proxy(
     frontend: Frontend = None,
@@ -168,7 +161,7 @@ def proxy(
     announce_backend: AnnounceBackend = None,
     name: Name = None,
     insecure: options.Insecure = False,
-    log: Log = device_ctl.LogForm.TEXT,
+    log: Log = device_logs.LogForm.TEXT,
     as_json: options.AsJson = False,
 ) -> int:
     """Run a proxy between plain ZeroMQ sockets of any two types, until SIGINT or SIGTERM.
@@ -178,60 +171,6 @@ def proxy(
     found = _sides(frontend, backend, announce, announce_backend)
     pair = tuple(each.strip().upper() for each in types.split(","))
     return _run("proxy", name, found | {"types": pair, "insecure": insecure}, control, log, as_json)
-
-
-app.command("ctl", epilog=EPILOG)(device_ctl.ctl)
-
-
-@app.command("run", epilog=EPILOG)
-@command
-def run(
-    path: Annotated[Path, typer.Argument(metavar="FILE", show_default=False, help="Such as devices.toml.")],
-    check: Annotated[
-        bool,
-        typer.Option("--check", help="Only read the file, and look whether its addresses are free; exit with 0 or 2."),
-    ] = False,
-    log: Annotated[
-        device_ctl.LogForm | None,
-        typer.Option(show_default=False, help="What is told on stderr: text or JSON. Default: as the file says."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="With --check: print JSON for programs.")] = False,
-) -> int:
-    """Run the devices that a file names, each in a process of its own, until SIGINT or SIGTERM.
-
-    One that crashes is started again; the others go on. SIGHUP reads the file again, SIGUSR1 pauses all, SIGUSR2
-    resumes them. Tells systemd when it is ready, and its watchdog that all is well (Type=notify).
-    """
-    if as_json and not check:
-        raise Failed("--json is for --check; logs are JSON with --log json", Code.USAGE)
-    try:
-        if not check:
-            device_daemon.run(path, None if log is None else log.value)
-            return Code.OK
-        config = device_file.read(path)
-        if mistakes := device_ports.taken(config):
-            raise FileWrong(path, mistakes)
-    except FileWrong as error:
-        return _tell_mistakes(error, as_json)
-    if as_json:
-        show.print_json({"file": str(path), "devices": len(config.specs), "mistakes": []})
-    else:
-        say(f"{path}: {len(config.specs)} device{'s' * (len(config.specs) != 1)}, no mistakes")
-    return Code.OK
-
-
-def _tell_mistakes(error: FileWrong, as_json: bool) -> int:
-    if as_json:
-        found = [{"line": each.line, "text": each.text} for each in error.mistakes]
-        show.print_json({"file": str(error.path), "devices": None, "mistakes": found})
-    else:
-        for each in error.mistakes:
-            say(_at(error.path, each))
-    return Code.USAGE
-
-
-def _at(path: Path, mistake: Mistake) -> str:
-    return f"{path}:{mistake.line}: {mistake.text}"
 
 
 def _sides(
@@ -250,7 +189,7 @@ def _sides(
 
 
 def _run(
-    kind: str, name: str | None, found: dict[str, Any], control: str | None, form: device_ctl.LogForm, as_json: bool
+    kind: str, name: str | None, found: dict[str, Any], control: str | None, form: device_logs.LogForm, as_json: bool
 ) -> int:
     """One device in this process, until a signal."""
     try:
@@ -258,7 +197,7 @@ def _run(
         host = Host(spec.make(), control)
     except (UsageError, TypeError, ValueError) as error:
         raise Failed(str(error), Code.USAGE) from error
-    device_logs.begin(form.value, spec.name if form is device_ctl.LogForm.JSON else None)
+    device_logs.begin(form.value, spec.name if form is device_logs.LogForm.JSON else None)
     with host.signals():
         host.open()
         (described,) = host.panel.describe()

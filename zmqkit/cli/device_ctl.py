@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import enum
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from zmqkit import Client
 from zmqkit.cli import options, show
 from zmqkit.cli.outcome import Code, Failed, command, on_signals, one_line, raise_on_signals
 from zmqkit.errors import DecodeError
 
-
-class LogForm(enum.StrEnum):
-    """In which form logs are."""
-
-    TEXT = "text"
-    JSON = "json"
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
 
 
 class Verb(enum.StrEnum):
@@ -95,11 +89,10 @@ def _ask(client: Client, verb: Verb, device: str | None) -> Answer:
 
 def _watch(client: Client, device: str | None, every_s: float, count: int | None, *, as_json: bool) -> int:
     over = threading.Event()
-    console = Console(markup=False, highlight=False)
     shown = 0
     with on_signals(over.set) as signals, client:
         show.on_reader_gone(over.set)
-        with Live(console=console, auto_refresh=False) if not as_json else _Nothing() as live:
+        with contextlib.nullcontext() if as_json else _live() as live:
             while not over.is_set():
                 found = _ask(client, Verb.STATS, device)
                 if live is None:
@@ -114,17 +107,18 @@ def _watch(client: Client, device: str | None, every_s: float, count: int | None
     return 128 + signals.number if signals.number and count is not None else Code.OK
 
 
-class _Nothing:
-    """Stands where no live table does."""
+def _live() -> Live:
+    """A table that stands still on a terminal."""
+    from rich.console import Console
+    from rich.live import Live
 
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        pass
+    return Live(console=Console(markup=False, highlight=False), auto_refresh=False)
 
 
 def _table(found: Answer) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, column in enumerate(COLUMNS):
         table.add_column(column, justify="right" if 2 <= number < 11 else "left", no_wrap=True)

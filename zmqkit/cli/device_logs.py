@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import enum
 import json
 import logging
 import sys
@@ -20,6 +21,13 @@ LONGEST: Final = 8_000
 
 DEVICE: Final = "device"
 """The attribute of a record that names the device which it is about."""
+
+
+class LogForm(enum.StrEnum):
+    """In which form logs are."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 class Lines(logging.Handler):

@@ -1,4 +1,4 @@
-"""``zmqkit journal``: look into the journals of closed programs, care for them, deliver what they left behind."""
+"""``zmqkit journal ls`` and ``show``: look into the journals of closed programs."""
 
 from __future__ import annotations
 
@@ -8,19 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from zmqkit.cli import closed, journal_check, journal_dead, journal_export, messages, options, show
-from zmqkit.cli.outcome import EPILOG, Code, code_of, command, say, tell
-from zmqkit.cli.serve import serve_until_settled
-
-app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    help="Look into journals, care for them, and deliver what closed programs left behind.",
-)
-app.add_typer(journal_dead.app, name="dead", epilog=EPILOG)
+from zmqkit.cli import closed, messages, options, show
+from zmqkit.cli.outcome import Code, code_of, command, say, tell
 
 
-@app.command("ls", epilog=EPILOG)
 @command
 def ls(
     paths: Annotated[
@@ -83,7 +74,6 @@ def _size(size_bytes: int) -> str:
     return f"{size:.1f} GB"
 
 
-@app.command("show", epilog=EPILOG)
 @command
 def show_waiting(path: options.JournalFile, limit: options.Limit = 100, as_json: options.AsJson = False) -> int:
     """Show the messages that wait in a journal, the oldest first. With --json, a line each."""
@@ -96,10 +86,3 @@ def show_waiting(path: options.JournalFile, limit: options.Limit = 100, as_json:
             rows = ((each.id, each.failures, show.moment(each.sent_at), messages.body(each)) for each in found)
             messages.print_rows(("id", "failures", "sent at", "body"), rows)
         return messages.conclude(closed.count_waiting(journal), limit, f"no messages wait in {path}")
-
-
-app.command("serve", epilog=EPILOG)(serve_until_settled)
-app.command("check", epilog=EPILOG)(journal_check.check)
-app.command("repair", epilog=EPILOG)(journal_check.repair)
-app.command("compact", epilog=EPILOG)(journal_check.compact)
-app.command("export", epilog=EPILOG)(journal_export.export)

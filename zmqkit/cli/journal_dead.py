@@ -13,14 +13,8 @@ import typer
 
 from zmqkit import Pusher
 from zmqkit.cli import closed, messages, options, show
-from zmqkit.cli.outcome import EPILOG, Code, Failed, command, say
+from zmqkit.cli.outcome import Code, Failed, command, say
 from zmqkit.patterns.pipeline import DeadLetters
-
-app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    help="Look at dead letters, the messages that failed for good; send them again, or throw them away.",
-)
 
 Ids = Annotated[
     list[str] | None,
@@ -29,7 +23,6 @@ Ids = Annotated[
 All = Annotated[bool, typer.Option("--all", help="All there are, instead of naming ids.")]
 
 
-@app.command("ls", epilog=EPILOG)
 @command
 def list_dead(path: options.JournalFile, limit: options.Limit = 100, as_json: options.AsJson = False) -> int:
     """Show a journal's dead letters and why they died, the oldest first. With --json, a line each."""
@@ -44,7 +37,6 @@ def list_dead(path: options.JournalFile, limit: options.Limit = 100, as_json: op
         return messages.conclude(closed.count_dead(journal), limit, f"no dead letters in {path}")
 
 
-@app.command("show", epilog=EPILOG)
 @command
 def show_dead(
     path: options.JournalFile,
@@ -74,7 +66,6 @@ def show_dead(
     return Code.OK
 
 
-@app.command("retry", epilog=EPILOG)
 @command
 def retry(path: options.JournalFile, ids: Ids = None, every: All = False) -> int:
     """Send dead letters again: they wait in the journal then, under their ids, their failures forgotten.
@@ -86,7 +77,6 @@ def retry(path: options.JournalFile, ids: Ids = None, every: All = False) -> int
     return _conclude(count, ids, f"wait again; deliver them with: zmqkit journal serve {path} ADDRESS")
 
 
-@app.command("drop", epilog=EPILOG)
 @command
 def drop(path: options.JournalFile, ids: Ids = None, every: All = False) -> int:
     """Throw dead letters away, for good."""

@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
 
 from zmqkit import Publisher, Retention
 from zmqkit.cli import feed, options, show
@@ -191,6 +188,11 @@ class _Run:
         if not sys.stderr.isatty():
             yield
             return
+        # here: it takes a terminal to wait for it
+        from rich.console import Console
+        from rich.live import Live
+        from rich.text import Text
+
         began = time.monotonic()
 
         def look() -> Text:

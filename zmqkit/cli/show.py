@@ -16,10 +16,6 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from zmqkit.cli.outcome import one_line
 
 LONGEST_CELL = 200
@@ -94,6 +90,11 @@ def on_reader_gone(callback: Callable[[], object]) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, header: bool = True) -> None:
     """A table on stdout: fitted to a terminal; plain and whole where stdout is something else."""
+    # here: commands that show no table do not wait for it
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     terminal = sys.stdout.isatty()
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False, show_header=header)
     for column in columns:

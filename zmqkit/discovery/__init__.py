@@ -6,8 +6,7 @@ Knows addresses and multicast DNS; knows no socket of ours and no pattern. See `
 
 from __future__ import annotations
 
-from zmqkit.discovery.network import wait_closed
 from zmqkit.discovery.records import Found, check_name
-from zmqkit.discovery.resolver import Announcement, Watch, announce, browse, expand, watch
+from zmqkit.discovery.resolver import Announcement, Watch, announce, browse, expand, wait_closed, watch
 
 __all__ = ["Announcement", "Found", "Watch", "announce", "browse", "check_name", "expand", "wait_closed", "watch"]

@@ -20,8 +20,6 @@ import struct
 import sys
 import uuid
 
-import ifaddr  # zeroconf depends on it and lists interfaces with it
-
 from zmqkit.errors import DiscoveryError
 
 VARIABLE = "ZMQKIT_INTERFACES"
@@ -117,6 +115,8 @@ def host_id() -> str:
 def _present() -> dict[str, tuple[str, int, int | None]]:
     """IPv4 address to (interface's name, length of its prefix, interface's index)."""
     try:
+        import ifaddr  # here, as all that only multicast needs; zeroconf depends on it and lists interfaces with it
+
         adapters = list(ifaddr.get_adapters())
     except OSError as error:
         raise DiscoveryError(

@@ -12,7 +12,6 @@ address, an answer by unicast would reach a random one of them.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import dataclasses
 import ipaddress
@@ -356,7 +355,8 @@ def _close(network: Network) -> None:
             _open.discard(network)
 
 
-def _at_exit() -> None:
+def close_all() -> None:
+    """At the end of the process: say goodbye to all who hear it, for 1 s at most."""
     with _lock:
         networks = list(_networks.values())
     for network in networks:
@@ -376,5 +376,4 @@ def _in_child() -> None:
     _closing.clear()
 
 
-atexit.register(_at_exit)
 os.register_at_fork(after_in_child=_in_child)

@@ -3,22 +3,29 @@
 ``static://`` is what it says; ``env://`` is read when the watch begins; ``zeroconf://`` follows what multicast DNS
 (RFC 6762, 6763) announces on this host and its networks. Discovery is a hint, never an authority: what was found is
 dialled, and the handshake decides.
+
+Multicast DNS is imported where it is used: most addresses are plain ones, and zeroconf and asyncio take their time.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Collection, Iterable
-from typing import Any
-
-from zeroconf import ServiceInfo
+from typing import TYPE_CHECKING, Any
 
 from zmqkit.address import Address, parse, parse_several
-from zmqkit.discovery import interfaces, network, records
+from zmqkit.discovery import interfaces, records
 from zmqkit.discovery.records import Found, Record
 from zmqkit.errors import AddressError, DiscoveryError
+
+if TYPE_CHECKING:
+    from zeroconf import ServiceInfo
+
+    from zmqkit.discovery import network
 
 log = logging.getLogger("zmqkit.discovery")
 
@@ -267,6 +274,22 @@ class Announcement:
         self.close()
 
 
+def wait_closed(timeout: float) -> bool:
+    """Wait until all that was let go of is closed; whether it came to that within `timeout` seconds."""
+    from zmqkit.discovery import network
+
+    return network.wait_closed(timeout)
+
+
+@atexit.register
+def _close_all() -> None:
+    # Registered here, which peers import: theirs runs before this.
+    if "zmqkit.discovery.network" in sys.modules:
+        from zmqkit.discovery import network
+
+        network.close_all()
+
+
 # ---- what both need --------------------------------------------------------------
 
 
@@ -288,12 +311,21 @@ class _Networks:
         return records.best_address(record, heard_on_loopback=on_loopback, host=host, subnets=self.chosen.subnets)
 
     def release(self) -> None:
-        for net in self.opened:
-            network.release(net)
+        if self.opened:
+            from zmqkit.discovery import network
+
+            for net in self.opened:
+                network.release(net)
 
 
 def _open_networks() -> _Networks:
     chosen = interfaces.choose()
+    try:
+        from zmqkit.discovery import network
+    except OSError as error:  # too many files are open
+        raise DiscoveryError(
+            f"multicast DNS cannot be loaded ({error}): name the addresses with static:// or env://"
+        ) from error
     opened = []
     failure: DiscoveryError | None = None
     for group in (chosen.loopback, chosen.network):
