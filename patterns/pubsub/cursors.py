@@ -105,6 +105,8 @@ class Cursors:
 
     def moved(self) -> list[tuple[Session, int]]:
         """Without a journal: who is to be answered now."""
+        if not self._dirty:
+            return []
         dirty, self._dirty = self._dirty, {}
         return [each for asked in dirty.values() for each in asked]
 

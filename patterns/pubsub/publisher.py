@@ -287,8 +287,8 @@ class PublisherCore(Recovery):
             self._store(now)
         elif self._arrivals:
             self._admit()
-        if not durable:
-            self._committed(self.cursors.moved(), "", now)
+        if not durable and (asked := self.cursors.moved()):
+            self._committed(asked, "", now)
         if self._ready:
             rows, self._ready = self._ready, []
             self._send(rows, now)

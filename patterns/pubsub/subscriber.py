@@ -149,10 +149,10 @@ class SubscriberCore(Joining):
 
     def next_deadline(self) -> float | None:
         """See `Core`."""
-        sessions, own = self.sessions.next_deadline(), self._timers.next()
-        if sessions is None or own is None:
-            return own if sessions is None else sessions
-        return min(sessions, own)
+        sessions, own = self.sessions.timers.heap, self._timers.heap
+        if sessions and own:
+            return min(sessions[0][0], own[0][0])
+        return sessions[0][0] if sessions else own[0][0] if own else None
 
     def handle_timer(self, now: float) -> None:
         """See `Core`."""

@@ -203,6 +203,8 @@ class Caller:
 
     def check_deadlines(self, now: float) -> None:
         """After a turn at `now`: what was due a tick ago was answered."""
+        if not self.due:
+            return
         late = [deed for due, deed in self.due if due + TICK + 1e-6 < now and deed.open]
         assert not late, f"{late[0].name!r} was due {now - (late[0].call.deadline or 0.0):.4f} s ago, and has no end"
         core = self.peer.core

@@ -110,6 +110,8 @@ class PubsubScenario(Scenario):
         self.shaken: set[SimPeer] = set()
         """Whose power failed since their disk was looked at."""
         self.serial = 0
+        self.sent = 0
+        """How much was sent in the world when credit was last looked at."""
         self.finals: list[Message] | None = None
         self.quiet = rng.random() < 0.4
         world.undone = world.stream("undone").choice(self.undone)
@@ -152,6 +154,7 @@ class PubsubScenario(Scenario):
             else:
                 self.subscribers.append(peer)
                 self.readers[peer] = self._make_reader(peer, lossy)
+        self.followers = [reader for reader in self.readers.values() if reader.follows]
         for peer in (*self.publishers, *self.subscribers):
             if world.text is not None:
                 world.note(peer, f"is {self.readers[peer].about if peer in self.readers else self.histories[peer]}")
@@ -310,10 +313,11 @@ class PubsubScenario(Scenario):
 
     def _on_turn(self, peer: SimPeer) -> None:
         core = peer.core
-        if isinstance(core, PublisherCore | SubscriberCore):
-            self._check_bounds(peer, core)
         if isinstance(core, PublisherCore):
+            self._check_publisher(peer, core)
             line = self.openings[peer].line
+            if all(line.id in reader.known for reader in self.followers):
+                return  # who does not follow is told where it begins
             for member in core.audience.members.values():
                 reader = self.by_instance.get(member.instance)
                 if reader is not None and line.id not in reader.known and member.settled and member.joined:
@@ -321,8 +325,9 @@ class PubsubScenario(Scenario):
                     if stream is not None and stream.position is not None:
                         reader.joined(line)
         elif isinstance(core, SubscriberCore):
+            self._check_subscriber(peer, core)
             reader = self.by_instance[core.local.instance] = self.readers[peer]
-            for stream in core.streams.values():
+            for stream in () if reader.follows else core.streams.values():
                 if stream.publisher not in reader.known and stream.position is not None:
                     reader.begun(self.book.lines[stream.publisher], stream.position_epoch, stream.position)
             if reader.eager and reader.on_gap == "report":
@@ -394,21 +399,33 @@ class PubsubScenario(Scenario):
             opening.line is line and peer.alive and self.histories[peer][3] for peer, opening in self.openings.items()
         )
 
-    def _check_bounds(self, peer: SimPeer, core: PublisherCore | SubscriberCore) -> None:
-        """Nobody makes another one hold more than that one's limits say."""
+    def _check_credit(self, peer: SimPeer, core: PublisherCore | SubscriberCore) -> bool:
+        """Nobody makes another one hold more than that one's credit. Returns whether the turn sent anything."""
+        sent = self.world.sent
+        if sent == self.sent:
+            return False
+        self.sent = sent
         for session in core.sessions:
             used, most = session.used_messages, session.peer_messages
             assert used <= most, f"{peer.name} used {used} of a credit of {most}"
-        now = self.world.clock.now
-        if isinstance(core, PublisherCore):
-            most = core.settings.limits.queued_bytes + SLACK_BYTES
-            for endpoint in peer.data.values():
-                for connection in endpoint.connections if endpoint.tells_tokens else ():
-                    way = connection.into(other(endpoint.side))
-                    if way.queue and way.queue[0][0] < now - 1.0:
-                        waiting = sum(len(frames[0]) for at, frames in way.queue if at < now - 1.0)
-                        assert waiting <= most, f"{waiting} bytes wait for {way.receiver.name} of {peer.name}"
+        return True
+
+    def _check_publisher(self, peer: SimPeer, core: PublisherCore) -> None:
+        """... nor on the data plane, where its limits say how much may be on the way."""
+        if not self._check_credit(peer, core):
             return
+        now = self.world.clock.now
+        most = core.settings.limits.queued_bytes + SLACK_BYTES
+        for endpoint in peer.data.values():
+            for connection in endpoint.connections if endpoint.tells_tokens else ():
+                way = connection.into(other(endpoint.side))
+                if way.queue and way.queue[0][0] < now - 1.0:
+                    waiting = sum(len(frames[0]) for at, frames in way.queue if at < now - 1.0)
+                    assert waiting <= most, f"{waiting} bytes wait for {way.receiver.name} of {peer.name}"
+
+    def _check_subscriber(self, peer: SimPeer, core: SubscriberCore) -> None:
+        """It holds no more itself than its limits say."""
+        self._check_credit(peer, core)
         limit = self.readers[peer].limits.queued_messages
         ahead = core.local.credit_messages * len(self.publishers)
         waiting = core.room.messages

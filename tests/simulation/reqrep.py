@@ -98,6 +98,8 @@ class ReqrepScenario(Direct, Scenario):
     def build(self, world: World) -> None:
         rng = self.random
         self.world = world
+        self.sent = 0
+        """How much was sent in the world when credit was last looked at."""
         self.judge = Judge(world.counts)
         self.callers: dict[SimPeer, Caller] = {}
         self.handlers: dict[SimPeer, Handlers] = {}
@@ -251,6 +253,9 @@ class ReqrepScenario(Direct, Scenario):
         core = peer.core
         if isinstance(core, ClientCore) and not peer.closing:
             self.callers[peer].check_deadlines(peer.turn_at)
+            if self.world.sent == self.sent:
+                return
+            self.sent = self.world.sent
             for session in core.sessions:
                 used, most = session.used_messages, session.peer_messages
                 assert used <= most, f"{peer.name} used {used} of a credit of {most}"

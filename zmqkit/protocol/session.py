@@ -166,8 +166,10 @@ class Session:
 
     def header(self, kind: int, *more: object) -> bytes:
         """A header with the state that each frame carries: how far we heard, and the credit we give."""
-        self.told()
-        return pack([kind, self.id, self.heard, self.limit_messages, self.limit_bytes, *more])
+        # `told` written out, for each frame without a number comes here.
+        self.unstated = self.unstated_bytes = 0
+        self._told_messages, self._told_bytes = self.limit_messages, self.limit_bytes
+        return pack((kind, self.id, self.heard, self.limit_messages, self.limit_bytes, *more))
 
     def send(self, out: Outputs, frames: Frames, messages: int) -> int:
         """Number one message and send it, or keep it for the next connection. Returns its number."""

@@ -20,7 +20,8 @@ class Timers:
     __slots__ = ("_order", "_when", "heap")
 
     def __init__(self) -> None:
-        self._when: dict[Hashable, tuple[float, int]] = {}
+        self._when: dict[Hashable, tuple[float, int, Hashable]] = {}
+        """The entry of the heap that counts, by key; others of that key are left over."""
         self.heap: list[tuple[float, int, Hashable]] = []
         self._order = 0
 
@@ -33,12 +34,15 @@ class Timers:
     def set(self, key: Hashable, when: float) -> None:
         """Make `key` due at `when`, whatever it was before."""
         self._order += 1
-        self._when[key] = (when, self._order)
-        heapq.heappush(self.heap, (when, self._order, key))
-        if len(self.heap) > 64 and len(self.heap) > 4 * len(self._when):
-            self.heap = [(at, order, each) for each, (at, order) in self._when.items()]
+        heap, known = self.heap, self._when
+        before = known.get(key)
+        known[key] = entry = (when, self._order, key)
+        heapq.heappush(heap, entry)
+        if len(heap) > 64 and len(heap) > 4 * len(known):
+            self.heap = list(known.values())
             heapq.heapify(self.heap)
-        self._prune()
+        elif heap[0] is before:
+            self._prune()
 
     def sooner(self, key: Hashable, when: float) -> None:
         """Make `key` due at `when` unless it is due before."""
@@ -48,7 +52,8 @@ class Timers:
 
     def cancel(self, key: Hashable) -> None:
         """Forget `key`, if it is there."""
-        if self._when.pop(key, None) is not None:
+        known = self._when.pop(key, None)
+        if known is not None and self.heap[0] is known:
             self._prune()
 
     def due(self, key: Hashable) -> float | None:
@@ -62,14 +67,15 @@ class Timers:
 
     def pop(self, now: float) -> Hashable | None:
         """Take the earliest key that is due at `now`, None if there is none. (None is never a key.)"""
-        if not self.heap or self.heap[0][0] > now:
+        heap = self.heap
+        if not heap or heap[0][0] > now:
             return None
-        key = heapq.heappop(self.heap)[2]
+        key = heapq.heappop(heap)[2]
         del self._when[key]
         self._prune()
         return key
 
     def _prune(self) -> None:
         heap, when = self.heap, self._when
-        while heap and when.get(heap[0][2]) != heap[0][:2]:
+        while heap and when.get(heap[0][2]) is not heap[0]:
             heapq.heappop(heap)

@@ -60,16 +60,21 @@ pack: Callable[[object], bytes] = msgpack.Packer(use_bin_type=True, autoreset=Tr
 """msgpack of a header. Only plain values come here, so it cannot fail, and runs no code of others."""
 
 
+_unpackb = msgpack.unpackb
+
+
 def unpack(data: bytes) -> Any:
     """A header's value. Raises `DecodeError` for whatever is not msgpack, too large or too deep."""
-    hooks: dict[str, Callable[[Any], Any]] = {}
+    hooks: dict[str, Callable[[Any], Any]] | None = None
     if len(data) > MAX_CONTAINERS:
         if len(data) > MAX_HEADER_BYTES:
             raise DecodeError(f"a header of {len(data)} bytes; at most {MAX_HEADER_BYTES} are allowed")
         if len(data.translate(None, _NO_CONTAINERS)) > MAX_CONTAINERS:
             hooks = _counting_hooks()
     try:
-        return msgpack.unpackb(data, raw=False, strict_map_key=False, max_ext_len=0, **hooks)
+        if hooks is None:  # nearly always; an empty ``**hooks`` costs more than to unpack a header
+            return _unpackb(data, strict_map_key=False, max_ext_len=0)
+        return _unpackb(data, strict_map_key=False, max_ext_len=0, **hooks)
     except Exception as error:  # msgpack raises many kinds; on a stranger's bytes all mean the same
         raise DecodeError(f"not a header: {type(error).__name__}: {str(error)[:200]}") from None
 

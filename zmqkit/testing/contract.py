@@ -64,10 +64,10 @@ def pending(core: Core) -> list[str]:
 
 def check_send(link: Hashable, frames: object) -> None:
     """One entry of ``out.sends``: a sequence of at least one frame, each of bytes."""
-    if not isinstance(frames, (list, tuple)) or not frames:
+    if not frames or not isinstance(frames, (list, tuple)):
         raise ContractBroken(f"a message to {link!r} must be a list of frames and have at least one, got {frames!r}")
     for frame in frames:
-        if not isinstance(frame, bytes):
+        if frame.__class__ is not bytes and not isinstance(frame, bytes):
             raise ContractBroken(f"a frame to {link!r} must be bytes, got {type(frame).__name__}")
 
 
@@ -75,10 +75,10 @@ def check_rest(core: Core) -> None:
     """All that is waiting in the outputs but the sends has the right type."""
     out = core.out
     kinds: tuple[tuple[str, list[Any], type], ...] = (
-        ("writes", list(out.writes), Write),
-        ("reads", list(out.reads), Read),
-        ("probes", list(out.probes), Probe),
-        ("events", list(out.events), Event),
+        ("writes", out.writes, Write),
+        ("reads", out.reads, Read),
+        ("probes", out.probes, Probe),
+        ("events", out.events, Event),
     )
     for name, entries, kind in kinds:
         for entry in entries:

@@ -197,14 +197,13 @@ class Endpoint:
         if self.kind == "XSUB":
             self._subscribe(frames, now)
             return
-        first = frames[0]
-        put = self._plane.put
+        first, plane, bound = frames[0], self._plane, self.side == "b"
         for connection in self.connections:
-            self._apply(connection, now)
-            if any(map(first.startswith, connection.prefixes)):
-                way = connection.into(other(self.side))
-                if not self._plane.dropped(connection):
-                    put(way, frames, now)
+            queue = (connection.up if bound else connection.down).queue
+            if connection.applied < len(queue):
+                self._apply(connection, now)
+            if first.startswith(tuple(connection.prefixes)) and not plane.dropped(connection):
+                plane.put(connection.down if bound else connection.up, frames, now)
 
     def _subscribe(self, frames: Frames, now: float) -> None:
         message, subscribed = frames[0], self.subscribed
@@ -246,7 +245,7 @@ class Endpoint:
         connection = way.connection
         assert isinstance(connection, DataConnection)
         if self.kind == "XSUB":
-            return frames if any(map(frames[0].startswith, self.subscribed)) else None
+            return frames if frames[0].startswith(tuple(self.subscribed)) else None
         if len(frames) == 2:
             connection.applied -= 1
             # The socket's own words: nobody is left who subscribes this. They come before what came after them.
@@ -316,11 +315,15 @@ class DataPlane:
         if way.dead:
             self.counts["sent to a dead connection"] += 1
             return
-        late = 0.0
-        if self._draw() < self.network.rates.spike:
+        late, draw = 0.0, self._draw
+        if draw() < self.network.rates.spike:
             self.counts["data delayed"] += 1
             late = self._random.expovariate(20.0)
-        way.last = arrival = max(way.last, now + way.base + way.jitter * self._draw() + late)
+        arrival = now + way.base + way.jitter * draw() + late
+        if arrival < way.last:
+            arrival = way.last
+        else:
+            way.last = arrival
         way.queue.append((arrival, list(frames)))
         if way.part is None and len(way.queue) == 1:
             way.receiver.wake_by(arrival + way.receiver.latency)

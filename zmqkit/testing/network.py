@@ -57,8 +57,8 @@ class Way:
     """One direction of one connection. In order, unless the rates say otherwise."""
 
     __slots__ = (
-        "base", "blocks", "clear", "connection", "data", "dead", "jitter", "last", "link", "part", "queue", "receiver",
-        "sender", "stash",
+        "base", "blocks", "clear", "connection", "data", "dead", "jitter", "last", "link", "mark", "part", "queue",
+        "receiver", "sender", "stash",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, sender: SimPeer, receiver: SimPeer, link: Link) -> None:
@@ -66,6 +66,7 @@ class Way:
         self.sender = sender
         self.receiver = receiver
         self.link = link
+        self.mark = b"%d" % connection.number
         self.queue: deque[tuple[float, Frames]] = deque()
         self.last = 0.0
         self.base = 0.0
@@ -198,8 +199,10 @@ class SimulatedNetwork:
         else:
             way.last = arrival
         queue = way.queue
-        queue.append((arrival, list(frames)))
-        if len(queue) == 1:
+        if queue:
+            queue.append((arrival, list(frames)))
+        else:
+            queue.append((arrival, list(frames)))
             receiver = way.receiver
             receiver.wake_by(arrival + receiver.latency)
 

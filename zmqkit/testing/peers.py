@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import struct
-import zlib
 from collections import deque
 from collections.abc import Callable, Hashable
+from heapq import heappush
 from typing import TYPE_CHECKING, Any, Literal
+from zlib import crc32
 
 from zmqkit.errors import JournalError
 from zmqkit.protocol.core import Core, Frames, Link, Probe
@@ -35,10 +36,14 @@ MAX_ROUNDS = 1000
 PURITY_EVERY = 1000
 """`check_purity` is slow: it is made every so many turns, the first time after 20, 40, ... 100..."""
 
-PURITY_OF = 3
+PURITY_OF = 9
 """...in one of so many incarnations."""
 
+REPEAT_EVERY = 8
+"""`check_deadline` asks twice; it is made every so many turns, and the deadline itself is judged in each."""
+
 _STAMP = struct.Struct("<dI").pack
+_TOLD_OF_LINKS = frozenset(("link_up", "link_down"))
 
 
 class SimPeer(Places):
@@ -310,7 +315,9 @@ class SimPeer(Places):
             when = self._ready
         if when < self._due and self.core is not None:
             self._due = when
-            self.world.at(when, self._wake, when, self.incarnation)
+            world = self.world  # `World.at` written out: there is no turn without it
+            world._order = order = world._order + 1
+            heappush(world._heap, (when, order, self._wake, (when, self.incarnation)))
 
     # ---- the driver's turn -------------------------------------------------------
 
@@ -372,15 +379,18 @@ class SimPeer(Places):
         core = self.core
         assert core is not None
         world = self.world
-        now = self._clock.local(true)
+        text = world.text
+        clock = self._clock
+        now = clock.offset + true * clock.rate if clock.held is None else clock.held
         if now < self._now:
             now = self._now
         self._now = now
-        world.digest = zlib.crc32(_STAMP(now, self.number), world.digest)
+        world.digest = crc32(_STAMP(now, self.number), world.digest)
         world.turns += 1
-        while self._commands:
-            verb, args = self._commands.popleft()
-            if world.text is not None:
+        commands = self._commands
+        while commands:
+            verb, args = commands.popleft()
+            if text is not None:
                 world.note(self, f"{verb} {args!r}")
             if callable(verb):
                 verb(core, *args, now)
@@ -391,7 +401,6 @@ class SimPeer(Places):
             notices_first = self._shape.random() < 0.5
             if notices_first:
                 self._take_notices(core, true, now)
-        limit = self.messages_a_turn
         crc = world.digest
         ways = self.ways
         if len(ways) > 1 and self._shape.random() < 0.3:
@@ -399,9 +408,9 @@ class SimPeer(Places):
         for way in ways:
             queue = way.queue
             if queue and queue[0][0] <= true and way.part is None:
-                count = 0
-                link, data = way.link, way.data
-                crc = zlib.crc32(b"%d" % way.connection.number, crc)
+                count, limit = 0, self.messages_a_turn
+                link, data, receive = way.link, way.data, core.receive_message
+                crc = crc32(way.mark, crc)
                 while queue and queue[0][0] <= true and count < limit:
                     frames = queue.popleft()[1]
                     if data is not None:
@@ -410,10 +419,10 @@ class SimPeer(Places):
                             continue
                         frames = given
                     for frame in frames:
-                        crc = zlib.crc32(frame, crc)
-                    if world.text is not None:
+                        crc = crc32(frame, crc)
+                    if text is not None:
                         world.note(self, f"{link} -> {world.show(frames)}")
-                    core.receive_message(link, frames, now)
+                    receive(link, frames, now)
                     count += 1
                 world.received += count
         world.digest = crc
@@ -423,7 +432,7 @@ class SimPeer(Places):
         deadline = core.next_deadline()
         if deadline is not None and deadline <= now + 1e-9:
             now = self._now = max(deadline, now)
-            if world.text is not None:
+            if text is not None:
                 world.note(self, "timer")
             core.handle_timer(now)
         self._drain(core, now)
@@ -434,8 +443,8 @@ class SimPeer(Places):
             _, verb, args = notices.popleft()
             if self.world.text is not None:
                 self.world.note(self, f"{verb} {args!r:.200}")
-            self.world.digest = zlib.crc32(verb.encode(), self.world.digest)
-            if verb in ("link_up", "link_down"):
+            self.world.digest = crc32(verb.encode(), self.world.digest)
+            if verb in _TOLD_OF_LINKS:
                 kind, name = args[0][:2]
                 if kind == "d":
                     endpoint = self.data[name]
@@ -524,38 +533,39 @@ class SimPeer(Places):
                     f"still not drained after {rounds} rounds: deadline {core.next_deadline()!r} at {now!r}"
                 )
         self._turns += 1
-        self._deadline = deadline
+        self._deadline = deadline  # None, or later than now, or it were not drained
         if world.checks:
-            check_deadline(core, now, deadline)
+            if self._turns % REPEAT_EVERY == 0:
+                check_deadline(core, now, deadline)
             if self._turns % PURITY_EVERY == self._purity:
                 check_purity(core)
 
     def _send(self, core: Core, sends: list[tuple[Link, Frames]], now: float) -> bool:
         """True if somebody was not there, and the core was told."""
         world = self.world
-        network_send = world.network.send
+        network_send, checks, text = world.network.send, world.checks, world.text
         true = world.clock.now + self._lag
-        routes = self.routes
+        find = self.routes.get
         told = False
         for link, frames in sends:
-            if world.checks:
+            if checks:
                 check_send(link, frames)
             if self.doom is not None:
                 self.doom -= 1
                 if self.doom < 0:
                     raise SimulatedCrash("amid sends")
-            if world.text is not None:
+            if text is not None:
                 world.note(self, f"{link} <- {world.show(frames)}")
-            route = routes.get(link)
-            if route is None and isinstance(link, tuple) and link[0] == "d" and link[1] in self.data:
+            route = find(link)
+            if route.__class__ is Way:
+                network_send(route, frames, true)
+            elif route is not None:
+                world.network.send_unconnected(route, frames)  # type: ignore[arg-type]
+            elif isinstance(link, tuple) and link[0] == "d" and link[1] in self.data:
                 self.data[link[1]].send(frames, true)
-            elif route is None:
+            else:
                 self._nowhere(core, link, now)
                 told = True
-            elif isinstance(route, Way):
-                network_send(route, frames, true)
-            else:
-                world.network.send_unconnected(route, frames)
         world.sent += len(sends)
         return told
 
