@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 
 from zmqkit.transport import base, tickets
 from zmqkit.transport.base import BaseDriver
+from zmqkit.transport.gathering import Gathering
 from zmqkit.transport.sleeping import Polling, Sleeper, Watching
 from zmqkit.transport.tickets import Ticket
 
@@ -138,6 +139,7 @@ class IoThread(BaseDriver):
     def _loop(self, sleeper: Sleeper) -> None:
         clock = time.monotonic
         core, wires, pump, alarms, commands = self.core, self._wires, self._pump, self._alarms, self._commands
+        gathering = Gathering(commands, clock, time.sleep)
         ready: list[Any] = []
         active = clock()
         while True:
@@ -165,6 +167,9 @@ class IoThread(BaseDriver):
                 busy = True
             if self._closing and (core.finished or clock() >= self._close_by):
                 return
+            if pump.told:
+                waited, pump.told = pump.told, 0
+                gathering.gather(waited)
 
             # How long, and how deeply, to sleep.
             told, now = now, clock()

@@ -52,6 +52,10 @@ class Pump:
 
     Args:
         bug: called in an ``except`` block when the core raised, with the name of the input.
+
+    Attributes:
+        told: how many of those who waited were told that something of theirs is stored; whoever looks sets it back.
+            What has nobody waiting for it, as of those who send many, is not counted, nor what was told beside it.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Pump:
         self.callbacks: tuple[Callback, ...] = ()
         """Replaced, never changed: another thread adds and removes."""
         self._probing: set[Hashable] = set()
+        self.told = 0
         self.commits = 0
         self.commit_failures = 0
         self.callback_errors = 0
@@ -115,11 +120,12 @@ class Pump:
         """Carry out what is out. True if the core got an input by it."""
         core = self._core
         out = core.out
-        inputs = False
+        inputs = committed = False
         if out.writes:
             writes, out.writes = out.writes, []
             self._commit(writes, out.written, now)
             inputs = True
+            committed = self._journal is not None
         if out.sends:
             sends, out.sends = out.sends, []
             inputs |= self._wires.send_all(sends, now)
@@ -132,6 +138,8 @@ class Pump:
             self._wires.let_in(pulls)
         if out.replies:
             replies, out.replies = out.replies, []
+            if committed and all(ticket is not None and ticket.awaited for ticket, _ in replies):
+                self.told += len(replies)
             for ticket, result in replies:
                 if ticket is not None:
                     ticket.resolve(result)

@@ -91,6 +91,11 @@ class Ticket:
         return True
 
     @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for it now."""
+        return bool(self._waiters)
+
+    @property
     def done(self) -> bool:
         """Whether `result` answers at once."""
         return self._result is not PENDING or self._desk.ended is not None
