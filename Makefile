@@ -8,7 +8,8 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 SEEDS  ?= 2000
-KILLS  ?= 100
+KILLS  ?= 1000
+CHAOS_S ?= 600
 CALLS_S ?= 300
 PUBSUB_S ?= 300
 DEVICES_S ?= 120
@@ -27,7 +28,7 @@ PROGRAMS := $(sort $(dir $(wildcard examples/*.py benchmarks/*.py)))
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
-demo: $(READY) ## run the main job: a text-mining pipeline in which a worker is killed midway
+demo: $(READY) ## run the main job: a text-mining pipeline in which worker, sender and sink are killed midway
 	$(BIN)/zmqkit demo
 
 demo-devices: $(READY) ## a queue and a forwarder between two networks, killed and started again
@@ -64,8 +65,8 @@ bench: $(READY) ## the claims about speed, as ratios, with the peers in the same
 simulate: $(READY) ## more of the simulated network: make simulate SEEDS=20000
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
-chaos: $(READY) ## kill real processes at random, at length: make chaos KILLS=500 CALLS_S=600 PUBSUB_S=600 SEED=7
-	$(BIN)/python -m tests.chaos --kills $(KILLS) $(if $(SEED),--seed $(SEED))
+chaos: $(READY) ## kill real processes at random, at length: make chaos KILLS=100 CHAOS_S=60 CALLS_S=600 SEED=7
+	$(BIN)/python -m tests.chaos --kills $(KILLS) --seconds $(CHAOS_S) $(if $(SEED),--seed $(SEED))
 	$(BIN)/python -m tests.chaos.calls --seconds $(CALLS_S) $(if $(SEED),--seed $(SEED))
 	$(BIN)/python -m tests.chaos.pubsub --seconds $(PUBSUB_S) $(if $(SEED),--seed $(SEED))
 	for count in 1 2; do \

@@ -79,6 +79,7 @@ class Fleet:
         first: the roles that begin with the context, the others by `begin` or `start`; None: all.
         devices: how many stand in the path; told to all.
         note: told what is done, to whom, in which life and when: "kill sink-0 2 17.5"; also who is open, and busy.
+        dead: called when a step has killed somebody, before the next life.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Fleet:
         first: Collection[Role] | None = None,
         devices: int = 0,
         note: Callable[[str], object] = str,
+        dead: Callable[[Member, Step], object] = lambda member, step: None,
     ) -> None:
         self.folder = folder
         self.members = [Member(role, index) for role, count in crew.items() for index in range(count)]
@@ -110,6 +112,7 @@ class Fleet:
         self._programs = programs or {}
         self._first = list(crew) if first is None else first
         self._note = note
+        self._dead = dead
         self._selector = selectors.DefaultSelector()
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._count = itertools.count()
@@ -134,6 +137,7 @@ class Fleet:
             process.kill()
             process.wait()
             self._gone(member)
+            self._dead(member, step)
             address = member.address if step.same_address else ""
             self._after(step.away_s, lambda: self.start(member, address))
         elif step.kind == "drain":

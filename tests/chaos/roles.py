@@ -2,12 +2,14 @@
 
 ::
 
-    pusher: journal, synced --items--> worker: keeps nothing --results--> sink: remembers ids in the ledger
+    pusher: journal, synced ------+--items--> worker: keeps nothing --results--> sink: counts in an inbox that all share
+    sender: outbox, and a journal |
         zeroconf://RUN-items                                     zeroconf://RUN-results
 
 An *item* is a body ``{"item": name, "outputs": n}``; a worker makes n results of it, ``{"item": name, "index": i}``.
 With n = 0 it is *poison*: workers reject it, and it must end as a dead letter. Each life of a process draws how it
 works: a job at a time or in batches, in threads or on an event loop, with and without waiting for the other side.
+Those that send are in `tests.chaos.pushers`.
 
 With devices in the path nobody is found by name: an address says what is bound, or, with ``>`` in front, dialled; that
 of a worker has both of its sides.
@@ -15,118 +17,25 @@ of a worker has both of its sides.
 
 from __future__ import annotations
 
-import contextlib
-import os
+import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 import anyio
 
 import zmqkit
 import zmqkit.aio
-from tests.chaos.devices import plan as devices
-from tests.chaos.history import Ledger
-from tests.chaos.process import Process, main
+from tests.chaos.peers import EFFECTS, Peer
+from tests.chaos.process import main
+from tests.chaos.pushers import Push, Send
 
-HEARTBEAT = zmqkit.Heartbeat(interval=0.2, liveness=3)
-PATIENT = zmqkit.Heartbeat(interval=devices.INTERVAL_S, liveness=round(devices.BOUND_S / devices.INTERVAL_S))
-"""With devices in the path."""
 PREFETCH = 16
 """How many jobs a worker holds: some whenever it is killed, few enough that all workers have some."""
-MAX_WAITING = (50, 300, 1000)
-"""So many items of one pusher may be on their way: it is never idle, and what is left at the end soon settles."""
 WORK_S = 0.004
 """How long a job takes on average."""
-MAX_OUTPUTS = 3
-SETTLE_WAIT_S = 1.0
-"""How long a pusher that watches one item settle does so."""
-
-
-class Peer(Process):
-    """What all of them have in common."""
-
-    def common(self, address: str, name: str) -> zmqkit.Common:
-        """How a peer is made that binds this address, under this name, or dials it."""
-        common: zmqkit.Common = {
-            "heartbeat": PATIENT if self.devices else HEARTBEAT,
-            "name": f"{self.name}.{self.life}",
-        }
-        if address.startswith(">"):
-            return {**common, "connect": address[1:]}
-        return {**common, "bind": address, "announce": None if self.devices else name}
-
-
-class Push(Peer):
-    """Sends items as fast as they settle, in all the ways there are."""
-
-    def __call__(self) -> None:
-        """Work until told to finish, then until all has settled."""
-        pusher = zmqkit.Pusher(
-            journal=self.folder / f"{self.name}.journal",
-            max_waiting=self.rng.choice(MAX_WAITING),
-            **self.common(self.address, f"{self.run}-items"),
-        )
-        try:
-            pusher.open()
-        except zmqkit.AddressInUse:
-            # Somebody took the port while nobody held it.
-            if self.devices:
-                raise
-            self.address = "tcp://127.0.0.1:*"
-            self()
-            return
-        with pusher:
-            self.history.record(f"opened {' '.join(pusher.addresses)}")
-            self.follow_the_leash(pusher)
-            self.tell(f"open {' '.join(pusher.addresses)}")
-            sent = 0
-            while not self.finish.is_set():
-                items = []
-                for _ in range(self._how_many()):
-                    sent += 1
-                    outputs = 0 if self.rng.random() < 0.01 else self.rng.randint(1, MAX_OUTPUTS)
-                    items.append({"item": f"{self.name}.{self.life}.{sent}", "outputs": outputs})
-                self._send(pusher, items)
-                self.busy()
-                self.finish.wait(self.rng.random() * 0.02)
-            settled = pusher.flush()
-            self.history.record(f"drained {settled.acked} {settled.dead}")
-        self.tell("done")
-
-    def _how_many(self) -> int:
-        return 1 if self.rng.random() < 0.6 else self.rng.randint(2, 40)
-
-    def _send(self, pusher: zmqkit.Pusher, items: list[dict[str, Any]]) -> None:
-        names = [item["item"] for item in items]
-        self.history.record(*[f"sending {item['item']} {item['outputs']}" for item in items])
-        if self.plant == "boastful-pusher":
-            self.history.record(*[f"confirmed {name}" for name in names])
-        receipt = None
-        timeout = self.rng.random() * 0.05 if self.rng.random() < 0.2 else None
-        try:
-            if len(items) == 1:
-                receipt = pusher.send(items[0], timeout=timeout)
-            else:
-                pusher.send_many(items, timeout=timeout)
-            outcome = ["confirmed"] * len(names)
-        except zmqkit.Full:
-            outcome = ["refused"]
-        except zmqkit.WaitTimeout:
-            outcome = ["unsure"]
-        except zmqkit.PartlySent as error:
-            outcome = ["confirmed"] * error.confirmed + ["unsure"] * (len(names) - error.confirmed)
-        lines = [f"{what} {name}" for what, name in zip(outcome, names, strict=True)]
-        now = pusher.stats()
-        self.history.record(*lines, f"settled {now['acked']} {now['dead']}")
-        if receipt is not None and self.rng.random() < 0.1:
-            self._watch(receipt, names[0])
-
-    def _watch(self, receipt: zmqkit.Receipt, name: str) -> None:
-        """See one item settle, and write down how much had been counted by then."""
-        with contextlib.suppress(zmqkit.WaitTimeout):
-            receipt.wait(timeout=SETTLE_WAIT_S)
-            self.history.record(f"{receipt.outcome} {name} {os.stat(self.folder / 'ledger').st_size}")
+BATCH = 32
 
 
 class Work(Peer):
@@ -207,39 +116,83 @@ class Work(Peer):
 
 
 class Sink(Peer):
-    """Counts each result once, whoever brings it and how often."""
+    """Counts each result once, whoever brings it and how often: count and record are one commit."""
 
     def __call__(self) -> None:
         """Count until told to finish."""
-        puller: zmqkit.Puller[dict[str, Any]] = zmqkit.Puller(
-            prefetch=64, **self.common(self.address, f"{self.run}-results")
-        )
-        self.ledger = Ledger(self.folder / "ledger", forgetful=self.plant == "forgetful-sink")
-        try:
-            puller.open()
-        except zmqkit.AddressInUse:
-            if self.devices:
-                raise
-            self.address = "tcp://127.0.0.1:*"
-            self()
-            return
-        with puller:
-            self.on_finish = puller.stop
-            self.follow_the_leash(puller)
-            self.tell(f"open {' '.join(puller.addresses)}")
-            way = self.rng.choice(["alone", "alone, waiting", "in batches"])
-            self.history.mention(f"counts {way}")
-            if way == "in batches":
-                for batch in puller.batches(max=32, wait=0.01):
-                    with batch:
-                        self._count(list(batch))
-            else:
-                for job in puller:
-                    with job:
-                        self._count([job])
-                        if way == "alone, waiting":
-                            self._ack_waiting(job)
+        ways = {"alone": self._alone, "in batches": self._in_batches, "by claims": self._by_claims}
+        way = self.rng.choice([*ways, "on a loop"])
+        self.history.mention(f"counts {way}")
+        inbox = None if self.plant == "forgetful-sink" else self.folder / EFFECTS
+        while True:
+            common = self.common(self.address, f"{self.run}-results")
+            try:
+                if way == "on a loop" and inbox is not None:
+                    anyio.run(self._on_loop, zmqkit.aio.Puller(prefetch=64, inbox=inbox, **common))
+                else:
+                    puller: zmqkit.Puller[dict[str, Any]] = zmqkit.Puller(prefetch=64, inbox=inbox, **common)
+                    puller.open()
+                    with puller:
+                        self._opened(puller)
+                        (self._forgetfully if inbox is None else ways[way])(puller)
+                break
+            except zmqkit.AddressInUse:
+                if self.devices:
+                    raise
+                self.address = "tcp://127.0.0.1:*"
         self.tell("done")
+
+    def _opened(self, puller: Any) -> None:
+        self.on_finish = puller.stop
+        self.follow_the_leash(puller)
+        self.tell(f"open {' '.join(puller.addresses)}")
+
+    def _alone(self, puller: zmqkit.Puller[dict[str, Any]]) -> None:
+        for job in puller:
+            with job:
+                with job.transaction() as db:
+                    self._count(db, [job])
+                self._counted([job])
+
+    def _in_batches(self, puller: zmqkit.Puller[dict[str, Any]]) -> None:
+        for batch in puller.batches(max=BATCH, wait=0.01):
+            with batch:
+                with batch.transaction() as db:
+                    self._count(db, batch)
+                self._counted(batch)
+
+    def _by_claims(self, puller: zmqkit.Puller[dict[str, Any]]) -> None:
+        waits = self.rng.random() < 0.5
+        with closing(sqlite3.connect(self.folder / EFFECTS, timeout=60.0)) as db:
+            db.execute("pragma synchronous = extra")
+            for job in puller:
+                with job:
+                    with db:
+                        new = job.claim(db)
+                        if new:
+                            self._count(db, [job])
+                    if new:
+                        self._counted([job])
+                    if waits:
+                        self._ack_waiting(job)
+
+    async def _on_loop(self, puller: zmqkit.aio.Puller[dict[str, Any]]) -> None:
+        await puller.open()
+        async with puller:
+            self._opened(puller)
+            async for job in puller:
+                async with job:
+                    async with job.transaction() as db:
+                        self._count(db, [job])
+                    self._counted([job])
+
+    def _forgetfully(self, puller: zmqkit.Puller[dict[str, Any]]) -> None:
+        with closing(sqlite3.connect(self.folder / EFFECTS, timeout=60.0)) as db:
+            for job in puller:
+                with job:
+                    with db:
+                        self._count(db, [job])
+                    self._counted([job])
 
     def _ack_waiting(self, job: zmqkit.Job[dict[str, Any]]) -> None:
         try:
@@ -247,17 +200,16 @@ class Sink(Peer):
         except zmqkit.LeaseLost:
             self.history.mention(f"late {job.id} {job.body['item']} {job.body['index']}")
 
-    def _count(self, jobs: list[zmqkit.Job[dict[str, Any]]]) -> None:
-        texts = [f"{job.body['item']} {job.body['index']}" for job in jobs]
-        new = self.ledger.count([(job.id, text) for job, text in zip(jobs, texts, strict=True)])
-        self.history.record(
-            *[
-                f"{'counted' if each else 'duplicate'} {job.id} {text}"
-                for job, text, each in zip(jobs, texts, new, strict=True)
-            ]
-        )
+    @staticmethod
+    def _count(db: sqlite3.Connection, jobs: Sequence[Any]) -> None:
+        rows = [(job.id, job.body["item"], job.body["index"]) for job in jobs]
+        db.executemany("insert into effects (id, item, place) values (?, ?, ?)", rows)
+
+    def _counted(self, jobs: Sequence[Any]) -> None:
+        """That is committed."""
+        self.history.record(*[f"counted {job.id} {job.body['item']} {job.body['index']}" for job in jobs])
         self.busy()
 
 
 if __name__ == "__main__":
-    main({"pusher": Push, "worker": Work, "sink": Sink})
+    main({"pusher": Push, "sender": Send, "worker": Work, "sink": Sink})

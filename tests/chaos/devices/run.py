@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 
-from tests.chaos import plan as jobs
 from tests.chaos import reader as jobs_reader
 from tests.chaos.calls import plan as calls
 from tests.chaos.calls import reader as calls_reader
@@ -25,6 +24,7 @@ from tests.chaos.devices.plan import plan, row
 from tests.chaos.devices.reader import absences, is_device, outages, restarts
 from tests.chaos.fleet import Fleet
 from tests.chaos.history import History
+from tests.chaos.peers import make_databases
 from tests.chaos.plan import Step
 from tests.chaos.process import STATS_EVERY_S
 from tests.chaos.reader import last_stats, lives
@@ -32,6 +32,8 @@ from tests.chaos.run import left_in_journals
 
 HOSTS = ("127.0.0.3", "127.0.0.1")
 """Where all bind: where there is more than one address of this host, away from the ports that connections are given."""
+JOBS = {"pusher": 3, "worker": 4, "sink": 2}
+"""How many processes of each role there are with streamers between them."""
 BEGIN_S = 40.0
 """How long all processes may take to start; it takes a few seconds."""
 TURNS = 4
@@ -98,7 +100,8 @@ def run_jobs(
     """
     began = time.monotonic()
     rng, port = Random(seed), Ports()
-    crew = {**jobs.CREW, "streamer": 2 * devices}
+    crew = {**JOBS, "streamer": 2 * devices}
+    make_databases(folder, seed, 0)
     pushers, sinks = [port() for _ in range(crew["pusher"])], [port() for _ in range(crew["sink"])]
     pushers_dial, sinks_dial = rng.random() < 0.5, rng.random() < 0.5
     say(f"pushers {'dial' if pushers_dial else 'are dialled'}, sinks {'dial' if sinks_dial else 'are dialled'}")
@@ -112,7 +115,7 @@ def run_jobs(
     }
 
     def results_there() -> int:
-        return _count(folder, "ledger", b"\n")
+        return _count(folder, "sink-*.history", b"counted ")
 
     fleet = _fleet(folder, seed, plant, crew, "tests.chaos.roles", devices)
     with fleet:
@@ -122,7 +125,7 @@ def run_jobs(
             fleet.finish(role, END_S)
         complaints = fleet.complaints()
     verdict = jobs_reader.judge(folder)
-    complaints += left_in_journals(folder, verdict.dead)
+    complaints += left_in_journals(folder, verdict.dead, crew["pusher"])
     counted = {
         "items confirmed": verdict.confirmed,
         "items unknown": verdict.unconfirmed,
