@@ -7,8 +7,8 @@
     plain PUSH   ──> PULL   ──┘                      └──> plain PULL (at most once)
 
 A job is acked upstream when it is in the journal here, so ``settled`` there means: journalled in this device. Its id,
-its headers, key and priority, and the time when it was sent stay; how long it may live does not. A device that dies between the two takes the same job again: it comes
-twice then, with the same id, and an inbox downstream counts it once.
+its headers, key and priority, and the time when it was sent stay; how long it may live does not. A device that dies
+between the two takes the same job again: it comes twice then, with the same id, and an inbox downstream counts it once.
 
 Of plain peers there are no acks. What this device has read of a plain PUSH and not yet stored when it dies is lost, and
 what ZeroMQ took for a plain PULL counts as settled, whatever becomes of it (docs/protocol.md, section 7.6).

@@ -45,7 +45,7 @@ def test_a_failing_command_nacks_until_the_job_is_a_dead_letter(zmqkit: Start) -
     outcomes = [(job["outcome"], job["status"]) for job in pull.finish_lines(1)]
     assert sorted(outcomes) == [("acked", 0), ("nacked", 3), ("nacked", 3)]
     assert push.finish_json(1) == {
-        "found": 0, "sent": 2, "acked": 1, "dead": 1, "waiting": 0, "journal": "jobs.db"
+        "found": 0, "sent": 2, "acked": 1, "dead": 1, "expired": 0, "waiting": 0, "journal": "jobs.db"
     }  # fmt: skip
     assert "exit status 3: first / no bad" in push.said("dead letter")
     (dead,) = zmqkit("journal", "dead", "ls", "jobs.db", "--json").finish_lines()

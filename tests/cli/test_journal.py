@@ -34,7 +34,7 @@ def fill(path: Path, *bodies: object, codec: str = "msgpack") -> None:
 def test_no_wait_says_how_to_deliver_what_waits(zmqkit: Start) -> None:
     push = zmqkit("push", ANYWHERE, "--journal", "jobs.db", "--no-wait", "--json", stdin="one\n")
     assert push.finish_json() == {
-        "found": 0, "sent": 1, "acked": 0, "dead": 0, "waiting": 1, "journal": "jobs.db"
+        "found": 0, "sent": 1, "acked": 0, "dead": 0, "expired": 0, "waiting": 1, "journal": "jobs.db"
     }  # fmt: skip
     assert "zmqkit journal serve jobs.db ADDRESS" in push.err.text
 
@@ -56,7 +56,7 @@ def test_a_killed_push_leaves_a_journal_that_is_listed_shown_and_served(zmqkit: 
     jobs = zmqkit("pull", serve.address, "--count", str(len(shown))).finish_lines()
     assert [(each["id"], each["body"]) for each in jobs] == [(each["id"], each["body"]) for each in shown]
     assert serve.finish_json() == {
-        "found": len(shown), "sent": 0, "acked": len(shown), "dead": 0, "waiting": 0, "journal": "jobs.db"
+        "found": len(shown), "sent": 0, "acked": len(shown), "dead": 0, "expired": 0, "waiting": 0, "journal": "jobs.db"
     }  # fmt: skip
     assert zmqkit("journal", "ls", "jobs.db", "--json").finish_json()[0]["waiting"] == 0
 

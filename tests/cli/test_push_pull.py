@@ -18,6 +18,8 @@ import pytest
 from tests.cli.conftest import Start
 from tests.cli.terminal import ANYWHERE, WAIT_S, Command
 from zmqkit import Puller
+from zmqkit.cli.envelopes import NotAnEnvelope, Options, checked, envelope_line, headers_of
+from zmqkit.cli.outcome import Code, Failed
 
 
 def test_lines_go_through_and_both_ends_exit_with_0(zmqkit: Start) -> None:
@@ -26,7 +28,7 @@ def test_lines_go_through_and_both_ends_exit_with_0(zmqkit: Start) -> None:
     assert [job["body"] for job in jobs] == ["one", "two", "", "four"]
     assert [job["deliveries"] for job in jobs] == [1, 1, 1, 1]
     assert len({job["id"] for job in jobs}) == 4
-    expected = {"found": 0, "sent": 4, "acked": 4, "dead": 0, "waiting": 0, "journal": None}
+    expected = {"found": 0, "sent": 4, "acked": 4, "dead": 0, "expired": 0, "waiting": 0, "journal": None}
     assert push.finish_json() == expected
 
 
@@ -85,7 +87,135 @@ def test_counted_pullers_leave_the_rest_to_others(zmqkit: Start) -> None:
     push.finish()
 
 
+# ---- what a message has besides its body ---------------------------------------------
+
+
+def test_keys_priorities_and_headers_are_for_all_lines(zmqkit: Start) -> None:
+    arguments = ("--key", "k", "--priority", "-3", "--header", "a=b", "--header", "c=d=e", "--ttl", "3600")
+    push = zmqkit("push", ANYWHERE, *arguments, stdin="one\ntwo\n")
+    jobs = zmqkit("pull", push.address, "--count", "2").finish_lines()
+    assert [(job["body"], job["key"]) for job in jobs] == [("one", "k"), ("two", "k")]
+    assert [job["headers"] for job in jobs] == [{"a": "b", "c": "d=e"}] * 2
+    push.finish()
+
+
+def test_envelopes_bring_along_what_their_message_wants(zmqkit: Start, tmp_path: Path) -> None:
+    lines = [
+        {"body": "low", "priority": -1},
+        {"body": "own", "id": "order-1", "key": "mine", "headers": {"a": "own"}},
+        {"body": "again", "id": "order-1"},
+        {"body": {"n": 1}, "priority": 5, "key": None, "ttl": None},
+    ]
+    (tmp_path / "jobs.jsonl").write_text("\n\n".join(map(json.dumps, lines)))
+    common = ("--envelopes", "--journal", "jobs.db", "--no-wait", "--key", "usual", "--header", "a=b", "--json")
+    sent = zmqkit("push", ANYWHERE, "jobs.jsonl", *common).finish_json()
+    assert (sent["sent"], sent["waiting"]) == (3, 3), "one was sent before under that id"
+    shown = zmqkit("journal", "export", "jobs.db").finish_lines()
+    assert [(each["body"], each["key"], each["priority"], each["headers"]) for each in shown] == [
+        ("low", "usual", -1, {"a": "b"}),
+        ("own", "mine", 0, {"a": "own"}),
+        ({"n": 1}, "usual", -1, {"a": "b"}),  # never past the other one of its key
+    ]
+    exported = "\n".join(map(json.dumps, shown))
+    push = zmqkit("push", ANYWHERE, "--envelopes", stdin=exported)
+    jobs = zmqkit("pull", push.address, "--count", "3").finish_lines()
+    assert {(job["id"], job["key"]) for job in jobs} == {(each["id"], each["key"]) for each in shown}
+    push.finish()
+
+
+def test_what_is_delayed_is_waited_for_and_what_is_late_expires(zmqkit: Start) -> None:
+    push = zmqkit("push", ANYWHERE, "--delay", "0.3", "--json", stdin="x\n")
+    zmqkit("pull", push.address, "--count", "1").finish()
+    assert push.finish_json()["acked"] == 1
+    late = zmqkit("push", ANYWHERE, "--ttl", "0.05", "--json", stdin="x\n").finish_json(1)
+    assert (late["expired"], late["waiting"]) == (1, 0)
+    waits = zmqkit("push", ANYWHERE, "--delay", "3600", "--timeout", "0.2", "--json", stdin="x\n").finish_json(4)
+    assert waits["waiting"] == 1
+
+
+def test_an_id_is_for_one_message(zmqkit: Start) -> None:
+    push = zmqkit("push", ANYWHERE, "--id", "order-7", "--journal", "jobs.db", "--no-wait", stdin="one\ntwo\n")
+    push.finish(1)
+    assert "stdin:2: --id is the id of one message, and this is the second one" in push.err.text
+    again = zmqkit("push", ANYWHERE, "--id", "order-7", "--journal", "jobs.db", "--json", stdin="one\n")
+    (job,) = zmqkit("pull", again.address, "--count", "1").finish_lines()
+    assert (job["id"], job["body"]) == ("order-7", "one")
+    assert again.finish_json()["sent"] == 0, "it was sent before"
+
+
 # ---- bad input -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("--delay", "-1"), "delay must be"),
+        (("--priority", "high"), "Invalid value for '--priority'"),
+        (("--header", "a"), "--header takes NAME=VALUE, got 'a'"),
+        (("--json-lines", "--envelopes"), "exclude each other"),
+    ],
+)
+def test_what_cannot_be_asked_for_a_message_is_refused_before_anything_is_sent(
+    zmqkit: Start, arguments: tuple[str, ...], why: str
+) -> None:
+    push = zmqkit("push", ANYWHERE, *arguments, stdin="x\n")
+    push.finish(2)
+    assert why in " ".join(push.err.text.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        (Options(delay=float("nan")), "delay must be"),
+        (Options(ttl=0.0), "ttl must be more than 0 seconds"),
+        (Options(ttl=-5.0), "ttl must be more than 0 seconds"),
+        (Options(priority=2**31 + 1), "priority must be from -2**31 to 2**31"),
+        (Options(key=""), "key must have 1 to 200 characters, got 0"),
+        (Options(key="k" * 201), "key must have 1 to 200 characters, got 201"),
+        (Options(key="\udcff"), "key must be text that can be written in UTF-8"),
+        (Options(id=""), "id must have 1 to 1000 characters, got 0"),
+        (Options(id="i" * 1001), "id must have 1 to 1000 characters, got 1001"),
+        (Options(headers={"zmqkit-a": "b"}), "zmqkit-"),
+        (Options(headers={"a": "x" * 70_000}), "headers"),
+    ],
+)
+def test_what_no_message_may_have_is_named(asked: Options, why: str) -> None:
+    with pytest.raises(Failed) as caught:
+        checked(asked)
+    assert why in str(caught.value)
+    assert caught.value.code == Code.USAGE
+    with pytest.raises(Failed, match="NAME=VALUE"):
+        headers_of(["=b"])
+
+
+def test_an_envelope_that_cannot_be_sent_is_named_and_what_stood_before_it_settles(zmqkit: Start) -> None:
+    lines = '{"body": 1}\n\n{"body": 1, "prio": 2}\n{"body": 2}\n'
+    push = zmqkit("push", ANYWHERE, "--envelopes", "--json", stdin=lines)
+    assert zmqkit("pull", push.address, "--count", "1", "--raw").finish() == "1\n"
+    assert push.finish_json(1)["sent"] == 1
+    assert "'prio' is none of the fields body, id, key" in push.said("stdin:3: ")
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("[1]", 'not a JSON object with a "body"'),
+        ('{"key": "k"}', 'not a JSON object with a "body"'),
+        ('{"body": 1, "key": 7}', "key must be text, got 7"),
+        ('{"body": 1, "id": ["a"]}', "id must be text"),
+        ('{"body": 1, "key": "\\ud800"}', "UTF-8"),
+        ('{"body": 1, "delay": -1}', "delay must be"),
+        ('{"body": 1, "ttl": "soon"}', "ttl must be"),
+        ('{"body": 1, "priority": 1.5}', "priority must be a whole number"),
+        ('{"body": 1, "priority": true}', "priority must be a whole number"),
+        ('{"body": 1, "headers": ["a"]}', "headers must be an object of texts"),
+        ('{"body": 1, "headers": {"a": 1}}', "headers"),
+    ],
+)
+def test_a_line_that_is_no_envelope_is_named(line: str, why: str) -> None:
+    with pytest.raises(NotAnEnvelope) as caught:
+        envelope_line(Options(key="usual"))(line.encode())
+    assert why in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +232,15 @@ def test_a_bad_line_is_named_and_what_stood_before_it_settles(
     (tmp_path / "jobs.jsonl").write_text(f"1\n\n2\n{line}\n4\n")
     push = zmqkit("push", ANYWHERE, "jobs.jsonl", "--json-lines", "--json")
     assert zmqkit("pull", push.address, "--count", "2", "--raw").finish() == "1\n2\n"
-    assert push.finish_json(1) == {"found": 0, "sent": 2, "acked": 2, "dead": 0, "waiting": 0, "journal": None}
+    assert push.finish_json(1) == {
+        "found": 0,
+        "sent": 2,
+        "acked": 2,
+        "dead": 0,
+        "expired": 0,
+        "waiting": 0,
+        "journal": None,
+    }
     assert why in push.said("jobs.jsonl:4: ")
 
 

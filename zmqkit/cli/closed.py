@@ -74,7 +74,13 @@ class Waiting:
     headers: dict[str, str]
     failures: int
     sent_at: int
-    """Microseconds since 1970."""
+    """Microseconds since 1970, as all times here."""
+    key: str | None = None
+    priority: int = 0
+    due: int = 0
+    """It is not delivered before; 0: at once."""
+    expires: int = 0
+    """Nor after; 0: it is."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,6 +95,8 @@ class Letter:
     failures: int
     sent_at: int
     at: int
+    key: str | None = None
+    priority: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -171,7 +179,10 @@ def waiting(journal: SqliteJournal) -> Iterator[Waiting]:
             if left >> index & 1:
                 body = _decoded(row.codec, row.body(index))
                 headers = dict(row.headers.get(index, {}))
-                yield Waiting(row.id(index), body, headers, row.failures.get(index, 0), row.sent_at)
+                yield Waiting(
+                    row.id(index), body, headers, row.failures.get(index, 0), row.sent_at, row.keys.get(index),
+                    row.lane, row.due, row.expires,
+                )  # fmt: skip
 
 
 def _rows(journal: SqliteJournal) -> Iterator[Row]:
@@ -199,7 +210,10 @@ def letters(journal: SqliteJournal) -> Iterator[Letter]:
             with _format_of(journal):
                 row = DeadRow.unpack(each.value)
             body = _decoded(row.codec, row.body)
-            yield Letter(row.id, body, dict(row.headers), row.reason, row.traceback, row.failures, row.sent_at, row.at)
+            yield Letter(
+                row.id, body, dict(row.headers), row.reason, row.traceback, row.failures, row.sent_at, row.at, row.key,
+                row.priority,
+            )  # fmt: skip
         first = found[-1].key + 1
 
 

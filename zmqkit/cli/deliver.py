@@ -16,6 +16,7 @@ from zmqkit.cli import show
 from zmqkit.cli.outcome import Code, Failed, Stopped, code_of, raise_on_signals, say, tell
 from zmqkit.errors import Unsettled, WaitTimeout, ZmqkitError
 from zmqkit.events import JobDead
+from zmqkit.peer.base import deadline_of, left_of
 
 LINGER_S = 5.0
 """How long to go on serving after a signal, unless --linger says otherwise."""
@@ -24,6 +25,11 @@ DEAD_TOLD = 20
 """So many dead letters are told one by one."""
 
 REFRESH_HZ = 8
+
+SETTLED = ("acked", "dead", "expired")
+
+NOT_DUE_S = 0.2
+"""How often to look whether what was sent with a delay is due."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,7 +60,7 @@ class Delivery:
         with _dead_letters(self.pusher), raise_on_signals():
             self.pusher.open()
             stats = self.pusher.stats()
-            found = int(stats["waiting"] + stats["acked"] + stats["dead"])  # some may have settled already
+            found = int(stats["waiting"] + sum(map(stats.__getitem__, SETTLED)))  # some may have settled already
             try:
                 for address in self.pusher.addresses:
                     say(f"bound {address}")
@@ -74,13 +80,22 @@ class Delivery:
             trouble = error
         if self.wait:
             try:
-                self.pusher.flush(self.timeout_s)
+                self._flush()
             except WaitTimeout as error:
                 late = Failed(f"out of time after {self.timeout_s:g} s", Code.TIMEOUT)
                 if self.left:  # with --timeout 0 nobody had the time to see that nothing is
                     raise trouble or late from error
         if trouble is not None:
             raise trouble
+
+    def _flush(self) -> None:
+        """Wait until all is settled, what is not due yet included."""
+        deadline = deadline_of(self.timeout_s)
+        while self.pusher.flush(left_of(deadline)).not_due:
+            left = left_of(deadline)
+            if left == 0:
+                raise WaitTimeout("some messages are not due yet")
+            time.sleep(NOT_DUE_S if left is None else min(NOT_DUE_S, left))
 
     def _close(self, problem: BaseException | None) -> None:
         stopped = isinstance(problem, Stopped)
@@ -99,24 +114,27 @@ class Delivery:
 
     def _conclude(self, found: int, problem: BaseException | None, as_json: bool) -> int:
         stats = self.pusher.stats()
-        sent, acked, dead, left = int(stats["sent"]), int(stats["acked"]), int(stats["dead"]), self.left
+        sent, left = int(stats["sent"]), self.left
+        acked, dead, expired = (int(stats[name]) for name in SETTLED)
         if problem is not None and not isinstance(problem, Stopped):
             tell(problem)
         if as_json:
             journal = None if self.journal is None else str(self.journal)
             show.print_json(
-                {"found": found, "sent": sent, "acked": acked, "dead": dead, "waiting": left, "journal": journal}
-            )
+                {"found": found, "sent": sent, "acked": acked, "dead": dead, "expired": expired, "waiting": left,
+                 "journal": journal}
+            )  # fmt: skip
         else:
             before = f"{found} found, " if found else ""
-            say(f"{before}{sent} sent: {acked} acked, {dead} dead, {left} waiting")
+            late = f", {expired} expired" if expired else ""
+            say(f"{before}{sent} sent: {acked} acked, {dead} dead{late}, {left} waiting")
         if left and self.journal is None:
             say("what waits is lost, or its ack was not heard: --journal PATH would keep it")
         elif left:
             say(f"deliver what waits with: zmqkit journal serve {self.journal} ADDRESS")
         if problem is not None and not (self.until_signal and isinstance(problem, Stopped)):
             return code_of(problem)
-        return Code.FAILED if dead or (left and self.journal is None) else Code.OK
+        return Code.FAILED if dead or expired or (left and self.journal is None) else Code.OK
 
     @contextlib.contextmanager
     def _progress(self, found: int) -> Iterator[None]:
@@ -135,7 +153,7 @@ class Delivery:
         def look() -> Group:
             stats = self.pusher.stats()
             total = found + int(stats["sent"])
-            done = int(stats["acked"] + stats["dead"])
+            done = int(sum(map(stats.__getitem__, SETTLED)))
             rate = done / max(time.monotonic() - began, 1e-3)
             dead = int(stats["dead"])
             words = f"{total:,} sent  {done:,} settled  {dead:,} dead  {rate:,.0f}/s"

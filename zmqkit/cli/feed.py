@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from zmqkit.cli.envelopes import NotAnEnvelope
 from zmqkit.cli.options import STDIN
 from zmqkit.cli.outcome import Failed
 from zmqkit.options import Limits
@@ -81,6 +82,8 @@ def _batches(file: BinaryIO, name: str, parse: Callable[[bytes], Any], skip_blan
 
 
 def _fault(error: Exception) -> str:
+    if isinstance(error, NotAnEnvelope):
+        return str(error)
     if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8 text (byte {error.start + 1} of the line)"
     if isinstance(error, json.JSONDecodeError):

@@ -25,12 +25,17 @@ def whole(message: Message) -> dict[str, Any]:
     said = {
         "id": message.id,
         **shown,
+        "key": message.key,
+        "priority": message.priority,
         "headers": message.headers,
         "failures": message.failures,
         "sent_at": show.iso(message.sent_at),
     }
     if isinstance(message, closed.Letter):
         said |= {"reason": message.reason, "traceback": message.traceback or None, "died_at": show.iso(message.at)}
+    else:
+        times = {"due": message.due, "expires": message.expires}
+        said |= {name: show.iso(time) if time else None for name, time in times.items()}
     return said
 
 

@@ -153,6 +153,7 @@ def _described(job: Job[Any]) -> dict[str, Any]:
     return {
         "id": job.id,
         "body": job.body,
+        "key": job.key,
         "headers": dict(job.headers),
         "failures": job.failures,
         "deliveries": job.deliveries,
@@ -170,6 +171,7 @@ def _runner(running: Command, reject_status: int | None, as_json: bool) -> Calla
                 show.raw(job.body),
                 {
                     "ZMQKIT_JOB_ID": job.id,
+                    "ZMQKIT_JOB_KEY": job.key or "",
                     "ZMQKIT_JOB_FAILURES": str(job.failures),
                     "ZMQKIT_JOB_DELIVERIES": str(job.deliveries),
                     "ZMQKIT_JOB_HEADERS": show.to_json(dict(job.headers)),
