@@ -2,7 +2,8 @@
 
 python -m tests.simulation                            every scenario, 2,000 seeds each
 python -m tests.simulation --scenario S --seed N      one seed, with a readable trace
-python -m tests.simulation --mutants                  plant bugs; each must be caught
+python -m tests.simulation --mutants                  plant bugs; each must be caught, by whichever seed comes first
+python -m tests.simulation --mutants --remember       ... and the tests begin with these seeds from now on
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ def main() -> int:
     parser.add_argument("--twice", type=int, default=200, help="how many of them run twice, to compare traces (200)")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes to use")
     parser.add_argument("--mutants", action="store_true", help="plant bugs, and see that each is caught")
+    parser.add_argument("--remember", action="store_true", help="with --mutants: the tests begin with these seeds")
     chosen = parser.parse_args()
     names = [chosen.scenario] if chosen.scenario else list(scenarios.SCENARIOS)
     if chosen.mutants:
-        return _hunt_all(names, chosen.first, chosen.seeds, chosen.jobs)
+        return _hunt_all(names, chosen.first, chosen.seeds, chosen.jobs, keep=chosen.remember)
     if chosen.seed is not None:
         if not chosen.scenario:
             parser.error("--seed needs --scenario")
@@ -54,12 +56,14 @@ def main() -> int:
     return status
 
 
-def _hunt_all(names: list[str], first: int, seeds: int, jobs: int) -> int:
+def _hunt_all(names: list[str], first: int, seeds: int, jobs: int, *, keep: bool) -> int:
     wanted = [number for number, mutant in enumerate(mutants.all_mutants()) if mutant.scenario in names]
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         hunts = [pool.submit(mutants.hunt_by_number, number, first, seeds) for number in wanted]
         caught = [hunt.result() for hunt in hunts]
     print(mutants.table(caught))
+    if keep:
+        mutants.remember(caught)
     survived = [each.name for each in caught if each.seed is None]
     if survived:
         print(f"FAILED: {len(survived)} of {len(caught)} planted bugs survived {seeds} seeds", file=sys.stderr)

@@ -7,8 +7,10 @@ is a broken patch, unless it says ``raises=True``.
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.simulation.scenarios import find
@@ -27,6 +29,10 @@ MODULES = (
     "tests.simulation.switch_mutants",
 )
 """Where bugs are planted: each module has a list ``MUTANTS``."""
+
+
+CAUGHT = Path(__file__).with_name("caught.json")
+"""By scenario and bug the first seed that caught it, when it was last hunted from seed 0 on (`make mutants`)."""
 
 
 class Mutant(NamedTuple):
@@ -92,6 +98,29 @@ def hunt(mutant: Mutant, *, first: int = 0, seeds: int = SEEDS) -> Caught:
             raise RuntimeError(f"{mutant.name}: the patch is broken, or lacks raises=True:\n{failure.traceback}")
         return Caught(mutant.name, mutant.scenario, seed, seed - first + 1, failure.kind, failure.message)
     return Caught(mutant.name, mutant.scenario, None, seeds, "", "survived")
+
+
+def hunt_known(mutant: Mutant) -> Caught:
+    """`hunt`, beginning with the seed that caught it before; from 0 on, where that one does not any more."""
+    known = seeds_known().get(mutant.scenario, {}).get(mutant.name)
+    caught = None if known is None else hunt(mutant, first=known, seeds=1)
+    return hunt(mutant) if caught is None or caught.seed is None else caught
+
+
+def seeds_known() -> dict[str, dict[str, int]]:
+    """What `CAUGHT` holds."""
+    found: dict[str, dict[str, int]] = json.loads(CAUGHT.read_text(encoding="utf-8"))
+    return found
+
+
+def remember(caught: list[Caught]) -> None:
+    """Note in `CAUGHT` which seed caught which bug; of scenarios that were not hunted the old notes stay."""
+    known = seeds_known() if CAUGHT.exists() else {}
+    for scenario in {each.scenario for each in caught}:
+        known[scenario] = {
+            each.name: each.seed for each in caught if each.scenario == scenario and each.seed is not None
+        }
+    CAUGHT.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def hunt_by_number(number: int, first: int, seeds: int) -> Caught:
