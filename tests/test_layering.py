@@ -51,7 +51,7 @@ ROOTS = {"zmqkit", "zmqkit.aio"}
 OWNERS = {
     "zmq": {"transport"},
     "apsw": {"journal"},
-    "sqlite3": {"inbox"},
+    "sqlite3": {"inbox", "demo"},
     "zeroconf": {"discovery"},
     "typer": {"cli"},
     "rich": {"cli", "demo"},

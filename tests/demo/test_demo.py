@@ -65,14 +65,16 @@ def run(*options: object, env: dict[str, str] | None = None) -> subprocess.Compl
 
 
 @pytest.mark.slow
-def test_a_killed_worker_changes_no_total(files: Path):
+def test_a_killed_worker_sender_and_sink_change_no_total(files: Path):
     done = run("--files", files, "--workers", 2, "--json")
     told = json.loads(done.stdout)
     assert (done.returncode, told["ok"], told["equal"], told["problems"]) == (0, True, True, []), done.stderr
     assert told["redelivered"] > 0
+    assert [name.partition("-")[0] for name in sorted(told["killed"])] == ["sender", "sink", "worker"]
     assert [worker["state"] for worker in told["workers"]].count("killed") == 1
     assert len(told["workers"]) == 3
-    assert (told["files"], told["counted"], told["acked"], told["dead_letters"]) == (FILES, FILES - 1, FILES - 1, 1)
+    assert (told["files"], told["counted"], told["dead_letters"]) == (FILES, FILES - 1, 1)
+    assert told["inbox_records"] == FILES - 1
     assert [reason.partition(":")[0] for reason in told["rejected"]] == [BAD]
     assert sum(worker["files"] for worker in told["workers"]) == FILES - 1
     assert told["top_names"]["number_7"] == 8
@@ -84,15 +86,16 @@ def test_without_a_kill_nothing_is_delivered_again(files: Path):
     told = json.loads(done.stdout)
     assert (done.returncode, told["ok"], told["redelivered"]) == (0, True, 0), done.stderr
     assert [worker["state"] for worker in told["workers"]] == ["stopped", "stopped"]
+    assert told["killed"] == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
-def test_one_file_is_enough_to_kill_a_worker_over(tmp_path: Path, workers: int):
+def test_one_file_is_enough_to_kill_all_three_over(tmp_path: Path, workers: int):
     (tmp_path / "only.py").write_text("x = 1\n")
     done = run("--files", tmp_path, "--workers", workers, "--json")
     told = json.loads(done.stdout)
-    assert (done.returncode, told["ok"], told["redelivered"], told["counted"]) == (0, True, 1, 1), done.stderr
+    assert (done.returncode, told["ok"], len(told["killed"]), told["counted"]) == (0, True, 3, 1), done.stderr
 
 
 @pytest.mark.slow
@@ -100,7 +103,11 @@ def test_a_reader_gets_tables_and_a_last_word(files: Path):
     done = run("--files", files, "--workers", 2)
     assert done.returncode == 0, done.stderr
     assert re.search(
-        r"(worker-\d) \(process \d+\) has jobs in hand and gets SIGKILL\n[^┏]* takes the place of \1", done.stdout
+        r"(worker-\d) \(process \d+\) has jobs in hand and gets SIGKILL\n[^┏]* takes the place of \1"
+        r"[^┏]*sender-1 \(process \d+\) has files to send and gets SIGKILL\n[^┏]* takes the place of sender-1"
+        r"[^┏]*sink-1 \(process \d+\) has counts that are not committed and gets SIGKILL\n"
+        r"[^┏]* takes the place of sink-1",
+        done.stdout,
     )
     assert re.search(r"files rejected +\S +1 +\S +1 +\S +equal", done.stdout)
     assert f"rejected {BAD}: TokenError" in done.stdout
@@ -170,20 +177,20 @@ def started(env: dict[str, str], *options: object) -> Iterator[subprocess.Popen[
             process.kill()
 
 
-def workers_of(process: subprocess.Popen[str]) -> list[int]:
-    """The process ids of its workers, once it has said that they are at work."""
-    found: list[int] = []
+def children_of(process: subprocess.Popen[str]) -> dict[str, int]:
+    """The process ids of its processes by name, once it has said that they are at work."""
+    found: dict[str, int] = {}
     assert process.stdout is not None
-    while len(found) < 2:
+    while len(found) < 4:
         line = process.stdout.readline()
         assert line, f"it ended early: {process.communicate()}"
-        found += [int(pid) for pid in re.findall(r"\(process (\d+)\) joined", line)]
+        found |= {name: int(pid) for name, pid in re.findall(r"(\S+) \(process (\d+)\) joined", line)}
     return found
 
 
 def wait_until_gone(handles: Sequence[int]) -> None:
     for handle in handles:
-        assert select.select([handle], [], [], WAIT_S)[0], "a worker outlives the demo"
+        assert select.select([handle], [], [], WAIT_S)[0], "a process outlives the demo"
         os.close(handle)
 
 
@@ -194,9 +201,9 @@ def wait_until_gone(handles: Sequence[int]) -> None:
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)],
     ids=["Ctrl-C", "SIGTERM", "SIGKILL"],
 )
-def test_a_demo_that_is_ended_leaves_no_worker_behind(tmp_path: Path, number: signal.Signals, code: int):
+def test_a_demo_that_is_ended_leaves_no_process_behind(tmp_path: Path, number: signal.Signals, code: int):
     with started(environment(tmp_path)) as process:
-        handles = [os.pidfd_open(pid) for pid in workers_of(process)]
+        handles = [os.pidfd_open(pid) for pid in children_of(process).values()]
         process.send_signal(number)
         _, stderr = process.communicate(timeout=WAIT_S)
         wait_until_gone(handles)
@@ -208,14 +215,16 @@ def test_a_demo_that_is_ended_leaves_no_worker_behind(tmp_path: Path, number: si
 
 
 @pytest.mark.slow
-def test_a_worker_killed_by_somebody_else_is_replaced(tmp_path: Path):
+@pytest.mark.parametrize("victim", ["sender-1", "worker-1", "sink-1"])
+def test_who_is_killed_by_somebody_else_is_replaced(tmp_path: Path, victim: str):
     (tmp_path / "files").mkdir()
-    for number in range(100):
+    for number in range(20):
         (tmp_path / "files" / f"{number}.py").write_bytes(Path(argparse.__file__).read_bytes())
     with started(environment(tmp_path), "--files", tmp_path / "files") as process:
-        os.kill(workers_of(process)[0], signal.SIGKILL)
+        os.kill(children_of(process)[victim], signal.SIGKILL)
         stdout, stderr = process.communicate(timeout=WAIT_S)
     assert process.returncode == 0, stdout + stderr
+    assert f"{victim} (process" in stdout
     assert "was killed by somebody else" in stdout
-    assert "takes the place of worker-1" in stdout
+    assert f"takes the place of {victim}" in stdout
     assert "All equal" in stdout

@@ -14,6 +14,8 @@ from zmqkit.demo.verdict import Verdict
 REJECTED = ["bad.py: SyntaxError: no"]
 WORKING = Share("worker-1", 11, "stopped", 1)
 KILLED = Share("worker-2", 12, "killed", 1)
+SENDERS = (Share("sender-1", 13, "killed", 0, "sender"), Share("sender-2", 14, "stopped", 0, "sender"))
+SINKS = (Share("sink-1", 15, "killed", 0, "sink"), Share("sink-2", 16, "stopped", 0, "sink"))
 
 
 def totals_of(*sources: bytes) -> Totals:
@@ -26,12 +28,12 @@ def totals_of(*sources: bytes) -> Totals:
 def verdict_of(*, kill: bool = True, **changes: object) -> Verdict:
     mined = Mined(
         totals=totals_of(b"a = b\n", b"c\n"),
+        records=2,
         rejected=REJECTED,
-        acked=2,
         dead=1,
         redelivered=3 if kill else 0,
         duplicates=0,
-        shares=(WORKING, KILLED) if kill else (WORKING,),
+        shares=(WORKING, KILLED, *SENDERS, *SINKS) if kill else (WORKING,),
         joined_seconds=1.0,
         seconds=2.0,
     )
@@ -57,9 +59,12 @@ def test_equal_counts_are_a_success(kill):
         ({"totals": totals_of(b"a = b\n", b"c\n\n")}, "lines"),
         ({"rejected": ["other.py: SyntaxError: no"]}, "files rejected: 1 .* not the same ones"),
         ({"rejected": []}, "1 dead letters, but 0 were told of"),
-        ({"acked": 1}, "3 files were sent, but 1 acked and 1 dead"),
+        ({"records": 1}, "2 counts are in the sink's file, but 1 records"),
+        ({"dead": 0}, "3 files were sent, but 2 counted and 0 dead"),
         ({"redelivered": 0}, "none was delivered again"),
-        ({"shares": (WORKING,)}, "nobody was killed, but 3 jobs"),
+        ({"shares": (WORKING,)}, "no worker was killed, but 3 jobs"),
+        ({"shares": (WORKING, KILLED, *SINKS)}, "a sender was to be killed, and none was"),
+        ({"shares": (WORKING, KILLED, *SENDERS)}, "a sink was to be killed, and none was"),
     ],
 )
 def test_what_differs_is_named(changes, words):
@@ -69,4 +74,4 @@ def test_what_differs_is_named(changes, words):
 
 
 def test_a_redelivery_that_nobody_caused_is_a_failure():
-    assert verdict_of(kill=False, redelivered=1).problems() == ["nobody was killed, but 1 jobs were delivered again"]
+    assert verdict_of(kill=False, redelivered=1).problems() == ["no worker was killed, but 1 jobs were delivered again"]

@@ -23,7 +23,7 @@ def demo(
     ] = None,
     workers: Annotated[int, typer.Option(metavar="N", min=1, max=MAX_WORKERS, help="How many worker processes.")
     ] = DEFAULT_WORKERS,
-    kill: Annotated[bool, typer.Option("--kill/--no-kill", help="Kill one worker midway, with SIGKILL.")] = True,
+    kill: Annotated[bool, typer.Option("--kill/--no-kill", help="Kill one process of each role midway.")] = True,
     as_json: options.AsJson = False,
 ) -> int:  # fmt: skip
     """Count the words of Python's own source with workers that crash, and check the count."""

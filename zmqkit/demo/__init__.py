@@ -1,8 +1,8 @@
-"""The main job, end to end: a text-mining pipeline over real files, in which a worker is killed midway.
+"""The main job, end to end: a text-mining pipeline over real files, in which worker, sender and sink are killed.
 
 ``zmqkit demo``, or without the command line's extra ``python -m zmqkit.demo --json``. Every file of the running
-Python's own standard library goes through a durable pipeline of processes that find each other by name. What comes
-out is held against a plain count.
+Python's own standard library goes through a durable pipeline of processes that find each other by name. What stands in
+the sink's database at the end is held against a plain count.
 
 This module is the way in: it checks what was asked, picks a screen, and turns what happened into an exit code.
 Nothing below uses more of zmqkit than its public face.
@@ -31,7 +31,7 @@ OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 MAX_WORKERS = 64
 
 DEFAULT_WORKERS = max(2, min(4, os.cpu_count() or 2))
-"""One a core, but two at least: one is to be killed."""
+"""One a core, but two at least: one of them is to be killed."""
 
 __all__ = ["DEFAULT_WORKERS", "MAX_WORKERS", "run"]
 
@@ -39,13 +39,13 @@ __all__ = ["DEFAULT_WORKERS", "MAX_WORKERS", "run"]
 def run(files: Path | None = None, workers: int = DEFAULT_WORKERS, kill: bool = True, json: bool = False) -> int:
     """Run the demo and return its exit code.
 
-    Everything stays on the loopback interface, unless ZMQKIT_INTERFACES says otherwise; the journal lies in a
-    temporary folder and goes with it.
+    Everything stays on the loopback interface, unless ZMQKIT_INTERFACES says otherwise; the journal and the totals
+    lie in a temporary folder and go with it.
 
     Args:
         files: count the .py files below this folder; None: the standard library of the running Python.
         workers: how many worker processes, from 1 to `MAX_WORKERS`.
-        kill: kill one of them midway, with jobs in hand, and start another.
+        kill: kill one of them, the sender and the sink in turn, each with work in hand, and start others.
         json: print one JSON object to standard output and nothing else, instead of the live display.
 
     Returns:
@@ -63,10 +63,10 @@ def run(files: Path | None = None, workers: int = DEFAULT_WORKERS, kill: bool = 
         with _on_loopback(), _sigterm_raises(), _logged_to(screen), screen:
             return _run(files, workers, kill, screen)
     except KeyboardInterrupt:
-        screen.failed("ended by Ctrl-C; the workers are gone too")
+        screen.failed("ended by Ctrl-C; all other processes are gone too")
         return INTERRUPTED
     except _Terminated:
-        screen.failed("ended by SIGTERM; the workers are gone too")
+        screen.failed("ended by SIGTERM; all other processes are gone too")
         return TERMINATED
 
 
@@ -85,10 +85,10 @@ def _run(files: Path | None, workers: int, kill: bool, screen: Screen) -> int:
         return USAGE
     screen.begin(folder, len(sources), workers, kill)
     try:
-        mined = mining.Run(sources, workers, kill, screen.progress, screen.note)()
+        mined = mining.Run(folder, sources, workers, kill, screen.progress, screen.note)()
         with screen.counting_plainly(len(sources)) as on_file:
             plain = counting.count_plainly(sources, on_file)
-    except (zmqkit.ZmqkitError, mining.Stalled, crew.WorkerDied, counting.FilesError, OSError) as error:
+    except (zmqkit.ZmqkitError, mining.Stalled, crew.ProcessDied, counting.FilesError, OSError) as error:
         screen.failed(f"{type(error).__name__}: {error}")
         return FAILED
     result = verdict.Verdict(len(sources), kill, mined, plain)

@@ -15,7 +15,9 @@ def main() -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--files", type=Path, metavar="DIR", help="count the .py files below DIR")
     parser.add_argument("--workers", type=int, default=demo.DEFAULT_WORKERS, metavar="N")
-    parser.add_argument("--kill", action=argparse.BooleanOptionalAction, default=True, help="kill a worker midway")
+    parser.add_argument(
+        "--kill", action=argparse.BooleanOptionalAction, default=True, help="kill one of each role midway"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     arguments = parser.parse_args()
     return demo.run(arguments.files, arguments.workers, arguments.kill, arguments.json)

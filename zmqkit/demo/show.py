@@ -40,7 +40,7 @@ class RichScreen:
         """Say what is going to happen."""
         self._line(f"Counting {files:,} files below {folder} with {workers} worker process{'es'[: 2 * (workers > 1)]}.")
         if kill:
-            self._line("Midway one of them is killed, with jobs in hand.")
+            self._line("Midway one of them, the sender and the sink are killed in turn, each with work in hand.")
 
     def note(self, text: str) -> None:
         """Write one line above the picture."""
@@ -92,10 +92,10 @@ class RichScreen:
         self.console.print()
         facts = Table.grid(padding=(0, 2))
         rate = f"{verdict.total / mined.seconds:,.0f} files/s"
-        killed = any(share.state == "killed" for share in mined.shares)
-        expected = "a worker was killed with them in hand" if killed else "nobody was killed"
+        expected = "a worker was killed with them in hand" if mined.killed("worker") else "no worker was killed"
         facts.add_row("redelivered", f"{mined.redelivered:,}", expected)
-        facts.add_row("duplicates dropped", f"{mined.duplicates:,}", "results that came twice to the sink")
+        facts.add_row("duplicates dropped", f"{mined.duplicates:,}", "results that came twice to the sink's inbox")
+        facts.add_row("records", f"{mined.records:,}", "in the inbox, each committed with its count")
         facts.add_row("dead letters", f"{mined.dead:,}", "what does not tokenize")
         facts.add_row("through the pipeline", f"{mined.seconds:.1f} s", f"{rate}, journal synced")
         facts.add_row("in a plain loop", f"{plain.seconds:.1f} s", f"{verdict.total / plain.seconds:,.0f} files/s")
@@ -140,11 +140,17 @@ def _shares(shares: tuple[Share, ...]) -> RenderableType:
         table.add_row(
             Text(share.name),
             Text(f"process {share.pid}", "dim"),
-            ProgressBar(total=max(most, 1), completed=share.files, width=BAR // 2),
-            Text(f"{share.files:,} files", justify="right"),
+            *_work(share, max(most, 1)),
             Text(share.state, STYLES[share.state]),
         )
     return table
+
+
+def _work(share: Share, most: int) -> tuple[RenderableType, RenderableType]:
+    if share.role != "worker":
+        return Text({"sender": "hands out the files", "sink": "keeps the totals"}[share.role], "dim"), Text("")
+    bar = ProgressBar(total=most, completed=share.files, width=BAR // 2)
+    return bar, Text(f"{share.files:,} files", justify="right")
 
 
 def _comparison(verdict: Verdict) -> RenderableType:
