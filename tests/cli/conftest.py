@@ -9,17 +9,25 @@ from typing import Any
 import pytest
 
 from tests.cli.terminal import Command
+from tests.preloaded import Preloaded
 
 Start = Callable[..., Command]
 
 
+@pytest.fixture(scope="session")
+def preloaded() -> Iterator[Preloaded]:
+    server = Preloaded()
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def zmqkit(tmp_path: Path) -> Iterator[Start]:
+def zmqkit(tmp_path: Path, preloaded: Preloaded) -> Iterator[Start]:
     """``zmqkit("pull", address, stdin=...)`` starts the command in a folder of the test's own."""
     started: list[Command] = []
 
     def start(*arguments: str | Path, **how: Any) -> Command:
-        started.append(Command(arguments, tmp_path, **how))
+        started.append(Command(arguments, tmp_path, preloaded=preloaded, **how))
         return started[-1]
 
     yield start

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
+from tests.preloaded import Preloaded, Process
+
 WAIT_S = 30.0
 
 ANYWHERE = "tcp://127.0.0.1:*"
@@ -30,6 +32,7 @@ class Command:
         stdin: given whole and closed; None: open until `finish`, see `type`.
         stdout, stderr: where it prints to, if not to us.
         environment: besides ours.
+        preloaded: who starts it; default: it is started like any other program.
     """
 
     def __init__(
@@ -40,19 +43,25 @@ class Command:
         stdout: int = subprocess.PIPE,
         stderr: int = subprocess.PIPE,
         environment: dict[str, str] | None = None,
+        preloaded: Preloaded | None = None,
     ) -> None:
         script = Path(sys.executable).with_name("zmqkit")
         self.label = f"zmqkit {' '.join(map(str, arguments))}"
-        self.process = subprocess.Popen(
-            [script, *arguments],
-            cwd=folder,
-            env={**os.environ, **(environment or {})},
-            stdin=subprocess.PIPE,
-            stdout=stdout,
-            stderr=stderr,
-            text=True,
-            process_group=0,
-        )
+        self.process: subprocess.Popen[str] | Process
+        # What the environment says may be read while modules are imported.
+        if preloaded is not None and environment is None:
+            self.process = preloaded.start(arguments, folder, stdout, stderr)
+        else:
+            self.process = subprocess.Popen(
+                [script, *arguments],
+                cwd=folder,
+                env={**os.environ, **(environment or {})},
+                stdin=subprocess.PIPE,
+                stdout=stdout,
+                stderr=stderr,
+                text=True,
+                process_group=0,
+            )
         assert self.process.stdin is not None
         self._stdin = self.process.stdin
         self.out = _Stream(self.process.stdout)

@@ -1,4 +1,4 @@
-"""docs/cli.md does what it says, and says all there is."""
+"""docs/cli.md says all there is. That it does what it says is seen with the other pages: tests/test_readme.py."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import typer.main
 
-from tests.pages import Page
 from zmqkit.cli.app import app
 from zmqkit.cli.outcome import Code
 
@@ -30,11 +28,6 @@ def names(heading: str) -> list[str]:
     """``zmqkit device queue|proxy`` stands above what these two have in common."""
     *words, last = heading.split(" ")
     return [" ".join([*words, each]) for each in last.split("|")]
-
-
-@pytest.mark.timeout(240)  # some thirty commands, each a process
-def test_the_page_runs_as_written(tmp_path: Path) -> None:
-    Page(PAGE, tmp_path).run()
 
 
 def test_the_page_explains_every_command_and_option() -> None:
