@@ -283,7 +283,7 @@ class History:
     # ---- proofs --------------------------------------------------------------------
 
     def hole(self, filter: Filter, after: int) -> list[str] | None:
-        """What of a filter's topics is gone after an offset: topics known to be hit, empty: not known which.
+        """What of a filter's topics is gone after an offset: all topics that are hit, or empty: not known which.
 
         None: nothing, as can be proved.
         """
@@ -294,9 +294,9 @@ class History:
         if not self.durable and self._head < len(self._rows):
             row = self._rows[self._head]  # part of it may be gone, too
             found |= {topic for topic, at in row.newest(self.gone + 1).items() if at > after and filter.matches(topic)}
-        if not found and whole:
-            return None
-        return sorted(found)[:MAX_TOLD]
+        if not whole:
+            return []  # others may be hit besides those that are known: of an earlier opening, or idle for long
+        return sorted(found)[:MAX_TOLD] if found else None
 
     def counted(self, filter: Filter, after: int, up_to: int) -> tuple[int, int] | None:
         """How many messages a filter lets in after an offset and up to one, and the sum of their offsets.
