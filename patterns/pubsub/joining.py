@@ -362,7 +362,7 @@ class Joining(Living):
     def _join(self, stream: Stream, link: DataLink, fence: int, again: bool, now: float) -> None:
         """What comes over the link after this is whole."""
         filter = link.filter or self.filter
-        if again and stream.behind_fence:
+        if again and stream.behind_fence and self._unbroken(stream, link, fence):
             # The connection is the same; another fence was asked for because of other topics, or of other streams.
             if stream.filter is not filter:
                 group = stream.groups.take()
@@ -399,6 +399,18 @@ class Joining(Living):
             self.stop(stream, now)
             stream.tally.restart(stream.position or 0)
             self.done_with(stream, Task("catch up", "after", stream.epoch, fence, fence), now)
+
+    @staticmethod
+    def _unbroken(stream: Stream, link: DataLink, fence: int) -> bool:
+        """Whether all before a fence came over the connection of the one before it.
+
+        A bound link is never down: a publisher that comes back over a new connection is told our newest subscriptions
+        first, and answers with a fence as if we had asked for another one. Nothing is missing there if all up to the
+        fence has come; else it is fetched, as after any break.
+        """
+        if not link.bound:
+            return True
+        return not stream.groups.frames and not stream.held and (stream.position or 0) >= fence
 
     def _first_task(self, stream: Stream, fence: int) -> Task | None:
         """What must be fetched before the fence; None: nothing."""

@@ -11,9 +11,10 @@ from tests.protocol.pair import local
 from tests.pubsub.plane import Plane, Site
 from tests.pubsub.test_both_cores import judge, made
 from zmqkit.address import nth
-from zmqkit.errors import CursorInUse
+from zmqkit.errors import CursorInUse, MessagesLost
 from zmqkit.events import EpochChanged, MessagesExpired
 from zmqkit.patterns.pubsub import joining, living, wire
+from zmqkit.patterns.pubsub.parcels import Gone
 from zmqkit.patterns.pubsub.seen import FLOOR_SPAN, Seen
 from zmqkit.patterns.pubsub.subscriber import SubscriberCore, SubscriberSettings
 from zmqkit.patterns.pubsub.talk import Refused
@@ -58,6 +59,28 @@ def test_a_bound_subscriber_says_where_its_recovery_channel_is_and_dials_nobody(
     core.receive_message(("d", BOUND), [fence(core, BOUND, "one", recovery=":22").pack()], 1.0)
     assert core.out.dials == [], "who connects to us is not trusted to say whom we should connect to"
     assert [each.link.address for each in core.streams.values() if each.link] == [BOUND]
+
+
+@pytest.mark.parametrize("before", [2, 3], ids=["behind the fence", "at the fence"])
+def test_a_bound_subscriber_does_not_trust_that_a_fence_for_other_topics_came_over_the_same_connection(before) -> None:
+    core = subscriber(topics=("a",), unreachable=1.0)
+    core.tell_recovery({BOUND: ":6001"}, 1.0)
+    core.link_up(("d", BOUND), 1.0)
+    core.receive_message(("d", BOUND), [fence(core, BOUND, "one").pack()], 1.0)
+    core.handle_timer(2.5)  # there is no recovery channel: what is missing is told at once
+    for offset in range(1, before + 1):
+        core.receive_message(("d", BOUND), [data("one", offset)], 2.5)
+    core.end_turn(2.5)
+    # Its connection breaks, 3 is lost with it; over the next one the publisher is told of topics that were added then.
+    core.subscribe(["b"], 3.0)
+    core.end_turn(3.0)
+    core.receive_message(("d", BOUND), [fence(core, BOUND, "one", offset=3).pack()], 3.1)
+    core.end_turn(3.1)
+    losses = [item.error for item in core.out.items if isinstance(item, Gone)]
+    told = [(error.first, error.last) for error in losses if isinstance(error, MessagesLost)]
+    assert told == ([(3, 3)] if before == 2 else [])
+    (stream,) = core.streams.values()
+    assert set(stream.filter) == {"a", "b"}, "and the new topics are in force"
 
 
 def test_many_publishers_come_to_one_bound_subscriber() -> None:
