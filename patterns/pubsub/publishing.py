@@ -26,7 +26,7 @@ from zmqkit.options import Durability, Retention
 from zmqkit.patterns.pubsub.endpoints import DataPeer
 from zmqkit.patterns.pubsub.publisher import PublisherCore
 from zmqkit.patterns.pubsub.rows import LOGS, ROW_BYTES, ROW_MESSAGES, Found, Pack, begin_epoch
-from zmqkit.patterns.pubsub.settings import PublisherSettings
+from zmqkit.patterns.pubsub.settings import PublisherSettings, stream_name
 from zmqkit.patterns.pubsub.topics import check_topic
 from zmqkit.peer.base import Addresses, Common, check_types
 from zmqkit.transport.driver import DataKind, Driver
@@ -154,10 +154,11 @@ class PublisherBase(DataPeer):
     def _make_core(self, journal: SqliteJournal | None) -> PublisherCore:
         local = self._local()
         first, found = (1, Found()) if journal is None else begin_epoch(journal)
+        epoch = os.urandom(16).hex() if journal is None else journal.epoch
         settings = PublisherSettings(
             publisher=local.instance.hex() if journal is None else journal.uuid,
-            epoch=os.urandom(16).hex() if journal is None else journal.epoch,
-            stream=os.urandom(8),
+            epoch=epoch,
+            stream=stream_name(os.urandom(8), epoch),
             history=self._history,
             durable=journal is not None,
             retention=self._retention,

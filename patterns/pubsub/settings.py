@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -46,6 +47,16 @@ class SubscriberSettings:
 _KEEP_ALL: Final = Retention()
 
 
+def stream_name(fresh: bytes, epoch: str) -> bytes:
+    """What names the frames of one opening: 8 bytes, of random ones and of the epoch.
+
+    A process that is restored from a snapshot draws the same bytes once more. If the journal was not restored with it,
+    its offsets have another meaning from then on, and a subscriber whom a fence did not reach must not take them for
+    those of the epoch before.
+    """
+    return hashlib.blake2b(epoch.encode(), key=fresh, digest_size=8).digest()
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PublisherSettings:
     """What a publisher's core is made with.
@@ -53,7 +64,7 @@ class PublisherSettings:
     Attributes:
         publisher: its id, 32 hex digits: the journal's uuid; without a journal the instance.
         epoch: 32 hex digits, of this opening.
-        stream: 8 bytes, fresh: names its frames on the data plane.
+        stream: 8 bytes, of `stream_name`: names its frames on the data plane.
         history: without a journal: so many messages are kept for those who come late.
         durable: there is a journal.
         retention: what the journal keeps.

@@ -11,6 +11,7 @@ from tests.pubsub.plane import Plane
 from tests.pubsub.test_history import EPOCH2, Durable, reopened
 from zmqkit.options import Limits, Retention
 from zmqkit.patterns.pubsub import talk
+from zmqkit.patterns.pubsub.settings import stream_name
 
 
 def test_a_feed_behind_all_that_the_journal_has_of_an_earlier_opening_reads_it_once():
@@ -164,3 +165,27 @@ def test_of_two_groups_that_end_together_the_second_does_not_come_after_the_user
         plane.taking = True
         plane.flow()
         assert plane.offsets == [1, 2, 3, 4]
+
+
+def test_a_hole_that_an_earlier_opening_began_names_no_topics_for_it_does_not_know_all():
+    keeps_one: dict[str, Any] = {"retention": Retention(count=1)}
+    scene = Durable(**keeps_one)
+    scene.publish(("a", b"1"))
+    scene.publish(("b", b"2"))
+    scene.advance(1.0)
+    scene = reopened(scene, **keeps_one)
+    gone = scene.b.core.history.gone
+    scene.publish(("b", b"3"))
+    scene.advance(1.0)
+    assert scene.b.core.history.gone > gone == 1, "of a something went in the first opening, of b in the second"
+    scene.topics("a", "b")
+    scene.feed(after=0)
+    (hole,) = scene.said(talk.Hole)
+    assert hole.topics == [], "b alone would say that nothing of a is gone"
+
+
+def test_the_frames_of_two_openings_bear_different_names_even_if_the_same_bytes_were_drawn():
+    fresh = b"8 bytes!"
+    assert len(stream_name(fresh, EPOCH)) == 8
+    assert stream_name(fresh, EPOCH) != stream_name(fresh, EPOCH2)
+    assert stream_name(fresh, EPOCH) != stream_name(b"others!!", EPOCH)

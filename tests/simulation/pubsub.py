@@ -19,6 +19,7 @@ from zmqkit import events
 from zmqkit.options import Durability, Heartbeat, Limits, OnGap, OnSlow, Retention
 from zmqkit.patterns.pubsub.publisher import PublisherCore, PublisherSettings
 from zmqkit.patterns.pubsub.rows import CURSORS, LOGS, MESSAGES, Found, Pack, Row, begin_epoch
+from zmqkit.patterns.pubsub.settings import stream_name
 from zmqkit.patterns.pubsub.streams import Stream
 from zmqkit.patterns.pubsub.subscriber import SubscriberCore, SubscriberSettings
 from zmqkit.protocol.wire import unpack
@@ -196,9 +197,9 @@ class PubsubScenario(Scenario):
         elif (before := self.book.by_epoch.get((line, epoch))) is not None:
             first = before.next
         settings = PublisherSettings(
-            publisher=line, epoch=epoch, stream=rng.randbytes(8), history=count, durable=journal is not None,
-            retention=retention, last_value=last_value, wall=WALL_S + self.world.clock.now - peer.now(),
-            limits=Limits(queued_bytes=size),
+            publisher=line, epoch=epoch, stream=stream_name(rng.randbytes(8), epoch), history=count,
+            durable=journal is not None, retention=retention, last_value=last_value,
+            wall=WALL_S + self.world.clock.now - peer.now(), limits=Limits(queued_bytes=size),
         )  # fmt: skip
         local = dataclasses.replace(local, about=settings.about(first))
         core = PublisherCore(local, settings, rng, first, found)
