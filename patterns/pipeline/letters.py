@@ -48,6 +48,7 @@ class Letters:
     Attributes:
         count: how many there are.
         dropped: how many were not kept, for want of a journal.
+        version: rises when letters go.
     """
 
     def __init__(self, out: Outputs, durable: bool) -> None:
@@ -61,7 +62,7 @@ class Letters:
         self._paging: dict[int, list[Any]] = {}
         self._claimed: set[int] = set()
         self._dropping: deque[_Dropping] = deque()
-        self._version = 0
+        self.version = 0
 
     def bury(self, key: int, letter: bytes, reason: str) -> None:
         """One more, which the journal has by now."""
@@ -102,12 +103,12 @@ class Letters:
             self._out.reads.append(core.Read(DEAD, after + 1, MOST, PAGE_BYTES))
         else:
             rows = sorted((key, value) for key, value in self._kept.items() if key > after)
-            self._out.replies.append((ticket, Page(self._version, rows)))
+            self._out.replies.append((ticket, Page(self.version, rows)))
 
     def loaded(self, read: core.Read, rows: Sequence[core.Row]) -> None:
         """The journal's answer."""
         if read.last == MOST:
-            page = Page(self._version, [(row.key, row.value) for row in rows])
+            page = Page(self.version, [(row.key, row.value) for row in rows])
             self._out.replies.extend((ticket, page) for ticket in self._paging.pop(read.first - 1, ()))
         else:
             told = told_by(rows)
@@ -128,12 +129,23 @@ class Letters:
 
         It gets None if letters went since the page was read: read it again.
         """
-        if version != self._version:
+        if version != self.version:
             self._out.replies.append((ticket, None))
             return
         free = [key for key in keys if key not in self._claimed]
         self._claimed.update(free)
         self._out.replies.append((ticket, free))
+
+    def take(self, key: int) -> bool:
+        """Claim one letter. False: somebody else has it."""
+        if key in self._claimed:
+            return False
+        self._claimed.add(key)
+        return True
+
+    def kept(self, first: int, last: int) -> list[core.Row]:
+        """Without a journal: the letters of these keys."""
+        return [core.Row(key, 1, value) for key, value in sorted(self._kept.items()) if first <= key <= last]
 
     def release(self, keys: Iterable[int], now: float = 0.0) -> None:
         """They were claimed, and stay."""
@@ -141,7 +153,7 @@ class Letters:
 
     def remove(self, keys: Sequence[int]) -> None:
         """Claimed letters go with what is written now; `went` when it is stored, else `release`."""
-        self._version += 1
+        self.version += 1
         for key in keys:
             if self._durable:
                 self._out.write(DEAD, key, 0, None)
@@ -151,7 +163,7 @@ class Letters:
     def went(self, keys: Sequence[int]) -> None:
         """What was removed is gone."""
         self.count -= len(keys)
-        self._version += 1
+        self.version += 1
         self._claimed.difference_update(keys)
 
     def drop(self, keys: Sequence[int], ticket: Any, now: float) -> None:

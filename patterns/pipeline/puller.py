@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from zmqkit.errors import DecodeError, LeaseLost
 from zmqkit.patterns.pipeline import wire
+from zmqkit.patterns.pipeline.letter_takers import ABOUT
 from zmqkit.patterns.pipeline.runs import runs
 from zmqkit.protocol.core import Frames
 from zmqkit.protocol.local import Local
@@ -170,6 +171,11 @@ class PullerCore(PatternCore):
         if type(epoch) is not bytes or len(epoch) != 16:
             self.sessions.bad_frame(session.link, "a pusher without an epoch")
             self.sessions.goodbye(session, "no epoch", now)
+            return
+        if self.local.about.get(ABOUT) and session.peer.about.get(ABOUT) is not True:
+            # It would lend messages, and an ack of one is no word on a letter.
+            self.sessions.bad_frame(session.link, "a pusher that lends no dead letters")
+            self.sessions.goodbye(session, "no dead letters", now)
             return
         self._sources[session.id] = _Source(session, epoch)
 

@@ -109,6 +109,10 @@ class Puller(PullerBase, Peer, Generic[T]):
         inbox: an SQLite file of one's own, or a callable that gives a connection: with ``job.transaction()`` effects
             are there once. Jobs that any puller with this inbox has done are acked, and not handed out.
         inbox_keep: seconds for which a job is remembered, from when it was sent; what is older is rejected. None: ever.
+        dead_letters: take the dead letters of the pushers instead of their messages: with the headers of the message,
+            and ``zmqkit-reason``, ``zmqkit-traceback`` and ``zmqkit-died-at`` (microseconds since 1970). An ack throws
+            the letter away for good; whatever else becomes of the job, it stays a dead letter, and comes again to the
+            next one who asks. ``wait_for_peers`` of a pusher counts this puller, too.
         on_error: what an exception in ``with job:`` or a handler does: "nack" (try again), "reject" (dead letter),
             "raise" (nack, and let it through).
         max_lease: seconds that a pusher takes this puller for busy while its connection stands but its process does
@@ -132,13 +136,14 @@ class Puller(PullerBase, Peer, Generic[T]):
         prefetch: int | None = None,
         inbox: Source | None = None,
         inbox_keep: float | None = None,
+        dead_letters: bool = False,
         on_error: OnError = "nack",
         max_lease: float = 3600.0,
         plain: bool = False,
         rate: float | None = None,
         **common: Unpack[Common],
     ) -> None:
-        super().__init__(addresses, prefetch, on_error, max_lease, plain, rate, inbox, inbox_keep, common)
+        super().__init__(addresses, prefetch, on_error, max_lease, plain, rate, inbox, inbox_keep, dead_letters, common)
 
     @overload
     def receive(self) -> Job[T]: ...

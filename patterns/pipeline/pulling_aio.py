@@ -114,13 +114,14 @@ class Puller(PullerBase, Peer, Generic[T]):
         prefetch: int | None = None,
         inbox: Source | None = None,
         inbox_keep: float | None = None,
+        dead_letters: bool = False,
         on_error: OnError = "nack",
         max_lease: float = 3600.0,
         plain: bool = False,
         rate: float | None = None,
         **common: Unpack[Common],
     ) -> None:
-        super().__init__(addresses, prefetch, on_error, max_lease, plain, rate, inbox, inbox_keep, common)
+        super().__init__(addresses, prefetch, on_error, max_lease, plain, rate, inbox, inbox_keep, dead_letters, common)
 
     @overload
     async def receive(self) -> Job[T]: ...

@@ -86,10 +86,13 @@ class PusherCore(StoringCore):
 
     def opened(self, session: Session, now: float) -> None:
         """A puller came."""
-        self._holders[session.id] = Holder(session)
+        if not self.takers.opened(session, now):
+            self._holders[session.id] = Holder(session)
 
     def lost(self, session: Session, reason: str, now: float) -> None:
         """A puller is gone: what it held goes to others."""
+        if self.takers.lost(session, now):
+            return
         holder = self._holders.pop(session.id)
         if not holder.held:
             return
@@ -115,8 +118,11 @@ class PusherCore(StoringCore):
 
     def received(self, session: Session, frames: Frames, messages: int, now: float) -> None:
         """A puller settles, or says what it holds."""
-        holder = self._holders[session.id]
         message = wire.read(frames)
+        if session.id in self.takers.sessions:
+            self.takers.received(session, message, now)
+            return
+        holder = self._holders[session.id]
         if isinstance(message, wire.Settle):
             self._settle(holder, message, now)
             self.sessions.owe(session, holder.held > 0, now)
@@ -208,7 +214,8 @@ class PusherCore(StoringCore):
     def loaded(self, read: core.Read, rows: Sequence[core.Row], now: float) -> None:
         """Rows from the journal."""
         if read.log == DEAD:
-            self.letters.loaded(read, rows)
+            if not self.takers.loaded(read, rows, now):
+                self.letters.loaded(read, rows)
             return
         try:
             more = self.backlog.loaded(read, rows)
@@ -230,6 +237,8 @@ class PusherCore(StoringCore):
             self.stored(self.out.written, now)
         self._lend(now)
         if self._broken is None:
+            if self.takers.sessions:
+                self.takers.end_turn(now)
             wanted = self.backlog.wanted()
             if wanted is not None:
                 self.out.reads.append(wanted)
@@ -273,6 +282,11 @@ class PusherCore(StoringCore):
             self.counters["delivered_bytes"] += len(message.blob)
             if session.room_messages <= 0:
                 open_holders.remove(holder)
+
+    def next_lease(self) -> int:
+        """A number for one more lease."""
+        self._lease += 1
+        return self._lease - 1
 
     # ---- waiting -------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ from zmqkit.patterns.pipeline.dedupe import IDS
 from zmqkit.patterns.pipeline.endpoints import CLOSING, FOR_EVER, PipePeer
 from zmqkit.patterns.pipeline.hands import PusherSettings
 from zmqkit.patterns.pipeline.lanes import LANES
+from zmqkit.patterns.pipeline.letter_takers import ABOUT
 from zmqkit.patterns.pipeline.outbox import OutboxTransaction, Relay
 from zmqkit.patterns.pipeline.outgoing import NOTHING, Outgoing, Wanted, check_plain, plan_of, wanted_of
 from zmqkit.patterns.pipeline.outlets import FRAMES, OutletPusherCore
@@ -187,7 +188,7 @@ class PusherBase(PipePeer):
             limits=self._limits,
             dedupe=self._dedupe,
         )
-        core = self._make_core(self._local(about={"epoch": epoch}), settings)
+        core = self._make_core(self._local(about={"epoch": epoch, ABOUT: True}), settings)
         if journal is not None:
             messages, marks = journal.totals(MESSAGES), journal.totals(MARKS)
             waiting = messages.weight - marks.weight

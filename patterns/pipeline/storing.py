@@ -19,6 +19,7 @@ from zmqkit.patterns.pipeline.dedupe import IDS, Dedupe, pack_id
 from zmqkit.patterns.pipeline.hands import Arrival, Awaited, PusherSettings, Settling, Storing, merge
 from zmqkit.patterns.pipeline.lanes import LANES
 from zmqkit.patterns.pipeline.leases import Holder
+from zmqkit.patterns.pipeline.letter_takers import LetterTakers
 from zmqkit.patterns.pipeline.letters import Letters
 from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, ROW_BYTES, ROW_MESSAGES, Pack, Row, unreadable
 from zmqkit.patterns.pipeline.runs import runs
@@ -70,6 +71,7 @@ class StoringCore(PatternCore):
         """(sequence, watcher) of what was sent a second time."""
         self._watchers: dict[int, list[Any]] = {}
         self.letters = Letters(self.out, settings.durable)
+        self.takers = LetterTakers(self)
         self._ailing: Exception | None = None
         self._broken: Exception | None = None
         for name in (
@@ -192,6 +194,7 @@ class StoringCore(PatternCore):
         while self._settling and self._settling[0].number <= up_to:
             self._settled(self._settling.popleft(), now)
         self.letters.stored(up_to)
+        self.takers.stored(up_to, now)
         if self._ailing is not None:
             self._ailing = None
             self.out.events.append(JournalRecovered(self.local.name))
@@ -207,6 +210,7 @@ class StoringCore(PatternCore):
         self.unsettled -= settled
         for key, letter in settling.letters.items():
             self.letters.bury(key, *letter)
+            self.takers.buried(key)
         for row, done in settling.rows.values():
             row.kept = done
             if row.special:
@@ -259,6 +263,7 @@ class StoringCore(PatternCore):
                 for watcher in self._watchers.pop(row.key + index, ()):
                     self.out.replies.append((watcher, error))
         self.letters.store_failed(up_to, error)
+        self.takers.store_failed(up_to)
         owed = Settling()
         while self._settling and self._settling[0].number <= up_to:
             later = self._settling.popleft()
@@ -473,6 +478,8 @@ class StoringCore(PatternCore):
         """Put out what is to be stored; while the journal refuses, settles first, and senders are told."""
         if self._broken is not None:
             return
+        if self.takers.undropped and (self._ailing is None or "store" not in self._timers):
+            self.takers.write(now)
         if self._ailing is None:
             if self._turn:
                 self._write_settled(now)

@@ -28,10 +28,11 @@ from zmqkit.patterns.pipeline import wire
 from zmqkit.patterns.pipeline.effects import Effects
 from zmqkit.patterns.pipeline.endpoints import PipePeer
 from zmqkit.patterns.pipeline.jobs import Run, records_of
+from zmqkit.patterns.pipeline.letter_takers import ABOUT
 from zmqkit.patterns.pipeline.pace import pace_of
 from zmqkit.patterns.pipeline.plain import PlainPullerCore
 from zmqkit.patterns.pipeline.puller import Parcel, PullerCore
-from zmqkit.peer.base import Common, left_of
+from zmqkit.peer.base import Common, check_types, left_of
 from zmqkit.transport.driver import Driver
 from zmqkit.transport.mailbox import Mailbox
 
@@ -84,7 +85,7 @@ class PullerBase(PipePeer):
 
     def __init__(
         self, addresses: Sequence[str], prefetch: int | None, on_error: OnError, max_lease: float, plain: bool,
-        rate: float | None, inbox: Source | None, inbox_keep: float | None, common: Common,
+        rate: float | None, inbox: Source | None, inbox_keep: float | None, dead_letters: bool, common: Common,
     ) -> None:  # fmt: skip
         super().__init__(addresses, common)
         checks.whole("prefetch", prefetch, most=MAX_PREFETCH, none=True)
@@ -102,7 +103,11 @@ class PullerBase(PipePeer):
         self._effects: Effects | None = None
         if inbox is not None or inbox_keep is not None:
             _check_inbox(inbox, inbox_keep)
-        self._set_plain(plain, max_lease=lease != MAX_LEASE, inbox=inbox is not None)
+        check_types(dead_letters=(dead_letters, bool))
+        if dead_letters and inbox is not None:
+            raise UsageError("an inbox knows which messages were done, and dead letters were not: leave inbox= out")
+        self._dead_letters = dead_letters
+        self._set_plain(plain, max_lease=lease != MAX_LEASE, inbox=inbox is not None, dead_letters=dead_letters)
 
     def _after_fork(self) -> None:
         super()._after_fork()
@@ -121,7 +126,12 @@ class PullerBase(PipePeer):
         if self._inbox_source is not None:
             self._close_inbox()  # of an attempt to open that failed later
             self._effects = Effects(self._inbox_source, self._inbox_keep)
-        local = self._local(credit_messages=self._prefetch, credit_bytes=PREFETCH_BYTES, busy_bound=self._max_lease)
+        local = self._local(
+            credit_messages=self._prefetch,
+            credit_bytes=PREFETCH_BYTES,
+            busy_bound=self._max_lease,
+            about={ABOUT: True} if self._dead_letters else {},
+        )
         if self._plain:
             return PlainPullerCore(local, self._random(), self._codec, time.time() - time.monotonic()), None
         return PullerCore(local, self._random()), None

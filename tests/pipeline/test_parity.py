@@ -65,8 +65,8 @@ CONTRACT: dict[str, dict[str, dict[str, object]]] = {
     },
     "Puller": {
         "__init__": {
-            "addresses": REQUIRED, "prefetch": None, "inbox": None, "inbox_keep": None, "on_error": "nack",
-            "max_lease": 3600.0, "plain": False, "rate": None, "common": REQUIRED,
+            "addresses": REQUIRED, "prefetch": None, "inbox": None, "inbox_keep": None, "dead_letters": False,
+            "on_error": "nack", "max_lease": 3600.0, "plain": False, "rate": None, "common": REQUIRED,
         },
         "receive": {"timeout": None},
         "batches": {"max": 500, "wait": 0.05},
