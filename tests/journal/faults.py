@@ -1,15 +1,20 @@
-"""A disk that fails on command: an apsw VFS under the real SQLite."""
+"""A disk that fails on command, and one whose power is cut: an apsw VFS under the real SQLite."""
 
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable
-from typing import Literal
+from pathlib import Path
+from typing import Final, Literal
 
 import apsw
 
 Kind = Literal["write", "sync", "read", "truncate", "open"]
 Outcome = Literal["done", "not done"]
+
+SECTOR: Final = 512
+"""What a disk writes whole or not at all."""
 
 _numbers = itertools.count()
 
@@ -30,14 +35,95 @@ SYNC_ERROR = eio(apsw.SQLITE_IOERR_FSYNC)
 READ_ERROR = eio(apsw.SQLITE_IOERR_READ)
 
 
+class Platter:
+    """What is on the disk itself: of what was written and not synced, a power cut may leave anything.
+
+    Attributes:
+        lies: it says "synced", and is not.
+    """
+
+    def __init__(self) -> None:
+        self.lies = False
+        self._files: dict[str, _Content] = {}
+
+    def opened(self, file: str) -> None:
+        """What is in it when it is seen first counts as synced."""
+        if file not in self._files:
+            path = Path(file)
+            self._files[file] = _Content(path.read_bytes() if path.exists() else b"")
+
+    def wrote(self, file: str, data: bytes, offset: int) -> None:
+        """Into the system's memory only."""
+        self._files[file].pending.append((offset, bytes(data)))
+
+    def truncated(self, file: str, size: int) -> None:
+        """Likewise."""
+        self._files[file].pending.append((size, None))
+
+    def synced(self, file: str) -> None:
+        """All of it is on the disk."""
+        content = self._files[file]
+        if not self.lies:
+            content.synced = content.after(lambda: True)
+            content.pending.clear()
+
+    def removed(self, file: str) -> None:
+        """The file is gone."""
+        self._files.pop(file, None)
+
+    def image(self, path: Path, rng: random.Random) -> bytes:
+        """What a power cut leaves of a file now: what was synced, and of the rest any sectors.
+
+        A file that nobody opened here is as it is.
+        """
+        content = self._files.get(str(path))
+        if content is None:
+            return path.read_bytes()
+        share = rng.choice((0.0, 0.1, 0.5, 0.9, 1.0))
+        return content.after(lambda: rng.random() < share)
+
+
+class _Content:
+    """What was synced, and what came since: (offset, data), or (size, None) for a truncation."""
+
+    def __init__(self, synced: bytes) -> None:
+        self.synced = synced
+        self.pending: list[tuple[int, bytes | None]] = []
+
+    def after(self, keeps: Callable[[], bool]) -> bytes:
+        found = bytearray(self.synced)
+        for offset, data in self.pending:
+            if data is None:
+                if keeps():
+                    del found[offset:]
+                    found.extend(bytes(offset - len(found)))
+                continue
+            at = 0
+            while at < len(data):
+                end = min(len(data), at + SECTOR - (offset + at) % SECTOR)
+                if keeps():
+                    if len(found) < offset + at:
+                        found.extend(bytes(offset + at - len(found)))
+                    found[offset + at : offset + end] = data[at:end]
+                at = end
+        return bytes(found)
+
+
 class Disk(apsw.VFS):
-    """The system's VFS, with faults. ``fail`` arms one; ``hits`` counts those that struck."""
+    """The system's VFS, with faults. ``fail`` arms one; ``hits`` counts those that struck.
+
+    Attributes:
+        platter: keeps account of what is synced; None: nobody asks.
+        listener: called before each operation that changes a file, with its kind and the file's name.
+    """
 
     def __init__(self) -> None:
         self.name = f"faulty-{next(_numbers)}"
         self.base = ""
         self.hits = 0
         self.calls: list[tuple[str, str]] = []
+        self.platter: Platter | None = None
+        self.listener: Callable[[str, str], None] | None = None
         self._faults: list[_Fault] = []
         super().__init__(self.name, self.base)
 
@@ -70,6 +156,8 @@ class Disk(apsw.VFS):
     def strikes(self, kind: Kind, file: str) -> _Fault | None:
         """The fault that this operation meets, if any."""
         self.calls.append((kind, file))
+        if self.listener is not None and kind in ("write", "sync", "truncate"):
+            self.listener(kind, file)
         for fault in self._faults:
             if fault.kind == kind and file.endswith(fault.files) and fault.times:
                 if fault.after:
@@ -85,7 +173,14 @@ class Disk(apsw.VFS):
         fault = self.strikes("open", text or "")
         if fault is not None:
             raise fault.error()
+        if self.platter is not None and text:
+            self.platter.opened(text)
         return _File(self, text or "", name, flags)
+
+    def xDelete(self, filename: str, syncdir: bool) -> None:
+        super().xDelete(filename, syncdir)
+        if self.platter is not None:
+            self.platter.removed(filename)
 
 
 class _Fault:
@@ -105,6 +200,8 @@ class _File(apsw.VFSFile):
         fault = self.disk.strikes("write", self.file)
         if fault is None or fault.outcome == "done":
             super().xWrite(data, offset)
+            if self.disk.platter is not None:
+                self.disk.platter.wrote(self.file, data, offset)
         if fault is not None:
             raise fault.error()
 
@@ -112,6 +209,8 @@ class _File(apsw.VFSFile):
         fault = self.disk.strikes("sync", self.file)
         if fault is None or fault.outcome == "done":
             super().xSync(flags)
+            if self.disk.platter is not None:
+                self.disk.platter.synced(self.file)
         if fault is not None:
             raise fault.error()
 
@@ -125,5 +224,7 @@ class _File(apsw.VFSFile):
         fault = self.disk.strikes("truncate", self.file)
         if fault is None or fault.outcome == "done":
             super().xTruncate(newsize)
+            if self.disk.platter is not None:
+                self.disk.platter.truncated(self.file, newsize)
         if fault is not None:
             raise fault.error()

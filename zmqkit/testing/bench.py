@@ -12,10 +12,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from zmqkit.errors import UsageError
+from zmqkit.errors import JournalError, UsageError
 from zmqkit.events import Event
 from zmqkit.journal import Journal
-from zmqkit.protocol.core import Core, Frames, Link
+from zmqkit.protocol.core import Core, Frames, Link, Write
 from zmqkit.transport.mailbox import Mailbox
 from zmqkit.transport.tickets import Ticket
 
@@ -138,9 +138,7 @@ class BenchDriver:
         reads, out.reads = out.reads, []
         out.probes, out.disconnects, out.dials = [], [], []
         if writes:
-            if self.journal is not None:
-                self.journal.commit(writes)
-            core.stored(out.written, now)
+            self._store(writes, out.written, now)
         for link, frames in sends:
             other, back = self.routes[link]
             other._arrived.append((back, frames))
@@ -156,6 +154,15 @@ class BenchDriver:
         for read in reads:
             core.loaded(read, self.journal.read(read) if self.journal is not None else [], now)
         return bool(writes or sends or replies or items or events or reads)
+
+    def _store(self, writes: list[Write], up_to: int, now: float) -> None:
+        try:
+            if self.journal is not None:
+                self.journal.commit(writes)
+        except JournalError as error:
+            self.core.store_failed(up_to, error, now)
+        else:
+            self.core.stored(up_to, now)
 
 
 class Bench:
