@@ -6,7 +6,9 @@ import pathlib
 import subprocess
 import sys
 
-SCRIPTS = ("pipeline", "reqrep", "pubsub", "devices", "backlog", "journal", "driver")
+SCRIPTS = (
+    "pipeline", "pipeline_features", "pipeline_stages", "reqrep", "pubsub", "devices", "backlog", "journal", "driver",
+)  # fmt: skip
 
 
 def main() -> None:

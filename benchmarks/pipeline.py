@@ -1,10 +1,11 @@
-"""The durable pipeline beside raw ZeroMQ: two processes, loopback TCP, bodies of about 100 bytes.
+"""The durable pipeline beside raw ZeroMQ and brokers: two processes, loopback TCP, bodies of about 100 bytes.
 
-Run it with ``python benchmarks/pipeline.py [--messages N] [--rounds N]``. Rows:
+Run it with ``python -m benchmarks.pipeline [--messages N] [--rounds N] [--peers WORD ...] [--quick]``. Rows:
 
 - *raw*: pyzmq PUSH/PULL, one message a frame, msgpack at both ends; no batching but libzmq's own. Nothing is stored.
 - *batches*, *jobs*: `Pusher.send_many` with a journal at ``power`` (synced), taken by ``pull.batches(1000)`` or
   ``for job in pull``, each acked; timed until `flush` has every message settled and its removal synced.
+- *Redis Streams*, *RabbitMQ*, *JetStream*: see benchmarks/pipeline_peers.py; with a fifth or less of the messages.
 - *raw asyncio*: the same PUSH, taken by ``await zmq.asyncio`` recv and unpack.
 - *aio jobs*: a durable pusher, taken by ``async for job in aio.Puller`` with ``async with job``, each acked.
 
@@ -19,10 +20,8 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
-from typing import Any
 
 import msgpack
 import zmq
@@ -30,6 +29,8 @@ import zmq.asyncio
 
 import zmqkit
 import zmqkit.aio
+from benchmarks.pipeline_peers import PEERS, Peer, body
+from benchmarks.places import folder, run_folder
 from zmqkit.protocol.core import Outputs
 from zmqkit.protocol.session import STATE_BYTES, STATE_EVERY, Session
 from zmqkit.protocol.wire import Hello
@@ -38,11 +39,6 @@ PATIENCE_S = 300.0
 PREFETCH = 8192
 
 Pipe = multiprocessing.connection.Connection
-
-
-def body(number: int) -> dict[str, Any]:
-    """About 100 bytes of msgpack."""
-    return {"n": number, "text": "x" * 70, "ok": True, "price": 1.5}
 
 
 # ---- raw ---------------------------------------------------------------------------
@@ -139,8 +135,8 @@ def pull_aio(pipe: Pipe, address: str, count: int) -> None:
 
 def durable(count: int, puller: Callable[[Pipe, str, int], None]) -> float:
     """Seconds from the first send until all is settled, and synced."""
-    with tempfile.TemporaryDirectory(dir=os.getcwd(), prefix=".bench-") as folder:
-        journal = os.path.join(folder, "journal.db")
+    with folder() as place:
+        journal = os.path.join(place, "journal.db")
         with (
             zmqkit.Pusher("tcp://127.0.0.1:*", journal=journal, durability="power") as push,
             _Taker(puller, push.addresses[0], count) as taker,
@@ -217,30 +213,51 @@ ROWS: dict[str, Callable[[int], float]] = {
     "raw asyncio": lambda count: raw(max(1, count // 5), raw_pull_asyncio) * (count / max(1, count // 5)),
     "aio jobs": lambda count: durable(count, pull_aio),
 }
-RATIOS = (("batches", "raw", 0.9), ("jobs", "raw", 0.7), ("aio jobs", "raw asyncio", 4.0))
+RATIOS = (("batches", "raw", 1.2), ("jobs", "raw", 1.0), ("aio jobs", "raw asyncio", 4.0))
+"""How much faster the first is to be than the second, at least."""
+
+
+def measure(messages: int, rounds: int, peers: list[Peer]) -> dict[str, list[float]]:
+    """Messages a second, of all rows in each round."""
+    rates: dict[str, list[float]] = {name: [] for name in (*ROWS, *(peer.name for peer in peers))}
+    for number in range(rounds):
+        for name, run in ROWS.items():
+            rates[name].append(messages / run(messages))
+        for peer in peers:
+            count = max(1, messages // peer.slower)
+            rates[peer.name].append(count / peer.run(count))
+        shown = "  ".join(f"{name} {values[-1]:,.0f}" for name, values in rates.items())
+        print(f"round {number + 1}: {shown} messages/s", flush=True)
+    return rates
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--messages", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peers", nargs="*", metavar="WORD", help="only those whose names contain one of these")
+    parser.add_argument("--quick", action="store_true", help="one round of few messages: shows that it runs")
     chosen = parser.parse_args()
-    rates: dict[str, list[float]] = {name: [] for name in ROWS}
-    for number in range(chosen.rounds):
-        for name, run in ROWS.items():
-            rates[name].append(chosen.messages / run(chosen.messages))
-        shown = "  ".join(f"{name} {values[-1]:,.0f}" for name, values in rates.items())
-        print(f"round {number + 1}: {shown} messages/s", flush=True)
+    messages, rounds = (20_000, 1) if chosen.quick else (chosen.messages, chosen.rounds)
+    wanted = [peer for peer in PEERS if chosen.peers is None or any(word in peer.name for word in chosen.peers)]
+    missing = [peer for peer in wanted if peer.missing]
+    peers = [peer for peer in wanted if not peer.missing]
+    with run_folder():
+        rates = measure(messages, rounds, peers)
     medians = {name: statistics.median(values) for name, values in rates.items()}
-    print(f"\n{chosen.messages:,} messages, medians of {chosen.rounds} alternated rounds:")
+    print(f"\n{messages:,} messages, medians of {rounds} alternated rounds:")
     for name, value in medians.items():
-        print(f"  {name:12} {value:>12,.0f} messages/s")
-    print("\nratios (at least):")
-    for name, base, floor in RATIOS:
+        print(f"  {name:38} {value:>12,.0f} messages/s")
+    for peer in missing:
+        print(f"  {peer.name:38} {peer.missing}")
+    print("\nratios (to be reached):")
+    floors = [*RATIOS, *(("batches", peer.name, peer.floor) for peer in peers)]
+    for name, base, floor in floors:
         each = sorted(ours / theirs for ours, theirs in zip(rates[name], rates[base], strict=True))
         ratio = medians[name] / medians[base]
-        print(f"  {name} / {base}: {ratio:.2f} (rounds {each[0]:.2f} to {each[-1]:.2f}; at least {floor})")
-    cost = statistics.median(session_cost(20_000) for _ in range(5))
+        note = "" if floor is None else f"; {floor}"
+        print(f"  {name} / {base}: {ratio:.2f} (rounds {each[0]:.2f} to {each[-1]:.2f}{note})")
+    cost = statistics.median(session_cost(20_000) for _ in range(rounds))
     print(f"\nthe session layer costs {cost:.1f} us a frame, both ends together ({cost / 256:.3f} us a message of 256)")
 
 

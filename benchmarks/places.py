@@ -39,9 +39,20 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def listens(port: int) -> bool:
+    """Whether somebody takes connections there."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
 @contextlib.contextmanager
-def broker(command: list[str], port: int) -> Iterator[None]:
-    """Run a broker as long as this process lives, and wait until it listens."""
+def broker(command: list[str], port: int, patience_seconds: float = 10.0) -> Iterator[None]:
+    """Run a broker as long as this process lives, and wait until it listens.
+
+    Raises:
+        RuntimeError: it ended, or did not listen within so many seconds.
+    """
 
     def die_with_us() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: the benchmark kills its processes
@@ -49,9 +60,10 @@ def broker(command: list[str], port: int) -> Iterator[None]:
     quiet = subprocess.DEVNULL
     with subprocess.Popen(command, stdout=quiet, stderr=quiet, preexec_fn=die_with_us) as server:
         try:
-            for _ in range(500):
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                    break
+            until = time.monotonic() + patience_seconds
+            while not listens(port):
+                if server.poll() is not None or time.monotonic() > until:
+                    raise RuntimeError(f"{command[0]} does not listen on port {port}; it ended with {server.poll()}")
                 time.sleep(0.01)
             yield
         finally:
