@@ -3,8 +3,8 @@
 Run it with ``python -m benchmarks.pipeline_stages [ROW ...] [--messages N] [--quick]``; rows: batches, jobs, aio jobs,
 as in benchmarks/pipeline.py; and 16 threads, 1,000 tasks, as in benchmarks/pipeline_features.py. It needs py-spy
 (``pip install zmqkit[bench]``), which looks at the stacks of all threads that run, some hundred times a second. A
-sample belongs to the innermost function of zmqkit on its stack: what C code takes (msgpack, SQLite, libzmq) belongs to who
-called it. Waiting for the disk is in it, as the journal's; waiting for another thread or process is not.
+sample belongs to the innermost function of zmqkit on its stack: what C code takes (msgpack, SQLite, libzmq) belongs to
+who called it. Waiting for the disk is in it, as the journal's; waiting for another thread or process is not.
 """
 
 from __future__ import annotations
