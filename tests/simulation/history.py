@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from bisect import bisect_right
+from weakref import WeakKeyDictionary
 
 from zmqkit.patterns.pipeline.puller import Parcel
 from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, DeadRow, Row
@@ -228,12 +229,9 @@ class History:
         """Every confirmed message waits, is dead, or was acked: one of them."""
         pusher = opening.name
         waiting = {}
-        marks = {row.key: row.value for row in disk.rows(MARKS)}
-        for each in disk.rows(MESSAGES):
-            row = Row.unpack(each.key, each.value)
-            if each.key in marks:
-                row.unpack_marks(marks[each.key])
-            assert row.done != row.all, f"row {each.key} of {pusher} is settled, and still there"
+        for key in disk.table(MESSAGES).keys:
+            row = read_row(disk, key)
+            assert row.done != row.all, f"row {key} of {pusher} is settled, and still there"
             for index in range(row.count):
                 if not row.done >> index & 1:
                     waiting[row.body(index)] = row.id(index)
@@ -260,16 +258,30 @@ class History:
                 assert message.told != "dead" or name in dead, f"{name!r} is said to be dead, and there is no letter"
 
 
+_READ: WeakKeyDictionary[Disk, dict[int, tuple[bytes, bytes | None, Row]]] = WeakKeyDictionary()
+"""Rows as they were last read, by what was read: one that lies there unchanged is looked at again and again."""
+
+
+def read_row(disk: Disk, key: int) -> Row:
+    """A row of messages, with its marks. Not to be changed."""
+    value, marks = disk.table(MESSAGES).rows[key].value, disk.table(MARKS).rows.get(key)
+    marked = None if marks is None else marks.value
+    known = _READ.setdefault(disk, {})
+    found = known.get(key)
+    if found is not None and found[0] is value and found[1] is marked:
+        return found[2]
+    row = Row.unpack(key, value)
+    if marked is not None:
+        row.unpack_marks(marked)
+    known[key] = (value, marked, row)
+    return row
+
+
 def waits(disk: Disk, sequence: int) -> bool:
     """The journal holds this message, not settled."""
     table = disk.table(MESSAGES)
     at = bisect_right(table.keys, sequence) - 1
     if at < 0:
         return False
-    row = Row.unpack(table.keys[at], table.rows[table.keys[at]].value)
-    if sequence > row.last:
-        return False
-    marks = disk.table(MARKS).rows.get(row.key)
-    if marks is not None:
-        row.unpack_marks(marks.value)
-    return not row.done >> (sequence - row.key) & 1
+    row = read_row(disk, table.keys[at])
+    return sequence <= row.last and not row.done >> (sequence - row.key) & 1

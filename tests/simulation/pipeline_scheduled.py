@@ -329,10 +329,12 @@ class ScheduledScenario(PipelineScenario):
 
     def _age(self, peer: SimPeer) -> None:
         """Who is over time may have expired, though nobody was told before a crash."""
+        over = max(peer.now(), peer.turn_at) + SLACK_S
         for message in self.history.by_pusher.get(peer.name, ()):
-            wish = self.wishes.get(message.name)
-            if wish is not None and wish.ends is not None and max(peer.now(), peer.turn_at) >= wish.ends - SLACK_S:
-                message.acked = True
+            if not message.acked:
+                wish = self.wishes.get(message.name)
+                if wish is not None and wish.ends is not None and over >= wish.ends:
+                    message.acked = True
 
     def check(self, world: Any) -> None:
         for peer in self.pushers:
