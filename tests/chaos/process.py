@@ -30,6 +30,7 @@ class Process:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.name = f"{arguments.role}-{arguments.index}"
+        self.index: int = arguments.index
         self.life = arguments.life
         self.address: str = arguments.address
         self.run = arguments.run

@@ -19,7 +19,8 @@ from tests.chaos.copies import lay
 from tests.chaos.peers import EFFECTS, Peer
 
 MAX_WAITING = (50, 300, 1000)
-"""So many items of one pusher may be on their way: it is never idle, and what is left at the end soon settles."""
+"""So many items of each pusher may be on their way: it is never idle, and what is left at the end soon settles."""
+AGAIN_AT_ONCE = 50
 MAX_OUTPUTS = 3
 KEYS = 20
 SETTLE_WAIT_S = 1.0
@@ -92,6 +93,7 @@ class Push(Peer):
         self.history.record(*[f"sending {item}" for item in items])
         if self.plant == "boastful-pusher":
             self.history.record(*[f"confirmed {name}" for name in names])
+            self.finish.wait(0.05)
         receipt = None
         timeout = self.rng.random() * 0.05 if self.rng.random() < 0.2 else None
         priority = self.rng.choice((0, 0, 1, -1))
@@ -133,7 +135,7 @@ class Push(Peer):
         while True:
             pusher = zmqkit.Pusher(
                 journal=self._journal,
-                max_waiting=self.rng.choice(MAX_WAITING),
+                max_waiting=MAX_WAITING[self.index % len(MAX_WAITING)],
                 **self.common(self.address, f"{self.run}-items"),
             )
             try:
@@ -214,10 +216,11 @@ class Push(Peer):
         if unknown:
             wanted = [item for item in wanted if item.own and said.get(item.name) in (None, "unsure")]
         self.history.record(*[f"abandoned {item.name}" for item in wanted if not item.own])
-        for item in wanted:
-            if item.own:
-                pusher.send(item.body, id=item.id, key=item.key)
-                self.history.record(f"again {item.name}")
+        own = [item for item in wanted if item.own]
+        for at in range(0, len(own), AGAIN_AT_ONCE):
+            some = own[at : at + AGAIN_AT_ONCE]
+            pusher.send_many([zmqkit.Outgoing(item.body, id=item.id, key=item.key) for item in some])
+            self.history.record(*[f"again {item.name}" for item in some])
 
     def _told(self, life: int) -> list[list[str]]:
         path = self.folder / f"{self.name}.{life}.history"
