@@ -74,6 +74,7 @@ chaos: $(READY) ## kill real processes at random, at length: make chaos KILLS=10
 	  $(BIN)/python -m tests.chaos --devices $$count --seconds $(DEVICES_S) $(if $(SEED),--seed $(SEED)) && \
 	  $(BIN)/python -m tests.chaos.calls --devices $$count --seconds $(DEVICES_S) $(if $(SEED),--seed $(SEED)) || \
 	  exit 1; done
+	$(BIN)/python -m tests.crashpoints
 
 mutants: $(READY) ## plant known bugs and see that the simulator catches each
 	$(BIN)/python -m tests.simulation --mutants --seeds $(SEEDS)

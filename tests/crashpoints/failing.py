@@ -7,7 +7,6 @@ is one of the two.
 from __future__ import annotations
 
 import functools
-import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -142,8 +141,7 @@ def play(theatre: Theatre, fault: Fault | None) -> Outcomes:
         disk.fail(
             fault.kind, ERRORS[fault.error][fault.kind], outcome=fault.outcome, after=fault.after, times=fault.times
         )
-    shutil.rmtree(theatre.folder)
-    theatre.folder.mkdir()
+    theatre.clear()
     try:
         with tapped(theatre.tap, vfs=disk.name):
             player = _begin(theatre)

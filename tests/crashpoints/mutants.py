@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
-from unittest import mock
 
-from tests.crashpoints.taps import TappedJournal
+from tests.crashpoints.taps import TappedJournal, replaced
 from zmqkit.inbox import JobRecords, Transaction
 from zmqkit.inbox.jobs import NOTHING
 from zmqkit.patterns.pipeline import effects, outbox
@@ -28,7 +27,7 @@ def _committing(commits: Commits) -> Mutant:
             with self._tap.around("journal.commit"):
                 self._journal.commit(each)
 
-    return mock.patch.object(TappedJournal, "commit", commit, create=True)
+    return replaced(TappedJournal, "commit", commit)
 
 
 def _apart(first: Callable[[Write], bool]) -> Mutant:
@@ -62,7 +61,7 @@ def _record_first() -> Iterator[None]:
         transaction.connection.execute("begin immediate")
         return known
 
-    with mock.patch.object(JobRecords, "record", apart):
+    with replaced(JobRecords, "record", apart):
         yield
 
 
@@ -86,8 +85,8 @@ def _effect_first() -> Iterator[None]:
         commit(self)
 
     with (
-        mock.patch.object(JobRecords, "record", kept),
-        mock.patch.object(Transaction, "commit", committed),
+        replaced(JobRecords, "record", kept),
+        replaced(Transaction, "commit", committed),
     ):
         yield
 
@@ -104,7 +103,7 @@ def _ack_first() -> Iterator[None]:
         self._committed()
         commit.commit()
 
-    with mock.patch.object(effects.Transaction, "__exit__", leave):
+    with replaced(effects.Transaction, "__exit__", leave):
         yield
 
 
@@ -118,7 +117,7 @@ def _removed_first() -> Iterator[None]:
             self._hand_over(messages)
         return 0
 
-    with mock.patch.object(outbox.Relay, "_move", move):
+    with replaced(outbox.Relay, "_move", move):
         yield
 
 

@@ -11,15 +11,15 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
-from unittest import mock
 
 from tests.crashpoints.history import Step
 from tests.crashpoints.player import Player
 from tests.crashpoints.snapshots import Camera, Shot, Theatre
 from tests.crashpoints.story import tell
-from tests.crashpoints.taps import tapped
+from tests.crashpoints.taps import replaced, tapped
 from tests.journal.faults import Disk, Platter
 from zmqkit.errors import JournalError
+from zmqkit.journal import sidecar
 from zmqkit.journal.lock import OwnerLock
 from zmqkit.options import Durability
 
@@ -52,6 +52,7 @@ class Cuts:
         self._platter.lies = lies
         disk = Disk()
         disk.platter = self._platter
+        theatre.clear()
         camera = Camera(
             theatre.folder, self.steps, 0.0, durability=durability, develop=self._left, wanted=wanted
         )  # fmt: skip
@@ -63,7 +64,7 @@ class Cuts:
             self._marks[lock.path] = Path(lock.path).read_bytes()
 
         try:
-            with tapped(theatre.tap, vfs=disk.name), mock.patch.object(OwnerLock, "sync", synced):
+            with tapped(theatre.tap, vfs=disk.name), replaced(OwnerLock, "sync", synced):
                 tell(Player(camera.open, self.steps))
         finally:
             disk.listener = None
@@ -83,7 +84,8 @@ class Cuts:
         Raises:
             AssertionError: something else is wrong.
         """
-        with mock.patch("zmqkit.journal.sidecar.boot_id", return_value=f"boot {next(_boots)}"):
+        boot = f"boot {next(_boots)}"
+        with replaced(sidecar, "boot_id", lambda: boot):
             try:
                 self._theatre.recover(shot, self.steps)
             except JournalError as error:

@@ -84,14 +84,6 @@ class Camera:
         self.shots.append(Shot(label, files, len(self._steps), self.offset))
 
 
-def restore(shot: Shot, folder: Path) -> None:
-    """Put the files of a shot where they were."""
-    shutil.rmtree(folder)
-    folder.mkdir()
-    for name, data in shot.files.items():
-        (folder / name).write_bytes(data)
-
-
 class Theatre:
     """Where stories are told and gone on with.
 
@@ -107,13 +99,19 @@ class Theatre:
         self.folder.mkdir()
         self.tap = Tap()
 
+    def clear(self) -> None:
+        """Begin with no files."""
+        shutil.rmtree(self.folder)
+        self.folder.mkdir()
+
     def play(self) -> tuple[list[Shot], list[Step]]:
         """Tell the story, and shoot every moment of it. Returns the shots, and all steps."""
+        self.clear()
         return self._shoot([], 0.0, tell)
 
     def recover(self, shot: Shot, steps: Sequence[Step]) -> None:
         """Go on from a shot, to the end. What is raised says where the crash was."""
-        restore(shot, self.folder)
+        self._restore(shot)
         self.tap.listener = None
         make = partial(Stage, self.folder, offset=shot.offset)
         try:
@@ -124,11 +122,17 @@ class Theatre:
 
     def recover_again(self, shot: Shot, steps: Sequence[Step]) -> tuple[list[Shot], list[Step]]:
         """The same, and shoot every moment of it."""
-        restore(shot, self.folder)
+        self._restore(shot)
         shots, more = self._shoot(list(steps[: shot.steps]), shot.offset, recover)
         for each in shots:
             each.label = f"{shot.label}; then {each.label}"
         return shots, more
+
+    def _restore(self, shot: Shot) -> None:
+        """Put its files where they were."""
+        self.clear()
+        for name, data in shot.files.items():
+            (self.folder / name).write_bytes(data)
 
     def _shoot(
         self, steps: list[Step], offset: float, act: Callable[[Player], None]

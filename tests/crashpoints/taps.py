@@ -12,15 +12,31 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
-from unittest import mock
 
 from tests.crashpoints.operations import WRITERS, Place, methods, shape_of
-from zmqkit.journal import SqliteJournal
+from zmqkit.journal import SqliteJournal, layout
 from zmqkit.patterns.pipeline import outbox, sending
 from zmqkit.protocol import core
 
 QUIET = ("select", "pragma")
 """Statements that change nothing."""
+
+
+_NOT_THERE = object()
+
+
+@contextlib.contextmanager
+def replaced(owner: Any, name: str, value: object) -> Iterator[None]:
+    """Within this block a module or class has this in place of what it has by that name."""
+    before = vars(owner).get(name, _NOT_THERE)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if before is _NOT_THERE:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
 
 
 class Tap:
@@ -110,11 +126,11 @@ def tapped(tap: Tap, *, vfs: str | None = None) -> Iterator[None]:
         return write(self, log, key, weight, value)
 
     with (
-        mock.patch.object(sqlite3, "connect", connected),
-        mock.patch.object(sending, "SqliteJournal", journal),
-        mock.patch.object(core.Outputs, "write", written),
-        mock.patch.object(outbox.Relay, "_begin", return_value=None),
-        mock.patch("zmqkit.journal.layout.WAL_PAGES", 40),
+        replaced(sqlite3, "connect", connected),
+        replaced(sending, "SqliteJournal", journal),
+        replaced(core.Outputs, "write", written),
+        replaced(outbox.Relay, "_begin", lambda self: None),
+        replaced(layout, "WAL_PAGES", 40),
     ):
         yield
 
