@@ -24,7 +24,7 @@ from typing import Self
 from tests.chaos.plan import CREW, Role, Step
 
 ROOT = Path(__file__).parents[2]
-BUSY_S = 30.0
+BUSY_S = 60.0
 """How long a process may take until it is at work, while others are killed. It takes about a second."""
 LOG_LINES = 60
 WRONG = re.compile(r" (ERROR|CRITICAL) |^Exception |^Fatal ", re.MULTILINE)

@@ -18,7 +18,7 @@ import zmqkit
 from tests.chaos.copies import lay
 from tests.chaos.peers import EFFECTS, Peer
 
-MAX_WAITING = (50, 300, 1000)
+MAX_WAITING = (30, 100, 300)
 """So many items of each pusher may be on their way: it is never idle, and what is left at the end soon settles."""
 AGAIN_AT_ONCE = 50
 MAX_OUTPUTS = 3
@@ -221,6 +221,7 @@ class Push(Peer):
             some = own[at : at + AGAIN_AT_ONCE]
             pusher.send_many([zmqkit.Outgoing(item.body, id=item.id, key=item.key) for item in some])
             self.history.record(*[f"again {item.name}" for item in some])
+            self.busy()
 
     def _told(self, life: int) -> list[list[str]]:
         path = self.folder / f"{self.name}.{life}.history"

@@ -20,7 +20,7 @@ from tests.chaos.reader import SENDING, Verdict, judge
 
 BEGIN_S = 30.0
 """How long all processes may take to start; it takes about two seconds."""
-SETTLE_S = 60.0
+SETTLE_S = 120.0
 """How long everything may take to settle once nobody is harmed any more; it takes a few seconds."""
 
 
