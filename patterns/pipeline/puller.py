@@ -6,6 +6,7 @@ Acks are gathered and sent once a turn.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any, Final
 
 from zmqkit.errors import DecodeError, LeaseLost
 from zmqkit.patterns.pipeline import wire
+from zmqkit.patterns.pipeline.holding import Holding, told
 from zmqkit.patterns.pipeline.runs import runs
 from zmqkit.protocol.core import Frames
 from zmqkit.protocol.local import Local
@@ -23,6 +25,9 @@ from zmqkit.protocol.timers import Timers
 SETTLE_OTHERS: Final = 10_000
 SETTLE_CHARACTERS: Final = 1 << 19
 """A SETTLE tells of so many failed jobs, or of so much reason and traceback, and the next one of the rest."""
+
+LEASES: Final = "leases"
+"""The timer by which started jobs are looked at."""
 
 HELD_EVERY: Final = 10
 """Heartbeat intervals between two reports of what is held."""
@@ -40,11 +45,16 @@ class Parcel:
         open: bits of the jobs that are not settled, as far as the core knows.
         bodies: decoded, by the face, when the first of them is taken.
         spoiled: some body could not be decoded; a `DecodeError` stands in its place.
-        claims: gives out the indexes, each once.
+        claims: gives out the indexes, each once, up to `offered`.
+        overdue: bits of jobs that were held for too long, and are somebody else's.
+        through: indexes of jobs that the user has handled, and will settle when something else is done.
         size: bytes of all its frames: what it took of the credit.
     """
 
-    __slots__ = ("acked", "bodies", "claims", "delivery", "lost", "open", "session", "size", "spoiled", "told")
+    __slots__ = (
+        "acked", "bodies", "claims", "delivery", "lost", "offered", "open", "overdue", "session", "size", "spoiled",
+        "through", "told",
+    )  # fmt: skip
 
     def __init__(self, delivery: wire.Deliver, session: Any, size: int = 0) -> None:
         self.delivery = delivery
@@ -55,13 +65,21 @@ class Parcel:
         self.open = (1 << len(delivery.lengths)) - 1
         self.bodies: list[Any] | None = None
         self.spoiled = False
-        self.claims = iter(range(len(delivery.lengths)))
+        self.offered = len(delivery.lengths)
+        self.claims: Any = iter(range(self.offered))
+        self.overdue = 0
+        self.through: set[int] = set()
         self.size = size or len(delivery.blob)
 
     @property
     def parcel(self) -> Parcel:
         """Itself; what the face takes jobs from has one."""
         return self
+
+    @property
+    def started(self) -> int:
+        """How many of its jobs the user has claimed, the first ones."""
+        return self.offered - int(self.claims.__length_hint__())
 
     def __len__(self) -> int:
         return len(self.delivery.lengths)
@@ -101,10 +119,13 @@ class PullerCore(PatternCore):
     Args:
         local: what this side says of itself; its credit is the prefetch.
         rng: ids and jitter.
+        max_lease: seconds for which a started job may be held without an extension. None: as long as its
+            connection may be silent.
     """
 
-    def __init__(self, local: Local, rng: random.Random) -> None:
+    def __init__(self, local: Local, rng: random.Random, *, max_lease: float | None = None) -> None:
         super().__init__(local, rng)
+        self._holding = Holding(local.busy_bound if max_lease is None else max_lease)
         self._sources: dict[bytes, _Source] = {}
         self._dirty: dict[int, Parcel] = {}
         self._changed: dict[bytes, _Source] = {}
@@ -115,7 +136,7 @@ class PullerCore(PatternCore):
         self._timers = Timers()
         self.held = 0
         """Jobs that were delivered and are not settled."""
-        for name in ("received", "acked", "nacked", "rejected", "released", "settles_stale", "jobs_lost"):
+        for name in ("received", "acked", "nacked", "rejected", "released", "settles_stale", "jobs_lost", "overdue"):
             self.counters.setdefault(name, 0)
 
     def parcels(self) -> Iterator[Parcel]:
@@ -153,6 +174,14 @@ class PullerCore(PatternCore):
         self._dirty[id(parcel)] = parcel
         source.asked.append((parcel.delivery.lease + index, ticket))
         self._changed[source.session.id] = source
+
+    def extend(self, parcel: Parcel, index: int, seconds: float | None, now: float) -> None:
+        """A job may be held for so many seconds from now on; None: for `max_lease`. It never shortens its time."""
+        if parcel.lost or not parcel.open >> index & 1:
+            return
+        until = self._holding.extend(parcel, index, seconds, now)
+        if until != math.inf:
+            self._timers.sooner(LEASES, until)
 
     def close(self, now: float) -> None:
         """See `Core`. The goodbye itself gives back what is not settled, uncounted.
@@ -209,6 +238,8 @@ class PullerCore(PatternCore):
             self.sessions.owe(session, True, now)
             if ("held", session.id) not in self._timers:
                 self._timers.set(("held", session.id), now + HELD_EVERY * self.local.heartbeat.interval)
+            if LEASES not in self._timers:
+                self._timers.set(LEASES, now + self._holding.pause)
         elif isinstance(message, wire.Settled):
             self._answered(source, message)
         else:
@@ -310,6 +341,9 @@ class PullerCore(PatternCore):
     def handle_timer(self, now: float) -> None:
         """See `Core`."""
         while (key := self._timers.pop(now)) is not None:
+            if key == LEASES:
+                self._look_for_overdue(now)
+                continue
             assert isinstance(key, tuple)
             source = self._sources.get(key[1])
             if source is not None:
@@ -318,6 +352,21 @@ class PullerCore(PatternCore):
                 if source.parcels:
                     self._timers.set(key, now + HELD_EVERY * self.local.heartbeat.interval)
         super().handle_timer(now)
+
+    def _look_for_overdue(self, now: float) -> None:
+        """Give back, as failed, what was held for too long; not what was acked and is still to be collected."""
+        self._collect_all()
+        reason = f"held longer than max_lease ({self._holding.max_lease:g} s)"
+        late, again = self._holding.look(self.parcels(), now)
+        for parcel, bits in late:
+            # First the bits, then the flag: who acks finds the flag down, and then the bits.
+            parcel.overdue |= bits
+            parcel.told = False
+            self.counters["overdue"] += bits.bit_count()
+            for index in told(bits):
+                self.settle(parcel, index, wire.NACK, None, reason, "", now)
+        if again is not None:
+            self._timers.set(LEASES, again)
 
     def _tell_held(self, source: _Source, now: float) -> None:
         held: wire.Ranges = []

@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 from typing_extensions import TypeVar, Unpack
 
-from zmqkit.errors import Closed
+from zmqkit.errors import Closed, LeaseLost
 from zmqkit.inbox import Source
 from zmqkit.options import OnError
 from zmqkit.patterns.pipeline.children import late
@@ -63,12 +63,19 @@ class Job(JobBase[T]):
         """Give it back untried."""
         self._release()
 
+    async def extend(self, seconds: float | None = None) -> None:
+        """Hold it for longer. See `zmqkit.Job.extend`."""
+        self._extend(seconds)
+
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, t: type[BaseException] | None, v: BaseException | None, tb: TracebackType | None) -> bool:
         if v is None and self.outcome is None:
-            self._ack()
+            try:
+                self._ack()
+            except LeaseLost as late:
+                log.warning("%s", late)
             return False
         return self._leave(v)
 

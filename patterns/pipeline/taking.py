@@ -9,6 +9,7 @@ import dataclasses
 import inspect
 import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final, get_type_hints
@@ -81,6 +82,8 @@ class PullerBase(PipePeer):
     _batch: ClassVar[type[Any]]
     _waits: ClassVar[bool]
     """Whether a verb of this face may block."""
+    _ends_leases: ClassVar[bool] = True
+    """Whether jobs that are held for longer than ``max_lease`` are given back."""
 
     def __init__(
         self, addresses: Sequence[str], prefetch: int | None, on_error: OnError, max_lease: float, plain: bool,
@@ -124,7 +127,7 @@ class PullerBase(PipePeer):
         local = self._local(credit_messages=self._prefetch, credit_bytes=PREFETCH_BYTES, busy_bound=self._max_lease)
         if self._plain:
             return PlainPullerCore(local, self._random(), self._codec, time.time() - time.monotonic()), None
-        return PullerCore(local, self._random()), None
+        return PullerCore(local, self._random(), max_lease=self._max_lease if self._ends_leases else math.inf), None
 
     # ---- taking --------------------------------------------------------------------
 
@@ -352,6 +355,9 @@ class PullerBase(PipePeer):
 
     def _settle(self, parcel: Parcel, index: int, kind: int, delay: float | None, reason: str, traceback: str) -> None:
         self._usable().post(self._core.settle, parcel, index, kind, delay, reason, traceback)
+
+    def _extend(self, parcel: Parcel, index: int, seconds: float | None) -> None:
+        self._usable().post(self._core.extend, parcel, index, seconds)
 
     def _usable(self) -> Any:
         driver = self._driver
