@@ -6,6 +6,7 @@ Acks are gathered and sent once a turn.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 from collections import deque
@@ -15,6 +16,7 @@ from typing import Any, Final
 from zmqkit.errors import DecodeError, LeaseLost
 from zmqkit.patterns.pipeline import wire
 from zmqkit.patterns.pipeline.holding import Holding, told
+from zmqkit.patterns.pipeline.prefetching import FIRST, Prefetch
 from zmqkit.patterns.pipeline.runs import runs
 from zmqkit.protocol.core import Frames
 from zmqkit.protocol.local import Local
@@ -93,16 +95,27 @@ class _Source:
         "asks",
         "epoch",
         "highest",
+        "newest",
         "others",
         "parcels",
+        "prefetch",
         "released_bytes",
         "released_messages",
+        "reported",
         "session",
+        "target",
     )
 
-    def __init__(self, session: Session, epoch: bytes) -> None:
+    def __init__(self, session: Session, epoch: bytes, target: int, prefetch: Prefetch | None) -> None:
         self.session = session
         self.epoch = epoch
+        self.target = target
+        """How many of its jobs may be here."""
+        self.prefetch = prefetch
+        """What sets the target; None: it is fixed."""
+        self.reported = 0
+        """Of `released_messages`, what the last report told."""
+        self.newest: Parcel | None = None
         self.parcels: dict[int, Parcel] = {}
         self.highest = 0
         self.released_messages = 0
@@ -111,6 +124,11 @@ class _Source:
         self.asks: dict[int, list[tuple[int, Any]]] = {}
         self.asked: list[tuple[int, Any]] = []
         """(lease, ticket) of settles in this turn that want an answer."""
+
+    @property
+    def ran_empty(self) -> bool:
+        """The pusher used all the credit that it has, and nothing of it is left for the user to take."""
+        return self.session.spent and (self.newest is None or self.newest.started == self.newest.offered)
 
 
 class PullerCore(PatternCore):
@@ -121,10 +139,16 @@ class PullerCore(PatternCore):
         rng: ids and jitter.
         max_lease: seconds for which a started job may be held without an extension. None: as long as its
             connection may be silent.
+        adaptive: the prefetch of each pusher follows the rate of settles; else it is the credit in `local`.
     """
 
-    def __init__(self, local: Local, rng: random.Random, *, max_lease: float | None = None) -> None:
-        super().__init__(local, rng)
+    def __init__(
+        self, local: Local, rng: random.Random, *, max_lease: float | None = None, adaptive: bool = False
+    ) -> None:
+        super().__init__(local if not adaptive else dataclasses.replace(local, credit_messages=FIRST), rng)
+        self._adaptive = adaptive
+        self.prefetch = self.local.credit_messages
+        """How many jobs each pusher may have here at least."""
         self._holding = Holding(local.busy_bound if max_lease is None else max_lease)
         self._sources: dict[bytes, _Source] = {}
         self._dirty: dict[int, Parcel] = {}
@@ -183,6 +207,12 @@ class PullerCore(PatternCore):
         if until != math.inf:
             self._timers.sooner(LEASES, until)
 
+    def hungry(self, now: float) -> None:
+        """The user waits, and holds all that there is: if that is because of our credit, there is more of it."""
+        for source in self._sources.values():
+            if source.prefetch is not None and source.ran_empty and source.prefetch.ran_empty():
+                self._regrant(source)
+
     def close(self, now: float) -> None:
         """See `Core`. The goodbye itself gives back what is not settled, uncounted.
 
@@ -200,13 +230,16 @@ class PullerCore(PatternCore):
             self.sessions.bad_frame(session.link, "a pusher without an epoch")
             self.sessions.goodbye(session, "no epoch", now)
             return
-        self._sources[session.id] = _Source(session, epoch)
+        prefetch = Prefetch(now) if self._adaptive else None
+        self._sources[session.id] = _Source(session, epoch, self.local.credit_messages, prefetch)
+        self._note_prefetch()
 
     def lost(self, session: Session, reason: str, now: float) -> None:
         """A pusher is gone: what it lent us is ours no longer."""
         source = self._sources.pop(session.id, None)
         if source is None:
             return
+        self._note_prefetch()
         self._changed.pop(session.id, None)
         for parcel in source.parcels.values():
             parcel.lost = True
@@ -232,6 +265,9 @@ class PullerCore(PatternCore):
             parcel = Parcel(message, session, sum(map(len, frames)))
             source.parcels[message.lease] = parcel
             source.highest = message.lease + messages - 1
+            source.newest = parcel
+            if source.prefetch is not None and not self.held:
+                source.prefetch.begin(now)
             self.held += messages
             self.counters["received"] += messages
             self.out.items.append(parcel)
@@ -316,10 +352,13 @@ class PullerCore(PatternCore):
         super().end_turn(now)
 
     def _report(self, source: _Source, acks: wire.Ranges, now: float) -> None:
-        session, local = source.session, self.local
-        self.sessions.grant(
-            session, local.credit_messages + source.released_messages, local.credit_bytes + source.released_bytes
-        )
+        session = source.session
+        if source.prefetch is not None:
+            if source.ran_empty:
+                source.prefetch.ran_empty()
+            source.prefetch.settled(source.released_messages - source.reported, session.trip, now)
+        source.reported = source.released_messages
+        self._regrant(source)
         ask = 0
         if source.asked:
             self._asks = ask = self._asks + 1
@@ -330,6 +369,20 @@ class PullerCore(PatternCore):
             self.sessions.send(session, wire.Settle(source.epoch, [], each, 0).pack(), 0, now)
         self.sessions.send(session, wire.Settle(source.epoch, acks, others, ask).pack(), 0, now)
         self.sessions.owe(session, bool(source.parcels) or bool(source.asks), now)
+
+    def _note_prefetch(self) -> None:
+        self.prefetch = min((each.target for each in self._sources.values()), default=self.local.credit_messages)
+
+    def _regrant(self, source: _Source) -> None:
+        """Give credit for what was settled. A target that fell takes nothing back that was given."""
+        if source.prefetch is not None and source.target != source.prefetch.target:
+            source.target = source.prefetch.target
+            self._note_prefetch()
+        self.sessions.grant(
+            source.session,
+            source.target + source.released_messages,
+            self.local.credit_bytes + source.released_bytes,
+        )
 
     # ---- timers --------------------------------------------------------------------
 

@@ -119,15 +119,17 @@ class Puller(PullerBase, Peer, Generic[T]):
 
     Args:
         *addresses: to connect to.
-        prefetch: how many jobs each pusher may have in our hands, not settled; 100,000 at most. None: 256.
+        prefetch: how many jobs each pusher may have in our hands, not settled; 100,000 at most. None: as many as are
+            settled in a tenth of a second and a round trip, from 1 to 4,096; 16 to begin with.
         inbox: an SQLite file of one's own, or a callable that gives a connection: with ``job.transaction()`` effects
             are there once. Jobs that any puller with this inbox has done are acked, and not handed out.
         inbox_keep: seconds for which a job is remembered, from when it was sent; what is older is rejected. None: ever.
         on_error: what an exception in ``with job:`` or a handler does: "nack" (try again), "reject" (dead letter),
             "raise" (nack, and let it through).
-        max_lease: seconds for which a job may be worked on before it is given back as failed, and settling it raises
-            `LeaseLost`: from when it was taken, or from its last `Job.extend`. Also the seconds for which a pusher takes
-            this puller for busy while its connection stands but its process does not answer; then its jobs go to others.
+        max_lease: seconds for which a job may be worked on, from when it was taken or from its last `Job.extend`; then
+            it is given back as failed, and settling it raises `LeaseLost`. Also the seconds for which a pusher takes
+            this puller for busy while its connection stands but its process does not answer; then its jobs go to
+            others.
         plain: read plain PUSH sockets of any language; bodies are in `codec` (with "raw", a message of several frames
             is a list of bytes), and what cannot be decoded is told by `BadFrame` and passed over. Jobs are as ever, but
             nobody keeps them elsewhere: one that fails is tried again here, 20 times at most, one that is rejected is
@@ -272,7 +274,7 @@ class Puller(PullerBase, Peer, Generic[T]):
 
     def _fill_waiting(self, taken: list[Run], most: int, wait: float) -> None:
         for seconds in self._fill(taken, most, wait):
-            if not self._items_driver.wait_items(seconds):
+            if not self._items_driver.wait_items(seconds) and self._filled():
                 return
 
     def _batches(self, most: int, wait: float) -> Iterator[Batch[T]]:

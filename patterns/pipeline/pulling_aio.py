@@ -198,7 +198,7 @@ class Puller(PullerBase, Peer, Generic[T]):
 
     async def _fill_waiting(self, taken: list[Run], most: int, wait: float) -> None:
         for seconds in self._fill(taken, most, wait):
-            if not await self._items_driver.wait_items_async(seconds):
+            if not await self._items_driver.wait_items_async(seconds) and self._filled():
                 return
 
     async def _next_batch(self, most: int, wait: float) -> Batch[T] | None:

@@ -21,10 +21,10 @@ class Pipeline:
 
     def __init__(
         self, *, durable: bool = True, prefetch: int = 100, prefetch_bytes: int = 1 << 20,
-        max_lease: float | None = None,
+        max_lease: float | None = None, adaptive: bool = False,
     ) -> None:  # fmt: skip
         def make_puller(said: Local, rng: random.Random) -> PullerCore:
-            return PullerCore(said, rng, max_lease=max_lease)
+            return PullerCore(said, rng, max_lease=max_lease, adaptive=adaptive)
 
         def make_pusher(said: Local, rng: random.Random) -> PusherCore:
             return PusherCore(said, PusherSettings(origin="o", epoch=b"e" * 16, durable=durable), rng)
