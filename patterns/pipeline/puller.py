@@ -145,7 +145,8 @@ class PullerCore(PatternCore):
     def __init__(
         self, local: Local, rng: random.Random, *, max_lease: float | None = None, adaptive: bool = False
     ) -> None:
-        super().__init__(local if not adaptive else dataclasses.replace(local, credit_messages=FIRST), rng)
+        credit = FIRST if adaptive else local.credit_messages
+        super().__init__(dataclasses.replace(local, credit_messages=credit, about={**local.about, "recall": True}), rng)
         self._adaptive = adaptive
         self.prefetch = self.local.credit_messages
         """How many jobs each pusher may have here at least."""
@@ -160,7 +161,17 @@ class PullerCore(PatternCore):
         self._timers = Timers()
         self.held = 0
         """Jobs that were delivered and are not settled."""
-        for name in ("received", "acked", "nacked", "rejected", "released", "settles_stale", "jobs_lost", "overdue"):
+        for name in (
+            "received",
+            "acked",
+            "nacked",
+            "rejected",
+            "released",
+            "settles_stale",
+            "jobs_lost",
+            "overdue",
+            "recalled",
+        ):
             self.counters.setdefault(name, 0)
 
     def parcels(self) -> Iterator[Parcel]:
@@ -278,6 +289,8 @@ class PullerCore(PatternCore):
                 self._timers.set(LEASES, now + self._holding.pause)
         elif isinstance(message, wire.Settled):
             self._answered(source, message)
+        elif isinstance(message, wire.Recall):
+            self._recalled(source, message.most, now)
         else:
             raise DecodeError("a pusher must not settle")
 
@@ -289,6 +302,26 @@ class PullerCore(PatternCore):
             lost = any(stale[at] <= lease <= stale[at + 1] for at in range(0, len(stale), 2))
             error = LeaseLost("the job was given to another puller; this ack came too late") if lost else None
             self.out.replies.append((ticket, error))
+
+    def _recalled(self, source: _Source, count: int, now: float) -> None:
+        """Give back what the user has not started, the last first; at most half of what is held."""
+        held = sum(parcel.open.bit_count() for parcel in source.parcels.values())
+        left = min(count, held // 2)
+        for parcel in reversed(list(source.parcels.values())):
+            if left <= 0:
+                break
+            rest = list(parcel.claims)  # all at once: each index goes to the user or to us
+            if not rest:
+                break  # those before were claimed before
+            kept, given = rest[: max(0, len(rest) - left)], rest[max(0, len(rest) - left) :]
+            parcel.offered = given[0]
+            parcel.claims = iter(range(kept[0], given[0]) if kept else range(0))
+            if kept:
+                self.out.items.append(parcel)  # who saw that nothing was left may have put it away
+            for index in given:
+                self.settle(parcel, index, wire.RELEASE, None, "", "", now)
+            self.counters["recalled"] += len(given)
+            left -= len(given)
 
     # ---- settling ------------------------------------------------------------------
 

@@ -91,6 +91,7 @@ class PusherCore(StoringCore):
     def lost(self, session: Session, reason: str, now: float) -> None:
         """A puller is gone: what it held goes to others."""
         holder = self._holders.pop(session.id)
+        self._recalls.forget(session.id)
         if not holder.held:
             return
         if holder.held == 1 and reason in ("process gone", "silent"):
@@ -247,6 +248,8 @@ class PusherCore(StoringCore):
         """Hand out what is ready, to those with room; several pullers share evenly what is left."""
         backlog, lanes = self.backlog, self.backlog.lanes
         if not backlog.ready and not lanes.ready:
+            if len(self._holders) > 1 and not backlog.waiting:
+                self._recall(now)
             return
         # Who is away or silent gets nothing more: what is lent to it would wait for its return, or its end.
         open_holders = [
@@ -273,6 +276,15 @@ class PusherCore(StoringCore):
             self.counters["delivered_bytes"] += len(message.blob)
             if session.room_messages <= 0:
                 open_holders.remove(holder)
+
+    def _recall(self, now: float) -> None:
+        """Nothing is ready: if somebody has nothing to do, ask those who have most of it for some."""
+        asked, again = self._recalls.due(self._holders.values(), now)
+        for holder, count in asked:
+            self.sessions.send(holder.session, wire.Recall(count).pack(), 0, now)
+            self.counters["recalls"] += 1
+        if again is not None and "recall" not in self._timers:
+            self._timers.set("recall", again)
 
     # ---- waiting -------------------------------------------------------------------
 
@@ -337,5 +349,6 @@ class PusherCore(StoringCore):
 
     def handle_timer(self, now: float) -> None:
         """See `Core`."""
-        self._timers.pop(now)  # "store": end_turn tries again
+        while self._timers.pop(now) is not None:  # "store", "recall": end_turn tries again
+            pass
         super().handle_timer(now)

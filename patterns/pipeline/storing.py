@@ -20,6 +20,7 @@ from zmqkit.patterns.pipeline.hands import Arrival, Awaited, PusherSettings, Set
 from zmqkit.patterns.pipeline.lanes import LANES
 from zmqkit.patterns.pipeline.leases import Holder
 from zmqkit.patterns.pipeline.letters import Letters
+from zmqkit.patterns.pipeline.recalling import Recalls
 from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, ROW_BYTES, ROW_MESSAGES, Pack, Row, unreadable
 from zmqkit.patterns.pipeline.runs import runs
 from zmqkit.patterns.pipeline.walltime import STATE, WALL, WallTime
@@ -55,6 +56,7 @@ class StoringCore(PatternCore):
         """The span of those of which it was known once."""
         self._timers = Timers()
         self._holders: dict[bytes, Holder] = {}
+        self._recalls = Recalls()
         self._lease = 1
         self._arrivals: deque[Arrival] = deque()
         self._storing: deque[Storing] = deque()
@@ -74,7 +76,7 @@ class StoringCore(PatternCore):
         self._broken: Exception | None = None
         for name in (
             "sent", "acked", "dead", "expired", "duplicates", "failed", "delivered", "delivered_bytes", "redelivered",
-            "settles_stale", "sends_refused", "commits_failed",
+            "settles_stale", "sends_refused", "commits_failed", "recalls",
         ):  # fmt: skip
             self.counters.setdefault(name, 0)
 

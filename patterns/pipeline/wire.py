@@ -13,7 +13,7 @@ from zmqkit.errors import DecodeError
 from zmqkit.protocol import wire
 from zmqkit.protocol.core import Frames
 
-DELIVER, SETTLE, SETTLED, HELD = range(1, 5)
+DELIVER, SETTLE, SETTLED, HELD, RECALL = range(1, 6)
 
 NACK, REJECT, RELEASE, ISOLATE = range(1, 5)
 """How a job ends that was not acked. ISOLATE is a release whose next delivery is alone in its batch."""
@@ -114,7 +114,20 @@ class Held(NamedTuple):
         return [wire.pack([HELD, self.epoch, self.up_to, self.leases])]
 
 
-def read(frames: Frames) -> Deliver | Settle | Settled | Held:
+class Recall(NamedTuple):
+    """What a puller has not started is wanted elsewhere (7.10): so many jobs at most."""
+
+    most: int
+
+    def pack(self) -> Frames:
+        """The message's frames."""
+        return [wire.pack([RECALL, self.most])]
+
+
+Message = Deliver | Settle | Settled | Held | Recall
+
+
+def read(frames: Frames) -> Message:
     """Decode one message of the pipeline. Raises `DecodeError`."""
     head = wire.unpack(frames[0]) if frames else None
     if type(head) is not list or not head:
@@ -208,12 +221,17 @@ def _read_held(head: list[Any], frames: Frames) -> Held:
     return Held(wire.octets(head[1], "epoch", 16), wire.number(head[2], "lease"), ranges(head[3]))
 
 
-_Reader = Callable[[list[Any], Frames], Deliver | Settle | Settled | Held]
+def _read_recall(head: list[Any], frames: Frames) -> Recall:
+    return Recall(wire.number(head[1], "count"))
+
+
+_Reader = Callable[[list[Any], Frames], Message]
 _READERS: Final[dict[int, tuple[str, int, int, _Reader]]] = {
     DELIVER: ("DELIVER", 8, 2, _read_deliver),
     SETTLE: ("SETTLE", 5, 1, _read_settle),
     SETTLED: ("SETTLED", 3, 1, _read_settled),
     HELD: ("HELD", 4, 1, _read_held),
+    RECALL: ("RECALL", 2, 1, _read_recall),
 }
 
 
