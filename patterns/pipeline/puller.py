@@ -103,7 +103,9 @@ class _Source:
         "released_messages",
         "reported",
         "session",
+        "started",
         "target",
+        "unstarted",
     )
 
     def __init__(self, session: Session, epoch: bytes, target: int, prefetch: Prefetch | None) -> None:
@@ -116,6 +118,10 @@ class _Source:
         self.reported = 0
         """Of `released_messages`, what the last report told."""
         self.newest: Parcel | None = None
+        self.unstarted: deque[Parcel] = deque()
+        """Parcels of which some job was not started when it was looked last, in order."""
+        self.started = 0
+        """The highest lease that was started then."""
         self.parcels: dict[int, Parcel] = {}
         self.highest = 0
         self.released_messages = 0
@@ -124,6 +130,19 @@ class _Source:
         self.asks: dict[int, list[tuple[int, Any]]] = {}
         self.asked: list[tuple[int, Any]] = []
         """(lease, ticket) of settles in this turn that want an answer."""
+
+    def look(self) -> int:
+        """The highest lease that the user has started."""
+        waiting = self.unstarted
+        while waiting:
+            parcel = waiting[0]
+            started, offered = parcel.started, parcel.offered
+            if started:
+                self.started = max(self.started, parcel.delivery.lease + started - 1)
+            if started < offered:
+                break
+            waiting.popleft()
+        return self.started
 
     @property
     def ran_empty(self) -> bool:
@@ -277,6 +296,7 @@ class PullerCore(PatternCore):
             source.parcels[message.lease] = parcel
             source.highest = message.lease + messages - 1
             source.newest = parcel
+            source.unstarted.append(parcel)
             if source.prefetch is not None and not self.held:
                 source.prefetch.begin(now)
             self.held += messages
@@ -400,7 +420,7 @@ class PullerCore(PatternCore):
         source.others = []
         for each in more:
             self.sessions.send(session, wire.Settle(source.epoch, [], each, 0).pack(), 0, now)
-        self.sessions.send(session, wire.Settle(source.epoch, acks, others, ask).pack(), 0, now)
+        self.sessions.send(session, wire.Settle(source.epoch, acks, others, ask, source.look()).pack(), 0, now)
         self.sessions.owe(session, bool(source.parcels) or bool(source.asks), now)
 
     def _note_prefetch(self) -> None:

@@ -85,10 +85,15 @@ class Settle(NamedTuple):
     others: list[Unsettled]
     ask: int
     """Not 0: answer with SETTLED and this number once it is stored."""
+    started: int = 0
+    """The highest lease that the user has started; 0: not told (7.11)."""
 
     def pack(self) -> Frames:
         """The message's frames."""
-        return [wire.pack([SETTLE, self.epoch, self.acks, [list(each) for each in self.others], self.ask])]
+        head: list[Any] = [SETTLE, self.epoch, self.acks, [list(each) for each in self.others], self.ask]
+        if self.started:
+            head += [None, self.started]
+        return [wire.pack(head)]
 
 
 class Settled(NamedTuple):
@@ -194,7 +199,7 @@ def _read_settle(head: list[Any], frames: Frames) -> Settle:
         raise DecodeError("SETTLE without a list")
     return Settle(
         wire.octets(head[1], "epoch", 16), ranges(head[2]), [_other(each) for each in others],
-        wire.number(head[4], "ask"),
+        wire.number(head[4], "ask"), wire.number(head[6], "lease") if len(head) > 6 and head[6] is not None else 0,
     )  # fmt: skip
 
 
