@@ -33,6 +33,7 @@ class Source(Puller[Any]):
     """A side where jobs come in. Bodies are not looked into: they need not be of a codec that is known here."""
 
     _tells = False
+    _ends_leases = False
 
     def _decode(self, parcel: Parcel) -> None:
         parcel.bodies = [None] * len(parcel)

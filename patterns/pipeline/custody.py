@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Final, Self, TypeVar
 
 from zmqkit import checks
-from zmqkit.errors import Closed, Full, UsageError
+from zmqkit.errors import Closed, Full, LeaseLost, UsageError
 from zmqkit.events import Event
 from zmqkit.options import OnError
 from zmqkit.patterns.pipeline import wire
@@ -77,7 +77,8 @@ class Custody:
         return True
 
     def sent(self) -> None:
-        """The handler is through, and its outputs are handed over."""
+        """The handler is through, and its outputs are handed over. However long these take, it is nobody's failure."""
+        self._job._parcel.through.add(self._job._index)
         self._one_less()
 
     def given_up(self, outputs: int) -> None:
@@ -102,6 +103,8 @@ class Custody:
             self._settle()
         except Closed:
             log.debug("job %s was given back before its outputs had settled", self._job.id)
+        except LeaseLost as error:
+            log.warning("%s", error)
         finally:
             self._ended(self)
 

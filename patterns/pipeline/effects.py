@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Protocol
 
-from zmqkit.errors import Closed, Duplicate, Forked, JournalBusy, Reject, UsageError
+from zmqkit.errors import Closed, Duplicate, Forked, JournalBusy, LeaseLost, Reject, UsageError
 from zmqkit.inbox import Connection, Inbox, JobRecord, JobRecords, Known, Source
 from zmqkit.inbox import Transaction as Commit
 from zmqkit.inbox.connections import BUSY_SECONDS
@@ -150,7 +150,7 @@ class Transaction:
     def _committed(self) -> None:
         try:
             self._owner._ack()
-        except (Closed, Forked):
+        except (Closed, Forked, LeaseLost):
             # It is done and recorded: it comes again, and is known. Whoever leaves the job's own block hears of it.
             return
 

@@ -16,7 +16,7 @@ from typing import Any, Generic, Literal, NamedTuple
 from typing_extensions import TypeVar
 
 from zmqkit import checks
-from zmqkit.errors import AlreadySettled, Closed, Duplicate, Forked, Reject, Retry, UsageError
+from zmqkit.errors import AlreadySettled, Closed, Duplicate, Forked, LeaseLost, Reject, Retry, UsageError
 from zmqkit.inbox import Claimed, JobRecord, Known, claim, record_of
 from zmqkit.options import OnError
 from zmqkit.patterns.pipeline import wire
@@ -90,6 +90,8 @@ class JobBase(Generic[T]):
     def _check(self, *, ack: bool = False) -> None:
         if self.outcome is not None:
             raise AlreadySettled(f"job {self.id} was {self.outcome} before: the first outcome counts")
+        if self._parcel.overdue >> self._index & 1:
+            self._overdue()
         if self._held is not None:
             self._held.check(ack=ack)
 
@@ -100,11 +102,29 @@ class JobBase(Generic[T]):
         parcel.acked.append(self._index)
         self.outcome = "acked"
         if not parcel.told:
+            if parcel.overdue >> self._index & 1:
+                self._overdue()
             try:
                 self._puller._collect(parcel)
             except UsageError:  # closed, or forked: nothing happened
                 self.outcome = None
                 raise
+
+    def _overdue(self) -> None:
+        """It was held for too long: what it is settled with changes nothing any more."""
+        self.outcome = "released"
+        raise LeaseLost(
+            f"job {self.id} was held longer than max_lease={self._puller._max_lease:g} s, and given back as failed: "
+            "what it did may be done once more. Call extend() while it goes on, or raise max_lease="
+        )
+
+    def _extend(self, seconds: float | None) -> None:
+        if seconds is not None:
+            seconds = checks.seconds("seconds", seconds)
+        self._check()
+        if self._parcel.lost:
+            raise LeaseLost(f"job {self.id} was given to another puller: its pusher was lost, or has lost us")
+        self._puller._extend(self._parcel, self._index, seconds)
 
     def _ack_asking(self) -> Ticket:
         self._check(ack=True)
@@ -191,13 +211,18 @@ class JobBase(Generic[T]):
         """The end of a with-block. True contains the exception."""
         if error is None:
             if self.outcome is None:
-                self._ack()
+                try:
+                    self._ack()
+                except LeaseLost as late:  # no reason to end the loop around the block
+                    log.warning("%s", late)
             return False
         if self._held is not None:
             self._let_go()
         if isinstance(error, Duplicate) and self.outcome == "acked":
             log.info("%s", error)
             return True
+        if self.outcome is None and self._parcel.overdue >> self._index & 1:
+            self.outcome = "released"  # as failed, when its time was over
         if not isinstance(error, Exception) or isinstance(error, NotTried):
             # Cancelled, interrupted, exiting, or not begun: nobody's failure.
             if self.outcome is None:
@@ -320,15 +345,22 @@ class BatchBase(Generic[T]):
 
     def _ack(self) -> None:
         self._check(ack=True)
-        if self._made is None:
+        if self._made is None and not any(parcel.overdue for parcel, _ in self._runs):
             for parcel, indexes in self._runs:
                 parcel.acked.extend(indexes)
                 if not parcel.told:
                     self._puller._collect(parcel)
         else:
-            for job in self._made:
+            late: LeaseLost | None = None
+            for job in self._jobs:
                 if job.outcome is None:
-                    job._ack()
+                    try:
+                        job._ack()
+                    except LeaseLost as error:
+                        late = error
+            if late is not None:
+                self.outcome = "released"
+                raise late
         self.outcome = "acked"
 
     def _nack(self, delay: float | None, reason: str = "", traceback: str = "") -> None:
@@ -384,9 +416,16 @@ class BatchBase(Generic[T]):
     def _leave(self, error: BaseException | None) -> bool:
         if error is None:
             if self.outcome is None:
-                self._ack()
+                try:
+                    self._ack()
+                except LeaseLost as late:
+                    log.warning("of a batch: %s", late)
             return False
         self._let_go()
+        if any(parcel.overdue for parcel, _ in self._runs):
+            for job in self._jobs:
+                if job.outcome is None and job._parcel.overdue >> job._index & 1:
+                    job.outcome = "released"
         if isinstance(error, Duplicate) and self.outcome is not None:
             log.info("%s", error)
             return True

@@ -39,10 +39,16 @@ class Lot:
 class Holder:
     """One puller, and the leases that it holds."""
 
-    __slots__ = ("_starts", "held", "lots", "session", "unheard")
+    __slots__ = ("_starts", "held", "kept", "lots", "session", "started", "stride", "unheard")
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        self.started = 0
+        """The highest lease that it is known to have started; 0: it never told."""
+        self.stride = 1
+        """How many leases ended by its last settle: as many may have been started since."""
+        self.kept = False
+        """It gets suspects only, one at a time."""
         self.lots: dict[int, Lot] = {}
         self._starts: list[int] = []
         self.unheard: deque[Lot] = deque()

@@ -120,6 +120,9 @@ class PlainPullerCore(PatternCore):
         else:
             self.out.items.append(self._again(parcel, index, alone=kind == wire.ISOLATE))
 
+    def extend(self, parcel: Parcel, index: int, seconds: float | None, now: float) -> None:
+        """A job is nobody else's however long it is held."""
+
     def undecodable(self, parcel: Parcel, index: int, reason: str, now: float) -> None:
         """The body of a job is none, in the codec that was agreed on: it is passed over."""
         if self._end(parcel, 1 << index):

@@ -6,6 +6,8 @@ Acks are gathered and sent once a turn.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import random
 from collections import deque
 from collections.abc import Iterator
@@ -13,7 +15,9 @@ from typing import Any, Final
 
 from zmqkit.errors import DecodeError, LeaseLost
 from zmqkit.patterns.pipeline import wire
+from zmqkit.patterns.pipeline.holding import Holding, told
 from zmqkit.patterns.pipeline.letter_takers import ABOUT
+from zmqkit.patterns.pipeline.prefetching import FIRST, Prefetch
 from zmqkit.patterns.pipeline.runs import runs
 from zmqkit.protocol.core import Frames
 from zmqkit.protocol.local import Local
@@ -24,6 +28,9 @@ from zmqkit.protocol.timers import Timers
 SETTLE_OTHERS: Final = 10_000
 SETTLE_CHARACTERS: Final = 1 << 19
 """A SETTLE tells of so many failed jobs, or of so much reason and traceback, and the next one of the rest."""
+
+LEASES: Final = "leases"
+"""The timer by which started jobs are looked at."""
 
 HELD_EVERY: Final = 10
 """Heartbeat intervals between two reports of what is held."""
@@ -41,11 +48,16 @@ class Parcel:
         open: bits of the jobs that are not settled, as far as the core knows.
         bodies: decoded, by the face, when the first of them is taken.
         spoiled: some body could not be decoded; a `DecodeError` stands in its place.
-        claims: gives out the indexes, each once.
+        claims: gives out the indexes, each once, up to `offered`.
+        overdue: bits of jobs that were held for too long, and are somebody else's.
+        through: indexes of jobs that the user has handled, and will settle when something else is done.
         size: bytes of all its frames: what it took of the credit.
     """
 
-    __slots__ = ("acked", "bodies", "claims", "delivery", "lost", "open", "session", "size", "spoiled", "told")
+    __slots__ = (
+        "acked", "bodies", "claims", "delivery", "lost", "offered", "open", "overdue", "session", "size", "spoiled",
+        "through", "told",
+    )  # fmt: skip
 
     def __init__(self, delivery: wire.Deliver, session: Any, size: int = 0) -> None:
         self.delivery = delivery
@@ -56,13 +68,21 @@ class Parcel:
         self.open = (1 << len(delivery.lengths)) - 1
         self.bodies: list[Any] | None = None
         self.spoiled = False
-        self.claims = iter(range(len(delivery.lengths)))
+        self.offered = len(delivery.lengths)
+        self.claims: Any = iter(range(self.offered))
+        self.overdue = 0
+        self.through: set[int] = set()
         self.size = size or len(delivery.blob)
 
     @property
     def parcel(self) -> Parcel:
         """Itself; what the face takes jobs from has one."""
         return self
+
+    @property
+    def started(self) -> int:
+        """How many of its jobs the user has claimed, the first ones."""
+        return self.offered - int(self.claims.__length_hint__())
 
     def __len__(self) -> int:
         return len(self.delivery.lengths)
@@ -76,16 +96,33 @@ class _Source:
         "asks",
         "epoch",
         "highest",
+        "newest",
         "others",
         "parcels",
+        "prefetch",
         "released_bytes",
         "released_messages",
+        "reported",
         "session",
+        "started",
+        "target",
+        "unstarted",
     )
 
-    def __init__(self, session: Session, epoch: bytes) -> None:
+    def __init__(self, session: Session, epoch: bytes, target: int, prefetch: Prefetch | None) -> None:
         self.session = session
         self.epoch = epoch
+        self.target = target
+        """How many of its jobs may be here."""
+        self.prefetch = prefetch
+        """What sets the target; None: it is fixed."""
+        self.reported = 0
+        """Of `released_messages`, what the last report told."""
+        self.newest: Parcel | None = None
+        self.unstarted: deque[Parcel] = deque()
+        """Parcels of which some job was not started when it was looked last, in order."""
+        self.started = 0
+        """The highest lease that was started then."""
         self.parcels: dict[int, Parcel] = {}
         self.highest = 0
         self.released_messages = 0
@@ -95,6 +132,24 @@ class _Source:
         self.asked: list[tuple[int, Any]] = []
         """(lease, ticket) of settles in this turn that want an answer."""
 
+    def look(self) -> int:
+        """The highest lease that the user has started."""
+        waiting = self.unstarted
+        while waiting:
+            parcel = waiting[0]
+            started, offered = parcel.started, parcel.offered
+            if started:
+                self.started = max(self.started, parcel.delivery.lease + started - 1)
+            if started < offered:
+                break
+            waiting.popleft()
+        return self.started
+
+    @property
+    def ran_empty(self) -> bool:
+        """The pusher used all the credit that it has, and nothing of it is left for the user to take."""
+        return self.session.spent and (self.newest is None or self.newest.started == self.newest.offered)
+
 
 class PullerCore(PatternCore):
     """The puller's state machine.
@@ -102,10 +157,20 @@ class PullerCore(PatternCore):
     Args:
         local: what this side says of itself; its credit is the prefetch.
         rng: ids and jitter.
+        max_lease: seconds for which a started job may be held without an extension. None: as long as its
+            connection may be silent.
+        adaptive: the prefetch of each pusher follows the rate of settles; else it is the credit in `local`.
     """
 
-    def __init__(self, local: Local, rng: random.Random) -> None:
-        super().__init__(local, rng)
+    def __init__(
+        self, local: Local, rng: random.Random, *, max_lease: float | None = None, adaptive: bool = False
+    ) -> None:
+        credit = FIRST if adaptive else local.credit_messages
+        super().__init__(dataclasses.replace(local, credit_messages=credit, about={**local.about, "recall": True}), rng)
+        self._adaptive = adaptive
+        self.prefetch = self.local.credit_messages
+        """How many jobs each pusher may have here at least."""
+        self._holding = Holding(local.busy_bound if max_lease is None else max_lease)
         self._sources: dict[bytes, _Source] = {}
         self._dirty: dict[int, Parcel] = {}
         self._changed: dict[bytes, _Source] = {}
@@ -116,7 +181,17 @@ class PullerCore(PatternCore):
         self._timers = Timers()
         self.held = 0
         """Jobs that were delivered and are not settled."""
-        for name in ("received", "acked", "nacked", "rejected", "released", "settles_stale", "jobs_lost"):
+        for name in (
+            "received",
+            "acked",
+            "nacked",
+            "rejected",
+            "released",
+            "settles_stale",
+            "jobs_lost",
+            "overdue",
+            "recalled",
+        ):
             self.counters.setdefault(name, 0)
 
     def parcels(self) -> Iterator[Parcel]:
@@ -155,6 +230,20 @@ class PullerCore(PatternCore):
         source.asked.append((parcel.delivery.lease + index, ticket))
         self._changed[source.session.id] = source
 
+    def extend(self, parcel: Parcel, index: int, seconds: float | None, now: float) -> None:
+        """A job may be held for so many seconds from now on; None: for `max_lease`. It never shortens its time."""
+        if parcel.lost or not parcel.open >> index & 1:
+            return
+        until = self._holding.extend(parcel, index, seconds, now)
+        if until != math.inf:
+            self._timers.sooner(LEASES, until)
+
+    def hungry(self, now: float) -> None:
+        """The user waits, and holds all that there is: if that is because of our credit, there is more of it."""
+        for source in self._sources.values():
+            if source.prefetch is not None and source.ran_empty and source.prefetch.ran_empty():
+                self._regrant(source)
+
     def close(self, now: float) -> None:
         """See `Core`. The goodbye itself gives back what is not settled, uncounted.
 
@@ -177,13 +266,16 @@ class PullerCore(PatternCore):
             self.sessions.bad_frame(session.link, "a pusher that lends no dead letters")
             self.sessions.goodbye(session, "no dead letters", now)
             return
-        self._sources[session.id] = _Source(session, epoch)
+        prefetch = Prefetch(now) if self._adaptive else None
+        self._sources[session.id] = _Source(session, epoch, self.local.credit_messages, prefetch)
+        self._note_prefetch()
 
     def lost(self, session: Session, reason: str, now: float) -> None:
         """A pusher is gone: what it lent us is ours no longer."""
         source = self._sources.pop(session.id, None)
         if source is None:
             return
+        self._note_prefetch()
         self._changed.pop(session.id, None)
         for parcel in source.parcels.values():
             parcel.lost = True
@@ -209,14 +301,22 @@ class PullerCore(PatternCore):
             parcel = Parcel(message, session, sum(map(len, frames)))
             source.parcels[message.lease] = parcel
             source.highest = message.lease + messages - 1
+            source.newest = parcel
+            source.unstarted.append(parcel)
+            if source.prefetch is not None and not self.held:
+                source.prefetch.begin(now)
             self.held += messages
             self.counters["received"] += messages
             self.out.items.append(parcel)
             self.sessions.owe(session, True, now)
             if ("held", session.id) not in self._timers:
                 self._timers.set(("held", session.id), now + HELD_EVERY * self.local.heartbeat.interval)
+            if LEASES not in self._timers:
+                self._timers.set(LEASES, now + self._holding.pause)
         elif isinstance(message, wire.Settled):
             self._answered(source, message)
+        elif isinstance(message, wire.Recall):
+            self._recalled(source, message.most, now)
         else:
             raise DecodeError("a pusher must not settle")
 
@@ -228,6 +328,26 @@ class PullerCore(PatternCore):
             lost = any(stale[at] <= lease <= stale[at + 1] for at in range(0, len(stale), 2))
             error = LeaseLost("the job was given to another puller; this ack came too late") if lost else None
             self.out.replies.append((ticket, error))
+
+    def _recalled(self, source: _Source, count: int, now: float) -> None:
+        """Give back what the user has not started, the last first; at most half of what is held."""
+        held = sum(parcel.open.bit_count() for parcel in source.parcels.values())
+        left = min(count, held // 2)
+        for parcel in reversed(list(source.parcels.values())):
+            if left <= 0:
+                break
+            rest = list(parcel.claims)  # all at once: each index goes to the user or to us
+            if not rest:
+                break  # those before were claimed before
+            kept, given = rest[: max(0, len(rest) - left)], rest[max(0, len(rest) - left) :]
+            parcel.offered = given[0]
+            parcel.claims = iter(range(kept[0], given[0]) if kept else range(0))
+            if kept:
+                self.out.items.append(parcel)  # who saw that nothing was left may have put it away
+            for index in given:
+                self.settle(parcel, index, wire.RELEASE, None, "", "", now)
+            self.counters["recalled"] += len(given)
+            left -= len(given)
 
     # ---- settling ------------------------------------------------------------------
 
@@ -291,10 +411,13 @@ class PullerCore(PatternCore):
         super().end_turn(now)
 
     def _report(self, source: _Source, acks: wire.Ranges, now: float) -> None:
-        session, local = source.session, self.local
-        self.sessions.grant(
-            session, local.credit_messages + source.released_messages, local.credit_bytes + source.released_bytes
-        )
+        session = source.session
+        if source.prefetch is not None:
+            if source.ran_empty:
+                source.prefetch.ran_empty()
+            source.prefetch.settled(source.released_messages - source.reported, session.trip, now)
+        source.reported = source.released_messages
+        self._regrant(source)
         ask = 0
         if source.asked:
             self._asks = ask = self._asks + 1
@@ -303,8 +426,22 @@ class PullerCore(PatternCore):
         source.others = []
         for each in more:
             self.sessions.send(session, wire.Settle(source.epoch, [], each, 0).pack(), 0, now)
-        self.sessions.send(session, wire.Settle(source.epoch, acks, others, ask).pack(), 0, now)
+        self.sessions.send(session, wire.Settle(source.epoch, acks, others, ask, source.look()).pack(), 0, now)
         self.sessions.owe(session, bool(source.parcels) or bool(source.asks), now)
+
+    def _note_prefetch(self) -> None:
+        self.prefetch = min((each.target for each in self._sources.values()), default=self.local.credit_messages)
+
+    def _regrant(self, source: _Source) -> None:
+        """Give credit for what was settled. A target that fell takes nothing back that was given."""
+        if source.prefetch is not None and source.target != source.prefetch.target:
+            source.target = source.prefetch.target
+            self._note_prefetch()
+        self.sessions.grant(
+            source.session,
+            source.target + source.released_messages,
+            self.local.credit_bytes + source.released_bytes,
+        )
 
     # ---- timers --------------------------------------------------------------------
 
@@ -316,6 +453,9 @@ class PullerCore(PatternCore):
     def handle_timer(self, now: float) -> None:
         """See `Core`."""
         while (key := self._timers.pop(now)) is not None:
+            if key == LEASES:
+                self._look_for_overdue(now)
+                continue
             assert isinstance(key, tuple)
             source = self._sources.get(key[1])
             if source is not None:
@@ -324,6 +464,21 @@ class PullerCore(PatternCore):
                 if source.parcels:
                     self._timers.set(key, now + HELD_EVERY * self.local.heartbeat.interval)
         super().handle_timer(now)
+
+    def _look_for_overdue(self, now: float) -> None:
+        """Give back, as failed, what was held for too long; not what was acked and is still to be collected."""
+        self._collect_all()
+        reason = f"held longer than max_lease ({self._holding.max_lease:g} s)"
+        late, again = self._holding.look(self.parcels(), now)
+        for parcel, bits in late:
+            # First the bits, then the flag: who acks finds the flag down, and then the bits.
+            parcel.overdue |= bits
+            parcel.told = False
+            self.counters["overdue"] += bits.bit_count()
+            for index in told(bits):
+                self.settle(parcel, index, wire.NACK, None, reason, "", now)
+        if again is not None:
+            self._timers.set(LEASES, again)
 
     def _tell_held(self, source: _Source, now: float) -> None:
         held: wire.Ranges = []

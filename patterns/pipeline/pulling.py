@@ -12,7 +12,7 @@ from typing import Any, Generic, Self, overload
 
 from typing_extensions import TypeVar, Unpack
 
-from zmqkit.errors import Closed
+from zmqkit.errors import Closed, LeaseLost
 from zmqkit.inbox import Source
 from zmqkit.options import OnError
 from zmqkit.patterns.pipeline.executing import check_places, executing
@@ -41,8 +41,8 @@ class Job(JobBase[T]):
 
         Raises:
             AlreadySettled: it was settled before.
-            LeaseLost: (with wait) it was given to another puller; this ack changed nothing, or it is not known
-                whether it did, as the message says.
+            LeaseLost: it was held longer than ``max_lease=``; this ack changed nothing. With wait also: it was given to
+                another puller, or it is not known whether the ack changed anything, as the message says.
         """
         if wait:
             self._puller._check_wait()
@@ -62,12 +62,26 @@ class Job(JobBase[T]):
         """Give it back untried: deliver it again at once, not counted as a failure."""
         self._release()
 
+    def extend(self, seconds: float | None = None) -> None:
+        """Hold it for so many seconds from now on; None: for ``max_lease=`` of the puller. Never shortens its time.
+
+        For a handler that works on one job for longer than ``max_lease=``: call it again and again while it goes on.
+
+        Raises:
+            LeaseLost: it is too late: the job was given to another puller.
+            AlreadySettled: it was settled before.
+        """
+        self._extend(seconds)
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, t: type[BaseException] | None, v: BaseException | None, tb: TracebackType | None) -> bool:
         if v is None and self.outcome is None:  # the usual way, short: this is once for every job
-            self._ack()
+            try:
+                self._ack()
+            except LeaseLost as late:
+                log.warning("%s", late)
             return False
         return self._leave(v)
 
@@ -105,7 +119,8 @@ class Puller(PullerBase, Peer, Generic[T]):
 
     Args:
         *addresses: to connect to.
-        prefetch: how many jobs each pusher may have in our hands, not settled; 100,000 at most. None: 256.
+        prefetch: how many jobs each pusher may have in our hands, not settled; 100,000 at most. None: as many as are
+            settled in a tenth of a second and a round trip, from 1 to 4,096; 16 to begin with.
         inbox: an SQLite file of one's own, or a callable that gives a connection: with ``job.transaction()`` effects
             are there once. Jobs that any puller with this inbox has done are acked, and not handed out.
         inbox_keep: seconds for which a job is remembered, from when it was sent; what is older is rejected. None: ever.
@@ -115,8 +130,10 @@ class Puller(PullerBase, Peer, Generic[T]):
             next one who asks. ``wait_for_peers`` of a pusher counts this puller, too.
         on_error: what an exception in ``with job:`` or a handler does: "nack" (try again), "reject" (dead letter),
             "raise" (nack, and let it through).
-        max_lease: seconds that a pusher takes this puller for busy while its connection stands but its process does
-            not answer; then its jobs go to others.
+        max_lease: seconds for which a job may be worked on, from when it was taken or from its last `Job.extend`; then
+            it is given back as failed, and settling it raises `LeaseLost`. Also the seconds for which a pusher takes
+            this puller for busy while its connection stands but its process does not answer; then its jobs go to
+            others.
         plain: read plain PUSH sockets of any language; bodies are in `codec` (with "raw", a message of several frames
             is a list of bytes), and what cannot be decoded is told by `BadFrame` and passed over. Jobs are as ever, but
             nobody keeps them elsewhere: one that fails is tried again here, 20 times at most, one that is rejected is
@@ -262,7 +279,7 @@ class Puller(PullerBase, Peer, Generic[T]):
 
     def _fill_waiting(self, taken: list[Run], most: int, wait: float) -> None:
         for seconds in self._fill(taken, most, wait):
-            if not self._items_driver.wait_items(seconds):
+            if not self._items_driver.wait_items(seconds) and self._filled():
                 return
 
     def _batches(self, most: int, wait: float) -> Iterator[Batch[T]]:

@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 from typing_extensions import TypeVar, Unpack
 
-from zmqkit.errors import Closed
+from zmqkit.errors import Closed, LeaseLost
 from zmqkit.inbox import Source
 from zmqkit.options import OnError
 from zmqkit.patterns.pipeline.children import late
@@ -63,12 +63,19 @@ class Job(JobBase[T]):
         """Give it back untried."""
         self._release()
 
+    async def extend(self, seconds: float | None = None) -> None:
+        """Hold it for longer. See `zmqkit.Job.extend`."""
+        self._extend(seconds)
+
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, t: type[BaseException] | None, v: BaseException | None, tb: TracebackType | None) -> bool:
         if v is None and self.outcome is None:
-            self._ack()
+            try:
+                self._ack()
+            except LeaseLost as late:
+                log.warning("%s", late)
             return False
         return self._leave(v)
 
@@ -192,7 +199,7 @@ class Puller(PullerBase, Peer, Generic[T]):
 
     async def _fill_waiting(self, taken: list[Run], most: int, wait: float) -> None:
         for seconds in self._fill(taken, most, wait):
-            if not await self._items_driver.wait_items_async(seconds):
+            if not await self._items_driver.wait_items_async(seconds) and self._filled():
                 return
 
     async def _next_batch(self, most: int, wait: float) -> Batch[T] | None:

@@ -26,8 +26,9 @@ from zmqkit.patterns.pipeline import wire
 from zmqkit.patterns.pipeline.hands import Awaited, Counts
 from zmqkit.patterns.pipeline.leases import Holder, Lot
 from zmqkit.patterns.pipeline.rows import DEAD, Row, unreadable
-from zmqkit.patterns.pipeline.runs import runs
+from zmqkit.patterns.pipeline.runs import Run, runs
 from zmqkit.patterns.pipeline.storing import StoringCore
+from zmqkit.patterns.pipeline.suspects import suspected
 from zmqkit.protocol import core
 from zmqkit.protocol.core import Frames
 from zmqkit.protocol.session import Session
@@ -44,6 +45,9 @@ class PusherCore(StoringCore):
         settings: see `PusherSettings`.
         rng: ids and jitter.
     """
+
+    _keeps = False
+    """Some puller is kept for suspects."""
 
     # ---- verbs of the user ---------------------------------------------------------
 
@@ -94,6 +98,7 @@ class PusherCore(StoringCore):
         if self.takers.lost(session, now):
             return
         holder = self._holders.pop(session.id)
+        self._recalls.forget(session.id)
         if not holder.held:
             return
         if holder.held == 1 and reason in ("process gone", "silent"):
@@ -104,10 +109,20 @@ class PusherCore(StoringCore):
             self._redelivered(lot.row, lot.row_bits)
             self._failed(lot.row, index, None, f"the puller died holding this job alone ({reason})", "", now)
         else:
+            if reason in ("process gone", "silent"):
+                self._suspect(holder)
             for row, bits in holder.rows():
                 self._put_back(row, bits)
         self.counters["redelivered"] += holder.held
         self.out.events.append(JobRedelivered(self.local.name, session.peer.instance.hex(), holder.held))
+
+    def _suspect(self, holder: Holder) -> None:
+        """It died: it may have been any of the jobs that it had started."""
+        for first, bits in suspected(holder).items():
+            lot = holder.lots[first]
+            for index, count in runs(bits << lot.index):
+                for at in range(index, index + count):
+                    self.counters["suspected"] += self.suspects.seen(lot.row, at)
 
     def heard(self, session: Session, now: float) -> None:
         """A puller received more, or gave credit."""
@@ -136,6 +151,7 @@ class PusherCore(StoringCore):
     def _settle(self, holder: Holder, message: wire.Settle, now: float) -> None:
         stale: wire.Ranges = []
         current = message.epoch == self.settings.epoch
+        before = holder.held
         for at in range(0, len(message.acks), 2):
             first, last = message.acks[at], message.acks[at + 1]
             ended: wire.Ranges = []
@@ -151,6 +167,8 @@ class PusherCore(StoringCore):
                 stale += (other.lease, other.lease)
             for lot, bits in found:
                 self._settle_other(lot, bits, other, now)
+        if message.started and current:
+            holder.started, holder.stride = max(holder.started, message.started), max(1, before - holder.held)
         if stale:
             self.counters["settles_stale"] += len(stale) // 2
             self.out.events.append(StaleSettle(self.local.name, holder.session.peer.instance.hex(), len(stale) // 2))
@@ -181,7 +199,7 @@ class PusherCore(StoringCore):
             return
         if delay is None:
             delay = self.settings.backoff.ceiling(failures) * self.rng.random()
-        self.backlog.later(row, index, now + delay)
+        self.backlog.later(row, index, now + delay, alone=self.suspects.alone(row.key + index))
 
     def _bury(self, row: Row, index: int, reason: str, traceback: str, now: float) -> None:
         letter = row.letter(index, reason, traceback, int((now + self.settings.wall) * 1e6))
@@ -191,6 +209,10 @@ class PusherCore(StoringCore):
 
     def _put_back(self, row: Row, bits: int, *, alone: bool = False) -> None:
         self._redelivered(row, bits)
+        if self.suspects.deaths:
+            bits, apart = self.suspects.split(row, bits)
+            if apart:
+                self.backlog.again(row, apart, alone=True)
         self.backlog.again(row, bits, alone=alone)
 
     @staticmethod
@@ -255,13 +277,20 @@ class PusherCore(StoringCore):
     def _lend(self, now: float) -> None:
         """Hand out what is ready, to those with room; several pullers share evenly what is left."""
         backlog, lanes = self.backlog, self.backlog.lanes
+        if self.suspects.waiting or self._keeps:
+            self._lend_alone(now)
         if not backlog.ready and not lanes.ready:
+            if len(self._holders) > 1 and not backlog.waiting and not self.suspects.waiting:
+                self._recall(now)
             return
         # Who is away or silent gets nothing more: what is lent to it would wait for its return, or its end.
         open_holders = [
             each
             for each in self._holders.values()
-            if each.session.room_messages > 0 and each.session.link is not None and not each.session.busy
+            if each.session.room_messages > 0
+            and each.session.link is not None
+            and not each.session.busy
+            and not each.kept
         ]
         while open_holders and (backlog.ready or lanes.ready):
             holder = open_holders[0] if len(open_holders) == 1 else min(open_holders, key=attrgetter("held"))
@@ -273,13 +302,12 @@ class PusherCore(StoringCore):
             run = backlog.take(most, session.room_bytes)
             if run is None:
                 return
-            message = run.row.deliver(self._lease, run.index, run.count, alone=run.alone)
-            number = self.sessions.send(session, message.pack(), run.count, now)
-            holder.lease(Lot(self._lease, run, number))
-            self.sessions.owe(session, True, now)
-            self._lease += run.count
-            self.counters["delivered"] += run.count
-            self.counters["delivered_bytes"] += len(message.blob)
+            if run.alone and self.suspects.alone(run.row.key + run.index):
+                self.suspects.waiting.append((run.row, run.index))
+                self._lend_alone(now)
+                open_holders = [each for each in open_holders if not each.kept and each.session.room_messages > 0]
+                continue
+            self._lend_run(holder, run, now)
             if session.room_messages <= 0:
                 open_holders.remove(holder)
 
@@ -287,6 +315,37 @@ class PusherCore(StoringCore):
         """A number for one more lease."""
         self._lease += 1
         return self._lease - 1
+
+    def _lend_run(self, holder: Holder, run: Run, now: float) -> None:
+        message = run.row.deliver(self._lease, run.index, run.count, alone=run.alone)
+        number = self.sessions.send(holder.session, message.pack(), run.count, now)
+        holder.lease(Lot(self._lease, run, number))
+        self.sessions.owe(holder.session, True, now)
+        self._lease += run.count
+        self.counters["delivered"] += run.count
+        self.counters["delivered_bytes"] += len(message.blob)
+
+    def _lend_alone(self, now: float) -> None:
+        """Lend suspects, each to a puller that holds nothing else."""
+        suspects = self.suspects
+        late = [each for each in suspects.waiting if each[0].special and self.backlog.lanes.entries[each[0].key].late]
+        for row, index in late:  # it expires
+            suspects.waiting.remove((row, index))
+            self.backlog.again(row, 1 << index, alone=True)
+        for holder in suspects.lendings(self._holders.values()):
+            row, index = suspects.waiting.popleft()
+            self._lend_run(holder, Run(row, index, 1, True), now)
+            self.counters["lent_alone"] += 1
+        self._keeps = any(each.kept for each in self._holders.values())
+
+    def _recall(self, now: float) -> None:
+        """Nothing is ready: if somebody has nothing to do, ask those who have most of it for some."""
+        asked, again = self._recalls.due(self._holders.values(), now)
+        for holder, count in asked:
+            self.sessions.send(holder.session, wire.Recall(count).pack(), 0, now)
+            self.counters["recalls"] += 1
+        if again is not None and "recall" not in self._timers:
+            self._timers.set("recall", again)
 
     # ---- waiting -------------------------------------------------------------------
 
@@ -351,5 +410,6 @@ class PusherCore(StoringCore):
 
     def handle_timer(self, now: float) -> None:
         """See `Core`."""
-        self._timers.pop(now)  # "store": end_turn tries again
+        while self._timers.pop(now) is not None:  # "store", "recall": end_turn tries again
+            pass
         super().handle_timer(now)

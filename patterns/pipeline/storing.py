@@ -21,8 +21,10 @@ from zmqkit.patterns.pipeline.lanes import LANES
 from zmqkit.patterns.pipeline.leases import Holder
 from zmqkit.patterns.pipeline.letter_takers import LetterTakers
 from zmqkit.patterns.pipeline.letters import Letters
+from zmqkit.patterns.pipeline.recalling import Recalls
 from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, ROW_BYTES, ROW_MESSAGES, Pack, Row, unreadable
 from zmqkit.patterns.pipeline.runs import runs
+from zmqkit.patterns.pipeline.suspects import Suspects
 from zmqkit.patterns.pipeline.walltime import STATE, WALL, WallTime
 from zmqkit.patterns.pipeline.wire import Outcome
 from zmqkit.protocol import core
@@ -56,6 +58,8 @@ class StoringCore(PatternCore):
         """The span of those of which it was known once."""
         self._timers = Timers()
         self._holders: dict[bytes, Holder] = {}
+        self._recalls = Recalls()
+        self.suspects = Suspects()
         self._lease = 1
         self._arrivals: deque[Arrival] = deque()
         self._storing: deque[Storing] = deque()
@@ -76,7 +80,8 @@ class StoringCore(PatternCore):
         self._broken: Exception | None = None
         for name in (
             "sent", "acked", "dead", "expired", "duplicates", "failed", "delivered", "delivered_bytes", "redelivered",
-            "settles_stale", "sends_refused", "commits_failed",
+            "settles_stale", "sends_refused", "commits_failed", "recalls",
+            "suspected", "lent_alone",
         ):  # fmt: skip
             self.counters.setdefault(name, 0)
 
@@ -152,6 +157,8 @@ class StoringCore(PatternCore):
 
     def _done(self, row: Row, bits: int, outcome: Outcome, reason: str) -> None:
         row.done |= bits
+        if self.suspects.deaths:
+            self.suspects.settled(row, bits)
         turn = self._turn
         turn.rows[row.key] = (row, row.done)
         if outcome == "acked":

@@ -5,10 +5,12 @@ Knows the puller's core and its verbs, and codecs; no event loop.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final, get_type_hints
@@ -31,6 +33,7 @@ from zmqkit.patterns.pipeline.jobs import Run, records_of
 from zmqkit.patterns.pipeline.letter_takers import ABOUT
 from zmqkit.patterns.pipeline.pace import pace_of
 from zmqkit.patterns.pipeline.plain import PlainPullerCore
+from zmqkit.patterns.pipeline.prefetching import MOST
 from zmqkit.patterns.pipeline.puller import Parcel, PullerCore
 from zmqkit.peer.base import Common, check_types, left_of
 from zmqkit.transport.driver import Driver
@@ -43,6 +46,7 @@ Headers = Mapping[str, str]
 log = logging.getLogger("zmqkit.pipeline")
 
 PREFETCH: Final = 256
+"""Of each address of plain pushers. Of others the prefetch adapts itself."""
 MAX_PREFETCH: Final = 100_000
 """With more in one hand, what is settled out of order would not fit into a message."""
 PREFETCH_BYTES: Final = 64 * 1024 * 1024
@@ -82,6 +86,8 @@ class PullerBase(PipePeer):
     _batch: ClassVar[type[Any]]
     _waits: ClassVar[bool]
     """Whether a verb of this face may block."""
+    _ends_leases: ClassVar[bool] = True
+    """Whether jobs that are held for longer than ``max_lease`` are given back."""
 
     def __init__(
         self, addresses: Sequence[str], prefetch: int | None, on_error: OnError, max_lease: float, plain: bool,
@@ -95,6 +101,7 @@ class PullerBase(PipePeer):
         if not 0 < lease < 1e9:
             raise ValueError(f"max_lease must be a positive number of seconds, below 1e9, got {max_lease!r}")
         self._prefetch = PREFETCH if prefetch is None else prefetch
+        self._adaptive = prefetch is None and not plain
         self._on_error: OnError = on_error
         self._max_lease = lease
         self._pace = pace_of(rate)
@@ -134,7 +141,8 @@ class PullerBase(PipePeer):
         )
         if self._plain:
             return PlainPullerCore(local, self._random(), self._codec, time.time() - time.monotonic()), None
-        return PullerCore(local, self._random()), None
+        lease = self._max_lease if self._ends_leases else math.inf
+        return PullerCore(local, self._random(), max_lease=lease, adaptive=self._adaptive), None
 
     # ---- taking --------------------------------------------------------------------
 
@@ -287,8 +295,8 @@ class PullerBase(PipePeer):
         while count < most:
             run = self._take_run(most - count)
             if run is None:
-                # All credit is in our own hands: more can only come after these are settled.
-                return self._core.held <= count and count >= self._prefetch
+                # All credit is in our own hands: more can only come after these are settled, or where there is more.
+                return self._core.held <= count and self._spent(count)
             if run.parcel.delivery.alone and taken:
                 self._put_aside(*run)
                 return True
@@ -307,6 +315,11 @@ class PullerBase(PipePeer):
             yield left
             full = self._take_more(taken, most)
 
+    def _filled(self) -> bool:
+        """After a wait for nothing: whether there is no more to wait for. With a prefetch that grows there may be."""
+        mailbox = self._mailbox
+        return not self._adaptive or self._stopped or self._closed or mailbox.closed or mailbox.stopped
+
     def _give_back(self, taken: list[Run]) -> None:
         """Jobs that were taken and reached nobody."""
         for run in reversed(taken):
@@ -315,11 +328,26 @@ class PullerBase(PipePeer):
     def _put_aside(self, parcel: Parcel, indexes: list[int]) -> None:
         self._mailbox.put_back([Aside(parcel, indexes)])
 
+    def _spent(self, count: int) -> bool:
+        """So many jobs are all that may be here. If that is no fixed number, there will be more."""
+        if not self._adaptive:
+            return count >= self._prefetch
+        core = self._core
+        assert isinstance(core, PullerCore)
+        prefetch = core.prefetch
+        if count >= prefetch and prefetch < MOST:
+            with contextlib.suppress(Closed):
+                self._usable().post(core.hungry)
+            return False
+        return count >= prefetch
+
     # ---- waiting -------------------------------------------------------------------
 
     def _rounds(self, mailbox: Mailbox[Any], deadline: float | None) -> Iterator[float]:
         """How long to wait for a job, time and again, until out of time or closed or stopped."""
         look_at = time.monotonic() + LOOK_ROUND
+        if self._adaptive and self._core.held:
+            self._spent(self._core.held)
         while not (self._stopped or self._closed or mailbox.closed):
             left = left_of(deadline)
             if left is not None and left <= LOOK_ROUND:
@@ -340,7 +368,7 @@ class PullerBase(PipePeer):
 
     def _warn_of_credit(self) -> None:
         """Nothing comes, and all that may come was handed out and not settled: say so, once."""
-        if not self._warned and self._core.held >= self._prefetch:
+        if not self._warned and self._core.held and self._spent(self._core.held):
             self._warned = True
             log.warning(
                 "%s waits for a job, but all %d that it may hold were handed out and not settled: ack them, or use "
@@ -362,6 +390,9 @@ class PullerBase(PipePeer):
 
     def _settle(self, parcel: Parcel, index: int, kind: int, delay: float | None, reason: str, traceback: str) -> None:
         self._usable().post(self._core.settle, parcel, index, kind, delay, reason, traceback)
+
+    def _extend(self, parcel: Parcel, index: int, seconds: float | None) -> None:
+        self._usable().post(self._core.extend, parcel, index, seconds)
 
     def _usable(self) -> Any:
         driver = self._driver

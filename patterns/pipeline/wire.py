@@ -13,7 +13,7 @@ from zmqkit.errors import DecodeError
 from zmqkit.protocol import wire
 from zmqkit.protocol.core import Frames
 
-DELIVER, SETTLE, SETTLED, HELD = range(1, 5)
+DELIVER, SETTLE, SETTLED, HELD, RECALL = range(1, 6)
 
 NACK, REJECT, RELEASE, ISOLATE = range(1, 5)
 """How a job ends that was not acked. ISOLATE is a release whose next delivery is alone in its batch."""
@@ -90,10 +90,15 @@ class Settle(NamedTuple):
     others: list[Unsettled]
     ask: int
     """Not 0: answer with SETTLED and this number once it is stored."""
+    started: int = 0
+    """The highest lease that the user has started; 0: not told (7.11)."""
 
     def pack(self) -> Frames:
         """The message's frames."""
-        return [wire.pack([SETTLE, self.epoch, self.acks, [list(each) for each in self.others], self.ask])]
+        head: list[Any] = [SETTLE, self.epoch, self.acks, [list(each) for each in self.others], self.ask]
+        if self.started:
+            head += [None, self.started]
+        return [wire.pack(head)]
 
 
 class Settled(NamedTuple):
@@ -119,7 +124,20 @@ class Held(NamedTuple):
         return [wire.pack([HELD, self.epoch, self.up_to, self.leases])]
 
 
-def read(frames: Frames) -> Deliver | Settle | Settled | Held:
+class Recall(NamedTuple):
+    """What a puller has not started is wanted elsewhere (7.11): so many jobs at most."""
+
+    most: int
+
+    def pack(self) -> Frames:
+        """The message's frames."""
+        return [wire.pack([RECALL, self.most])]
+
+
+Message = Deliver | Settle | Settled | Held | Recall
+
+
+def read(frames: Frames) -> Message:
     """Decode one message of the pipeline. Raises `DecodeError`."""
     head = wire.unpack(frames[0]) if frames else None
     if type(head) is not list or not head:
@@ -193,7 +211,7 @@ def _read_settle(head: list[Any], frames: Frames) -> Settle:
         raise DecodeError("SETTLE without a list")
     return Settle(
         wire.octets(head[1], "epoch", 16), ranges(head[2]), [_other(each) for each in others],
-        wire.number(head[4], "ask"),
+        wire.number(head[4], "ask"), wire.number(head[6], "lease") if len(head) > 6 and head[6] is not None else 0,
     )  # fmt: skip
 
 
@@ -220,12 +238,17 @@ def _read_held(head: list[Any], frames: Frames) -> Held:
     return Held(wire.octets(head[1], "epoch", 16), wire.number(head[2], "lease"), ranges(head[3]))
 
 
-_Reader = Callable[[list[Any], Frames], Deliver | Settle | Settled | Held]
+def _read_recall(head: list[Any], frames: Frames) -> Recall:
+    return Recall(wire.number(head[1], "count"))
+
+
+_Reader = Callable[[list[Any], Frames], Message]
 _READERS: Final[dict[int, tuple[str, int, int, _Reader]]] = {
     DELIVER: ("DELIVER", 8, 2, _read_deliver),
     SETTLE: ("SETTLE", 5, 1, _read_settle),
     SETTLED: ("SETTLED", 3, 1, _read_settled),
     HELD: ("HELD", 4, 1, _read_held),
+    RECALL: ("RECALL", 2, 1, _read_recall),
 }
 
 

@@ -19,7 +19,13 @@ from zmqkit.protocol.local import Local
 class Pipeline:
     """A puller that connects to a pusher that binds."""
 
-    def __init__(self, *, durable: bool = True, prefetch: int = 100, prefetch_bytes: int = 1 << 20) -> None:
+    def __init__(
+        self, *, durable: bool = True, prefetch: int = 100, prefetch_bytes: int = 1 << 20,
+        max_lease: float | None = None, adaptive: bool = False,
+    ) -> None:  # fmt: skip
+        def make_puller(said: Local, rng: random.Random) -> PullerCore:
+            return PullerCore(said, rng, max_lease=max_lease, adaptive=adaptive)
+
         def make_pusher(said: Local, rng: random.Random) -> PusherCore:
             return PusherCore(said, PusherSettings(origin="o", epoch=b"e" * 16, durable=durable), rng)
 
@@ -28,7 +34,7 @@ class Pipeline:
             credit_messages=0, credit_bytes=0,
         )  # fmt: skip
         puller = Host(
-            "puller", PullerCore, role="pull", accepts=frozenset({"push"}), credit_messages=prefetch,
+            "puller", make_puller, role="pull", accepts=frozenset({"push"}), credit_messages=prefetch,
             credit_bytes=prefetch_bytes,
         )  # fmt: skip
         self.pair = CorePair(puller, pusher)

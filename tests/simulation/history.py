@@ -17,6 +17,9 @@ from zmqkit.testing.journal import Disk
 LONELY = "the puller died holding this job alone"
 """How the reason begins of a failure that no handler told."""
 
+OVERDUE = "held longer than max_lease"
+"""How the reason begins of one that a puller's core told."""
+
 
 @dataclasses.dataclass(slots=True)
 class Opening:
@@ -79,6 +82,12 @@ class Message:
     shaky: bool = False
     gone: bool = False
     own_id: str = ""
+    overdue: bool = False
+    """Some puller's core took it back."""
+
+    def may_fail(self, reason: str) -> bool:
+        """Whether somebody said so."""
+        return reason in self.nacks or reason.startswith(LONELY) or (self.overdue and reason.startswith(OVERDUE))
 
     @property
     def id(self) -> str:
@@ -198,9 +207,7 @@ class History:
     def failed(self, id: str, reason: str, failures: int, opening: Opening) -> Message:
         """The pusher counted a failure."""
         message = self.by_id[id]
-        assert reason in message.nacks or reason.startswith(LONELY), (
-            f"{message.name!r} failed by {reason!r}; who said so?"
-        )
+        assert message.may_fail(reason), f"{message.name!r} failed by {reason!r}; who said so?"
         message.failures += 1
         self._check_failures(message, failures, opening)
         return message
@@ -214,7 +221,7 @@ class History:
     def _check_death(self, message: Message, reason: str, opening: Opening, letter: DeadRow | None = None) -> None:
         if reason in message.rejects:
             return
-        assert reason in message.nacks or reason.startswith(LONELY), f"{message.name!r} is dead of {reason!r}"
+        assert message.may_fail(reason), f"{message.name!r} is dead of {reason!r}"
         if letter is not None:
             failures = letter.failures
             self._check_failures(message, failures, opening)

@@ -22,6 +22,7 @@ MODULES = (
     "tests.simulation.ping_mutants",
     "tests.simulation.session_mutants",
     "tests.simulation.pipeline_mutants",
+    "tests.simulation.lease_mutants",
     "tests.simulation.scheduled_mutants",
     "tests.simulation.chain_mutants",
     "tests.simulation.reqrep_mutants",

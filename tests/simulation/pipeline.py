@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
-from tests.simulation.history import History, Message, Opening, waits
+from tests.simulation.history import OVERDUE, History, Message, Opening, waits
 from tests.simulation.paths import Direct
 from tests.simulation.users import LARGEST_ROW, CountingPusher, Job, Told, User, forget, local_of, parts_of
 from zmqkit.events import BadFrame, JobFailed, PeerLost
@@ -53,6 +53,8 @@ class PipelineScenario(Direct, Scenario):
         "HELD agrees", "HELD lacks some", "delivered alone", "died holding one job",
         "asked: stored", "asked: LeaseLost",
         "watched: acked", "watched: dead", "waited: journalled", "waited: received", "waited: settled",
+        "overdue, and told", "held too long", "extended", "recalls", "recalled", "a part is offered again",
+        "taken back unstarted",
         "forged: of another", "forged: of another epoch", "restart with rows", "restart, all settled",
     )  # fmt: skip
 
@@ -64,6 +66,7 @@ class PipelineScenario(Direct, Scenario):
         self.history = History(MAX_FAILURES)
         self.openings: dict[SimPeer, Opening] = {}
         self.users: dict[SimPeer, User] = {}
+        self.max_leases: dict[SimPeer, float] = {}
         self.forgotten: set[Parcel] = set()
         self.eager = False
         self.serial = 0
@@ -135,9 +138,11 @@ class PipelineScenario(Direct, Scenario):
         self.users[peer] = User()
         prefetch = peer.random.choice((1, 4, 16))
         size = peer.random.choice((300, 1 << 20))
+        self.max_leases[peer] = max_lease = peer.random.choice((0.8, 20.0, 20.0))
         return PullerCore(
-            local_of(peer, "pull", "push", credit_messages=prefetch, credit_bytes=size, busy_bound=20.0), peer.random
-        )
+            local_of(peer, "pull", "push", credit_messages=prefetch, credit_bytes=size, busy_bound=20.0), peer.random,
+            max_lease=max_lease, adaptive=peer.random.random() < 0.4,
+        )  # fmt: skip
 
     # ---- what the pushers' users do ----------------------------------------------------
 
@@ -253,18 +258,24 @@ class PipelineScenario(Direct, Scenario):
 
     def _on_items(self, peer: SimPeer, items: list[Parcel]) -> None:
         user = self.users[peer]
+        for each in self.pullers:
+            self._look_for_lost(each)
         for parcel in items:
+            if parcel in user.parcels:
+                self.world.counts["a part is offered again"] += 1
+                continue
             epoch = parcel.session.peer.about["epoch"]
-            messages = self.history.arrived(parcel, epoch, self.world.clock.now)
+            messages = user.parcels[parcel] = self.history.arrived(parcel, epoch, self.world.clock.now)
             self._check_order(user, parcel, epoch)
             lease = parcel.delivery.lease
             user.leases.setdefault(parcel.session.id, set()).update(range(lease, lease + len(parcel)))
             if parcel.delivery.alone:
                 self.world.counts["delivered alone"] += 1
+            claimed: set[int] = set()
             for index, message in enumerate(messages):
                 self._check_held(message, epoch, lease + index)
                 message.held[epoch, lease + index] = parcel.session.id
-                user.jobs.append(Job(parcel, index, message))
+                user.jobs.append(Job(parcel, index, message, claimed))
         if self.eager:
             self._ack_all(peer)
 
@@ -296,16 +307,24 @@ class PipelineScenario(Direct, Scenario):
         for job in [job for job in user.jobs if job.parcel.lost and rng.random() < 0.5]:
             job.let_go()
             user.jobs.remove(job)
+        self._look_for_lost(peer)
         ready = [job for job in user.jobs if job.kept_until <= now]
         if not ready:
+            if rng.random() < 0.3:
+                peer.post("hungry")
             return
         which = rng.random()
         count = 1 if which < 0.3 else rng.randint(1, 12)
         jobs = ready[:count] if rng.random() < 0.8 else rng.sample(ready, min(count, len(ready)))
         kind = rng.random()
+        jobs = [job for job in jobs if job.parcel.lost or job.start(now, self.max_leases[peer])]
         if kind >= 0.96:
             for job in jobs:
                 job.kept_until = now + rng.uniform(0.0, 8.0)
+                if rng.random() < 0.5 and not job.parcel.lost:
+                    self.world.counts["extended"] += 1
+                    seconds = rng.choice((None, 1.5, 10.0))
+                    peer.post(self._extend, job, seconds, self.max_leases[peer])
             return
         for job in jobs:
             job.let_go()
@@ -339,7 +358,35 @@ class PipelineScenario(Direct, Scenario):
                 peer.post("settle", job.parcel, job.index, wire.RELEASE, None, "", "")
 
     @staticmethod
-    def _ack(peer: SimPeer, jobs: list[Job]) -> None:
+    def _extend(made: PullerCore, job: Job, seconds: float | None, max_lease: float, now: float) -> None:
+        if job.open:
+            job.held_until = max(job.held_until, now + (max_lease if seconds is None else seconds))
+        made.extend(job.parcel, job.index, seconds, now)
+
+    def _look_for_lost(self, peer: SimPeer) -> None:
+        """Jobs that were taken back: recalled before they were started, or held for too long; no others."""
+        user = self.users.get(peer)
+        if user is None:
+            return
+        for parcel, messages in user.parcels.items():
+            if parcel.overdue:
+                for index, message in enumerate(messages):
+                    message.overdue |= bool(parcel.overdue >> index & 1)
+        for job in [job for job in user.jobs if not job.parcel.lost and not job.open]:
+            if job.parcel.overdue >> job.index & 1:
+                self.world.counts["held too long"] += 1
+                now = max(peer.now(), peer.turn_at)
+                assert job.started, f"{job.message.name!r} is overdue, and was never handed out"
+                assert job.held_until <= now + 1e-6, (
+                    f"{job.message.name!r} is overdue {job.held_until - now} s too early"
+                )
+            else:
+                assert not job.started, f"{job.message.name!r} was started, and is taken back"
+                self.world.counts["taken back unstarted"] += 1
+            job.let_go()
+            user.jobs.remove(job)
+
+    def _ack(self, peer: SimPeer, jobs: list[Job]) -> None:
         for job in jobs:
             job.message.acked = True
             job.parcel.acked.append(job.index)
@@ -348,11 +395,15 @@ class PipelineScenario(Direct, Scenario):
                 peer.post("collect", job.parcel)
 
     def _ack_all(self, peer: SimPeer) -> None:
+        self._look_for_lost(peer)
         user = self.users[peer]
-        jobs, user.jobs = user.jobs, []
+        now, most = self.world.clock.now, self.max_leases[peer]
+        jobs = [job for job in user.jobs if job.parcel.lost or job.start(now, most)]
         for job in jobs:
             job.let_go()
+            user.jobs.remove(job)
         self._ack(peer, jobs)
+        peer.post("hungry")
 
     def _asked(self, job: Job) -> Callable[[Any], None]:
         pusher = next(each for each in self.pushers if each.name == job.message.opening.name)
@@ -420,8 +471,12 @@ class PipelineScenario(Direct, Scenario):
         elif isinstance(event, BadFrame):
             raise AssertionError(f"{peer.name} got a bad frame: {event.reason}")
         elif isinstance(event, JobFailed):
+            for each in self.pullers:
+                self._look_for_lost(each)
             message = self.history.failed(event.id, event.reason, event.failures, self.openings[peer])
-            if event.reason not in message.nacks:
+            if event.reason.startswith(OVERDUE):
+                self.world.counts["overdue, and told"] += 1
+            elif event.reason not in message.nacks:
                 self.world.counts["died holding one job"] += 1
             assert isinstance(peer.core, PusherCore)
             message.again_in, message.again_at = self.openings[peer], peer.core._lease
@@ -429,6 +484,7 @@ class PipelineScenario(Direct, Scenario):
 
     def _on_down(self, peer: SimPeer, how: str) -> None:
         if peer in self.users:
+            self._look_for_lost(peer)
             for job in self.users[peer].jobs:
                 job.let_go()
             self.users[peer] = User()
@@ -440,6 +496,8 @@ class PipelineScenario(Direct, Scenario):
     # ---- what must hold ----------------------------------------------------------------
 
     def check(self, world: World) -> None:
+        for peer in self.pullers:
+            self._look_for_lost(peer)
         for peer in self.pushers:
             made = peer.core
             if isinstance(made, PusherCore):
@@ -452,7 +510,10 @@ class PipelineScenario(Direct, Scenario):
             if isinstance(made, PullerCore):
                 for source in made._sources.values():
                     held = sum(parcel.open.bit_count() for parcel in source.parcels.values())
-                    assert held <= made.local.credit_messages, f"{peer.name} holds {held} jobs of one pusher"
+                    most = source.session.limit_messages - source.released_messages
+                    if not made._adaptive:
+                        assert most == made.local.credit_messages, f"{peer.name} allows {most} jobs"
+                    assert held <= most, f"{peer.name} holds {held} jobs of one pusher; {most} are allowed"
         if world.clock.now >= self.next_audit:
             self.next_audit = world.clock.now + 0.5
             for peer in self.pushers:

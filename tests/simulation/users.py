@@ -80,7 +80,33 @@ class Job:
     parcel: Parcel
     index: int
     message: Message
+    claimed: set[int]
+    """Of its parcel, by the user."""
     kept_until: float = 0.0
+    held_until: float = 0.0
+    """It was started, or extended, and may be held at least until then."""
+
+    @property
+    def open(self) -> bool:
+        """The core has it as ours."""
+        return bool(self.parcel.open >> self.index & 1)
+
+    def start(self, now: float, max_lease: float) -> bool:
+        """Claim it, and all before it in its parcel, as a user would. False: it is there no more."""
+        while not self.started:
+            index = next(self.parcel.claims, None)
+            if index is None:
+                return False
+            assert index not in self.claimed, f"{self.message.name!r}: index {index} is handed out twice"
+            self.claimed.add(index)
+        if not self.held_until:
+            self.held_until = now + max_lease
+        return self.open
+
+    @property
+    def started(self) -> bool:
+        """The user claimed it."""
+        return self.index in self.claimed
 
     def let_go(self) -> None:
         """The user settles it, or loses it."""
@@ -93,6 +119,7 @@ class User:
     """What the user of one incarnation of a puller has in hand."""
 
     jobs: list[Job] = dataclasses.field(default_factory=list)
+    parcels: dict[Parcel, list[Message]] = dataclasses.field(default_factory=dict)
     newest: dict[bytes, int] = dataclasses.field(default_factory=dict)
     """By session: the highest sequence of a fresh message."""
     leases: dict[bytes, set[int]] = dataclasses.field(default_factory=dict)
@@ -107,6 +134,7 @@ def parts_of(made: PusherCore) -> dict[str, int]:
         "ready": made.backlog.ready,
         "on disk": made.backlog.waiting - made.backlog.ready - made.backlog.lanes.ready,
         "in lanes": made.backlog.lanes.waiting,
+        "suspected": len(made.suspects.waiting),
         "delayed": made.backlog.delayed,
         "leased": sum(each.held for each in made._holders.values()),
         "being settled": sum(each.acked + each.dead + each.expired for each in settling),

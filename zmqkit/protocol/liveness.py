@@ -99,7 +99,7 @@ class Liveness:
 
     def _alive(self, session: Session, number: int, now: float) -> None:
         """An answer to a ping proves both directions, up to the moment when that ping was sent."""
-        if not session.answered(number):
+        if not session.answered(number, now):
             return
         if session.busy:
             session.busy = False

@@ -45,6 +45,7 @@ class Session:
         unstated: how many messages came that nothing has told the other side of.
         unstated_bytes: of these.
         busy: the loop over there is silent, but its connection stands.
+        trip: seconds from the newest ping that was answered to its answer; 0 before there is one.
     """
 
     __slots__ = (
@@ -78,6 +79,7 @@ class Session:
         "probes",
         "sent",
         "stating",
+        "trip",
         "unstated",
         "unstated_bytes",
         "used_bytes",
@@ -124,6 +126,7 @@ class Session:
         self.probes = 0
         self.busy = False
         self.outstanding = False
+        self.trip = 0.0
 
     # ---- credit ------------------------------------------------------------------
 
@@ -141,6 +144,11 @@ class Session:
     def room_bytes(self) -> int:
         """How many more bytes may be sent now; one message may pass it."""
         return max(0, self.peer_bytes - self.used_bytes)
+
+    @property
+    def spent(self) -> bool:
+        """The other side has used all the messages that it was allowed."""
+        return self._taken_messages >= self.limit_messages
 
     @property
     def untold(self) -> bool:
@@ -274,13 +282,13 @@ class Session:
         self.pings_out.append((self.ping, now))
         return self.ping
 
-    def answered(self, number: int) -> bool:
+    def answered(self, number: int, now: float) -> bool:
         """A ping was answered, and with it all before it. False: that is old news."""
         pings = self.pings_out
         if not pings or pings[0][0] > number:
             return False
         while pings and pings[0][0] <= number:
-            pings.popleft()
+            self.trip = now - pings.popleft()[1]
         return True
 
     # ---- connections -------------------------------------------------------------

@@ -1,0 +1,102 @@
+"""Which jobs may have killed their pullers, and how that is found out (docs/protocol.md, section 7.11).
+
+Pure. A puller tells how far its user has started. When it dies, the jobs that were started, or were about to be, are
+*suspects*. One that was among them twice is lent alone from then on: to a puller that holds nothing, and gets nothing
+else until that job is settled. If that puller dies, it was this job, and counts as a failure; no other job ever does.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from operator import attrgetter
+from typing import Final
+
+from zmqkit.patterns.pipeline.leases import Holder
+from zmqkit.patterns.pipeline.rows import Row
+from zmqkit.patterns.pipeline.runs import runs
+
+DEATHS: Final = 2
+"""After so many it is lent alone."""
+
+
+def suspected(holder: Holder) -> dict[int, int]:
+    """By lot: bits of the open leases that may have been started when the puller died.
+
+    What it told is old by a turn: as many as ended in the last one may have been started since, and one in any case. If
+    it never told, it may be any.
+    """
+    found: dict[int, int] = {}
+    left = holder.stride
+    for first, lot in holder.lots.items():
+        bits = lot.open
+        if holder.started:
+            sure = bits & ((1 << max(0, min(lot.last, holder.started) - first + 1)) - 1)
+            rest = bits & ~sure
+            while left > 0 and rest:
+                sure |= rest & -rest
+                rest &= rest - 1
+                left -= 1
+            bits = sure
+        found[first] = bits
+    return found
+
+
+class Suspects:
+    """All suspects of one pusher, and those that wait to be lent alone.
+
+    Attributes:
+        deaths: by sequence: of how many pullers it was among the started ones when they died. Gone when it is settled.
+        waiting: (row, index) of those that wait for a puller of their own.
+    """
+
+    def __init__(self) -> None:
+        self.deaths: dict[int, int] = {}
+        self.waiting: deque[tuple[Row, int]] = deque()
+
+    def seen(self, row: Row, index: int) -> bool:
+        """Its puller died, and it may have been this job. True: it is to be lent alone from now on."""
+        deaths = self.deaths[row.key + index] = self.deaths.get(row.key + index, 0) + 1
+        return deaths >= DEATHS
+
+    def alone(self, sequence: int) -> bool:
+        """It is lent alone."""
+        return self.deaths.get(sequence, 0) >= DEATHS
+
+    def settled(self, row: Row, bits: int) -> None:
+        """These messages are not waited for any more."""
+        for index, count in runs(bits):
+            for sequence in range(row.key + index, row.key + index + count):
+                self.deaths.pop(sequence, None)
+
+    def split(self, row: Row, bits: int) -> tuple[int, int]:
+        """Bits of those that are lent as ever, and of those that are lent alone."""
+        alone = 0
+        for index, count in runs(bits):
+            for at in range(index, index + count):
+                if self.alone(row.key + at):
+                    alone |= 1 << at
+        return bits & ~alone, alone
+
+    def lendings(self, holders: Iterable[Holder]) -> list[Holder]:
+        """Keep pullers for suspects while some wait, half of all at most and one at least; returns those that are free.
+
+        A puller that is kept gets nothing else, so that it is empty when what it holds is done.
+        """
+        known = list(holders)
+        kept = [each for each in known if each.kept]
+        if len(kept) < min(len(self.waiting), max(1, len(known) // 2)):
+            others = [each for each in known if not each.kept and takes(each)]
+            if others:
+                chosen = min(others, key=attrgetter("held"))
+                chosen.kept = True
+                kept.append(chosen)
+        free = [each for each in kept if not each.held and takes(each) and each.session.room_messages > 0]
+        for each in [*free[len(self.waiting) :], *(each for each in kept if not takes(each))]:
+            each.kept = False
+        return free[: len(self.waiting)]
+
+
+def takes(holder: Holder) -> bool:
+    """It is there, and not silent."""
+    return holder.session.link is not None and not holder.session.busy
