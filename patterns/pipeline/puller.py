@@ -6,10 +6,11 @@ Acks are gathered and sent once a turn.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from zmqkit.errors import DecodeError, LeaseLost
 from zmqkit.patterns.pipeline import wire
@@ -24,17 +25,23 @@ SETTLE_OTHERS: Final = 10_000
 SETTLE_CHARACTERS: Final = 1 << 19
 """A SETTLE tells of so many failed jobs, or of so much reason and traceback, and the next one of the rest."""
 
+LOOK_AGAIN: Final = 0.02
+"""Seconds until an inbox that another process writes to is looked into again."""
+
 HELD_EVERY: Final = 10
 """Heartbeat intervals between two reports of what is held."""
 
 
 class Parcel:
-    """A run of jobs as it was delivered. The user's threads add to `acked`; all else belongs to the core.
+    """A run of jobs as it was delivered. The user's threads add to `acked` and `doubted`, and raise `commits`; all
+    else belongs to the core.
 
     Attributes:
         delivery: the message.
         session: whose it is; in a core without sessions, what it has instead.
         acked: indexes that the user acked and the core has not seen yet.
+        commits: how many the inbox had when the last of them was found in it; 0: there is none.
+        doubted: indexes of which the user's commit may have gone wrong.
         told: the core has been told to look at `acked`.
         lost: the session is gone; whoever holds these jobs now, it is not us.
         open: bits of the jobs that are not settled, as far as the core knows.
@@ -44,7 +51,10 @@ class Parcel:
         size: bytes of all its frames: what it took of the credit.
     """
 
-    __slots__ = ("acked", "bodies", "claims", "delivery", "lost", "open", "session", "size", "spoiled", "told")
+    __slots__ = (
+        "acked", "bodies", "claims", "commits", "delivery", "doubted", "lost", "open", "session", "size", "spoiled",
+        "told",
+    )  # fmt: skip
 
     def __init__(self, delivery: wire.Deliver, session: Any, size: int = 0) -> None:
         self.delivery = delivery
@@ -57,6 +67,8 @@ class Parcel:
         self.spoiled = False
         self.claims = iter(range(len(delivery.lengths)))
         self.size = size or len(delivery.blob)
+        self.commits = 0
+        self.doubted: set[int] | None = None
 
     @property
     def parcel(self) -> Parcel:
@@ -67,12 +79,22 @@ class Parcel:
         return len(self.delivery.lengths)
 
 
+class Look(NamedTuple):
+    """Among the parcels: a pusher knows so many commits of the inbox, and lends nothing until it hears of as many.
+
+    Whoever takes it looks into the inbox, and tells what it holds by `PullerCore.inbox_at`.
+    """
+
+    known: int
+
+
 class _Source:
     """One pusher, as its puller sees it."""
 
     __slots__ = (
         "asked",
         "asks",
+        "behind",
         "epoch",
         "highest",
         "others",
@@ -87,6 +109,8 @@ class _Source:
         self.epoch = epoch
         self.parcels: dict[int, Parcel] = {}
         self.highest = 0
+        self.behind = 0
+        """So many commits of the inbox this pusher knows, and wants to hear of."""
         self.released_messages = 0
         self.released_bytes = 0
         self.others: list[wire.Unsettled] = []
@@ -99,12 +123,15 @@ class PullerCore(PatternCore):
     """The puller's state machine.
 
     Args:
-        local: what this side says of itself; its credit is the prefetch.
+        local: what this side says of itself; its credit is the prefetch. With an inbox `about` names it.
         rng: ids and jitter.
     """
 
     def __init__(self, local: Local, rng: random.Random) -> None:
-        super().__init__(local, rng)
+        self._about = dict(local.about)
+        super().__init__(dataclasses.replace(local, about=self._about), rng)
+        self._inbox: bytes | None = self._about.get("inbox")
+        self._looks: list[Look] = []
         self._sources: dict[bytes, _Source] = {}
         self._dirty: dict[int, Parcel] = {}
         self._changed: dict[bytes, _Source] = {}
@@ -139,8 +166,9 @@ class PullerCore(PatternCore):
             return
         self.counters[COUNTED[kind]] += 1
         lease = parcel.delivery.lease + index
+        doubt = parcel.doubted is not None and index in parcel.doubted
         reason, traceback = wire.sendable(reason)[: wire.MAX_REASON], wire.sendable(traceback)[-wire.MAX_TRACEBACK :]
-        source.others.append(wire.Unsettled(lease, kind, delay, reason, traceback))
+        source.others.append(wire.Unsettled(lease, kind, delay, reason, traceback, doubt))
         self._changed[source.session.id] = source
 
     def ack_asking(self, parcel: Parcel, index: int, ticket: Any, now: float) -> None:
@@ -160,7 +188,41 @@ class PullerCore(PatternCore):
         To release it before would give credit, and the pusher would lend the same jobs to us once more.
         """
         self.end_turn(now)
+        if self._inbox is not None:
+            for source in self._sources.values():
+                self._give_back(source, now)
         super().close(now)
+
+    def _give_back(self, source: _Source, now: float) -> None:
+        """Say which jobs nobody has begun, so that they are not in doubt. This gives no credit."""
+        others: list[wire.Unsettled] = []
+        for first, parcel in source.parcels.items():
+            left = list(parcel.claims)  # each is given out once: nobody can take it any more
+            others += [wire.Unsettled(first + index, wire.RELEASE) for index in left if parcel.open >> index & 1]
+        for each in _portions(others) if others else []:
+            self.sessions.send(source.session, wire.Settle(source.epoch, [], each, 0, self._commits).pack(), 0, now)
+
+    # ---- the inbox -----------------------------------------------------------------
+
+    @property
+    def _commits(self) -> int:
+        commits: int = self._about.get("commits", 0)
+        return commits
+
+    def inbox_at(self, commits: int, now: float) -> None:
+        """The inbox has so many commits: it was looked."""
+        if self._inbox is None:
+            return
+        self._about["commits"] = max(self._commits, commits)
+        for source in self._sources.values():
+            if 0 < source.behind <= self._commits:
+                source.behind = 0
+                self._changed[source.session.id] = source
+
+    def look_later(self, look: Look, now: float) -> None:
+        """The inbox could not be read just now: ask for the same look again soon."""
+        self._looks.append(look)
+        self._timers.set("look", now + LOOK_AGAIN)
 
     # ---- sessions ------------------------------------------------------------------
 
@@ -211,6 +273,13 @@ class PullerCore(PatternCore):
                 self._timers.set(("held", session.id), now + HELD_EVERY * self.local.heartbeat.interval)
         elif isinstance(message, wire.Settled):
             self._answered(source, message)
+        elif isinstance(message, wire.Known):
+            if message.inbox == self._inbox:
+                source.behind = message.commits
+                if message.commits <= self._commits:
+                    self.inbox_at(self._commits, now)
+                else:
+                    self.out.items.append(Look(message.commits))
         else:
             raise DecodeError("a pusher must not settle")
 
@@ -242,13 +311,15 @@ class PullerCore(PatternCore):
         self._changed[source.session.id] = source
         return bits
 
-    def _collect_all(self) -> None:
+    def _collect_all(self, now: float) -> None:
         dirty, self._dirty = self._dirty, {}
         for parcel in dirty.values():
             # First the flag, then the queue: an ack that comes in between raises the flag anew.
             parcel.told = False
             acked = parcel.acked
             bits = 0
+            if parcel.commits > self._commits:
+                self.inbox_at(parcel.commits, now)
             source = self._sources.get(parcel.session.id)
             if parcel.lost or source is None:
                 self.counters["settles_stale"] += len(acked)
@@ -271,7 +342,7 @@ class PullerCore(PatternCore):
 
     def end_turn(self, now: float) -> None:
         """Report what was settled, and give new credit with it."""
-        self._collect_all()
+        self._collect_all(now)
         acks, self._acks = self._acks, {}
         changed, self._changed = self._changed, {}
         for name, source in changed.items():
@@ -295,9 +366,10 @@ class PullerCore(PatternCore):
             source.asks[ask], source.asked = source.asked, []
         *more, others = _portions(source.others)
         source.others = []
+        commits = self._commits if self._inbox is not None else 0
         for each in more:
-            self.sessions.send(session, wire.Settle(source.epoch, [], each, 0).pack(), 0, now)
-        self.sessions.send(session, wire.Settle(source.epoch, acks, others, ask).pack(), 0, now)
+            self.sessions.send(session, wire.Settle(source.epoch, [], each, 0, commits).pack(), 0, now)
+        self.sessions.send(session, wire.Settle(source.epoch, acks, others, ask, commits).pack(), 0, now)
         self.sessions.owe(session, bool(source.parcels) or bool(source.asks), now)
 
     # ---- timers --------------------------------------------------------------------
@@ -310,6 +382,10 @@ class PullerCore(PatternCore):
     def handle_timer(self, now: float) -> None:
         """See `Core`."""
         while (key := self._timers.pop(now)) is not None:
+            if key == "look":
+                looks, self._looks = self._looks, []
+                self.out.items.extend(looks)
+                continue
             assert isinstance(key, tuple)
             source = self._sources.get(key[1])
             if source is not None:

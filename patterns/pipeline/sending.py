@@ -30,6 +30,7 @@ from zmqkit.journal import SqliteJournal
 from zmqkit.journal.store import HIGHEST_KEY
 from zmqkit.options import Backoff, Durability, Point, Window
 from zmqkit.patterns.pipeline.dedupe import IDS
+from zmqkit.patterns.pipeline.doubt import INBOXES
 from zmqkit.patterns.pipeline.endpoints import CLOSING, FOR_EVER, PipePeer
 from zmqkit.patterns.pipeline.hands import PusherSettings
 from zmqkit.patterns.pipeline.lanes import LANES
@@ -63,7 +64,7 @@ PAGE_BYTES: Final = 1 << 20
 MAX_FRAMES: Final = 1_000
 """A plain message may have so many."""
 
-LOGS: Final = (MESSAGES, MARKS, DEAD, LANES, IDS, STATE)
+LOGS: Final = (MESSAGES, MARKS, DEAD, LANES, IDS, STATE, INBOXES)
 """Of a pusher's journal."""
 
 _POINTS: Final = ("accepted", "journalled", "received", "settled")
@@ -192,7 +193,7 @@ class PusherBase(PipePeer):
             messages, marks = journal.totals(MESSAGES), journal.totals(MARKS)
             waiting = messages.weight - marks.weight
             core.found(messages.first_key, messages.last_key, waiting, journal.totals(DEAD).weight)
-            core.restore(*(_all_of(journal, log) for log in (LANES, MARKS, IDS, STATE)))
+            core.restore(*(_all_of(journal, log) for log in (LANES, MARKS, IDS, STATE, INBOXES)))
             # A row's key is its first message's sequence; sequences within rows may be higher than any key.
             self._sequence = journal.highest(MESSAGES) + _LARGEST_ROW
         core.opened_at(self._sequence)
@@ -359,7 +360,17 @@ class PusherBase(PipePeer):
     def _redrive(self, letter: DeadRow, key: int) -> Ticket:
         """Send a dead letter, claimed, again. Returns what to wait for until that is stored."""
         headers = {0: dict(letter.headers)} if letter.headers else {}
-        pack = Pack(letter.codec, letter.sent_at, [len(letter.body)], letter.body, {0: letter.id}, headers, dated=True)
+        pack = Pack(
+            letter.codec,
+            letter.sent_at,
+            [len(letter.body)],
+            letter.body,
+            {0: letter.id},
+            headers,
+            True,
+            None,
+            letter.inbox,
+        )
         driver = self._open_driver
         ticket = driver.ticket()
         with self._state_lock:

@@ -14,6 +14,7 @@ from zmqkit.protocol import wire
 from zmqkit.protocol.core import Frames
 
 DELIVER, SETTLE, SETTLED, HELD = range(1, 5)
+KNOWN: Final = 8
 
 NACK, REJECT, RELEASE, ISOLATE = range(1, 5)
 """How a job ends that was not acked. ISOLATE is a release whose next delivery is alone in its batch."""
@@ -75,6 +76,8 @@ class Unsettled(NamedTuple):
     delay: float | None = None
     reason: str = ""
     traceback: str = ""
+    doubt: bool = False
+    """Its effect may be in the puller's inbox, or not."""
 
 
 class Settle(NamedTuple):
@@ -85,10 +88,16 @@ class Settle(NamedTuple):
     others: list[Unsettled]
     ask: int
     """Not 0: answer with SETTLED and this number once it is stored."""
+    commits: int = 0
+    """How many commits the puller's inbox has; 0: it has none to tell of."""
 
     def pack(self) -> Frames:
         """The message's frames."""
-        return [wire.pack([SETTLE, self.epoch, self.acks, [list(each) for each in self.others], self.ask])]
+        others = [list(each if each.doubt else each[:5]) for each in self.others]
+        head = [SETTLE, self.epoch, self.acks, others, self.ask]
+        if self.commits:
+            head.append(self.commits)
+        return [wire.pack(head)]
 
 
 class Settled(NamedTuple):
@@ -114,7 +123,21 @@ class Held(NamedTuple):
         return [wire.pack([HELD, self.epoch, self.up_to, self.leases])]
 
 
-def read(frames: Frames) -> Deliver | Settle | Settled | Held:
+class Known(NamedTuple):
+    """How many commits the pusher knows of an inbox: more than the puller said (7.9)."""
+
+    inbox: bytes
+    commits: int
+
+    def pack(self) -> Frames:
+        """The message's frames."""
+        return [wire.pack([KNOWN, self.inbox, self.commits])]
+
+
+Message = Deliver | Settle | Settled | Held | Known
+
+
+def read(frames: Frames) -> Message:
     """Decode one message of the pipeline. Raises `DecodeError`."""
     head = wire.unpack(frames[0]) if frames else None
     if type(head) is not list or not head:
@@ -181,7 +204,7 @@ def _read_settle(head: list[Any], frames: Frames) -> Settle:
         raise DecodeError("SETTLE without a list")
     return Settle(
         wire.octets(head[1], "epoch", 16), ranges(head[2]), [_other(each) for each in others],
-        wire.number(head[4], "ask"),
+        wire.number(head[4], "ask"), wire.number(head[5], "commits") if len(head) > 5 else 0,
     )  # fmt: skip
 
 
@@ -197,6 +220,7 @@ def _other(value: Any) -> Unsettled:
         delay,
         wire.text(value[3], "reason", MAX_REASON),
         wire.text(value[4], "traceback", MAX_TRACEBACK),
+        len(value) > 5 and value[5] is True,
     )
 
 
@@ -208,12 +232,17 @@ def _read_held(head: list[Any], frames: Frames) -> Held:
     return Held(wire.octets(head[1], "epoch", 16), wire.number(head[2], "lease"), ranges(head[3]))
 
 
-_Reader = Callable[[list[Any], Frames], Deliver | Settle | Settled | Held]
+def _read_known(head: list[Any], frames: Frames) -> Known:
+    return Known(wire.octets(head[1], "inbox", 16), wire.number(head[2], "commits"))
+
+
+_Reader = Callable[[list[Any], Frames], Message]
 _READERS: Final[dict[int, tuple[str, int, int, _Reader]]] = {
     DELIVER: ("DELIVER", 8, 2, _read_deliver),
     SETTLE: ("SETTLE", 5, 1, _read_settle),
     SETTLED: ("SETTLED", 3, 1, _read_settled),
     HELD: ("HELD", 4, 1, _read_held),
+    KNOWN: ("KNOWN", 3, 1, _read_known),
 }
 
 
