@@ -173,7 +173,7 @@ class InDoubt(Event):
 
     def _told(self) -> str:
         return (
-            f"{_counted(self.count, 'job')} in doubt, {self.id} first: only the inbox {_shown(self.inbox)} knows what "
+            f"{_counted(self.count, 'job')} in doubt, {self.id} first: only the inbox {self.inbox[:8]} knows what "
             "became of them, and no puller has it"
         )
 

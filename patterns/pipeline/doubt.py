@@ -299,6 +299,7 @@ class Doubt:
                 if inbox is not None:
                     self.keep(inbox, row, mine, alone=alone)
                     bits &= ~mine
+        row.bound &= ~bits  # their inbox was released meanwhile
         return bits
 
     def keep(self, inbox: Inbox, row: Row, bits: int, *, alone: bool) -> None:

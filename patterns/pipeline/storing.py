@@ -238,7 +238,7 @@ class StoringCore(PatternCore):
     def _marked(self, inbox: Inbox, run: Run) -> None:
         """The journal has it that these may have been lent to an inbox: now they may be."""
         inbox.marking -= run.count
-        if inbox.sessions and inbox.id in self.doubt.inboxes:
+        if inbox.sessions and self.doubt.inboxes.get(inbox.id) is inbox:
             self.doubt.keep(inbox, run.row, run.bits, alone=run.alone)
         else:
             self._free(run.row, run.bits)

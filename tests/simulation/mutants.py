@@ -21,6 +21,7 @@ MODULES = (
     "tests.simulation.session_mutants",
     "tests.simulation.pipeline_mutants",
     "tests.simulation.scheduled_mutants",
+    "tests.simulation.inboxes_mutants",
     "tests.simulation.chain_mutants",
     "tests.simulation.reqrep_mutants",
     "tests.simulation.pubsub_mutants",

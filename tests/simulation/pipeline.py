@@ -294,6 +294,7 @@ class PipelineScenario(Direct, Scenario):
         rng, now = self.random, self.world.clock.now
         user = self.users[peer]
         for job in [job for job in user.jobs if job.parcel.lost and rng.random() < 0.5]:
+            self.lost_in_hand(peer, job)
             job.let_go()
             user.jobs.remove(job)
         ready = [job for job in user.jobs if job.kept_until <= now]
@@ -311,9 +312,9 @@ class PipelineScenario(Direct, Scenario):
             job.let_go()
             user.jobs.remove(job)
         if kind < 0.65:
-            self._ack(peer, jobs)
+            self._ack(peer, self.effects(peer, jobs))
         elif kind < 0.72:
-            for job in jobs:
+            for job in self.effects(peer, jobs):
                 job.message.acked = True
                 peer.post("ack_asking", job.parcel, job.index, Told(("ack", job.message.name), self._asked(job)))
         elif kind < 0.80 and len(jobs) > 1:
@@ -338,6 +339,13 @@ class PipelineScenario(Direct, Scenario):
             for job in jobs:
                 peer.post("settle", job.parcel, job.index, wire.RELEASE, None, "", "")
 
+    def effects(self, peer: SimPeer, jobs: list[Job]) -> list[Job]:
+        """What these jobs are for is done now; returns those that are to be acked."""
+        return jobs
+
+    def lost_in_hand(self, peer: SimPeer, job: Job) -> None:
+        """The user lets go of a job whose session is gone."""
+
     @staticmethod
     def _ack(peer: SimPeer, jobs: list[Job]) -> None:
         for job in jobs:
@@ -352,7 +360,7 @@ class PipelineScenario(Direct, Scenario):
         jobs, user.jobs = user.jobs, []
         for job in jobs:
             job.let_go()
-        self._ack(peer, jobs)
+        self._ack(peer, self.effects(peer, jobs))
 
     def _asked(self, job: Job) -> Callable[[Any], None]:
         pusher = next(each for each in self.pushers if each.name == job.message.opening.name)

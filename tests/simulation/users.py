@@ -107,6 +107,7 @@ def parts_of(made: PusherCore) -> dict[str, int]:
         "ready": made.backlog.ready,
         "on disk": made.backlog.waiting - made.backlog.ready - made.backlog.lanes.ready,
         "in lanes": made.backlog.lanes.waiting,
+        "waiting for an inbox": made.doubt.waiting + sum(run.count for each in settling for _, run in each.lendings),
         "delayed": made.backlog.delayed,
         "leased": sum(each.held for each in made._holders.values()),
         "being settled": sum(each.acked + each.dead + each.expired for each in settling),

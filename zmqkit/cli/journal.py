@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from zmqkit.cli import closed, journal_check, journal_dead, journal_export, messages, options, show
+from zmqkit.cli import closed, journal_check, journal_dead, journal_export, journal_release, messages, options, show
 from zmqkit.cli.outcome import EPILOG, Code, code_of, command, say, tell
 from zmqkit.cli.serve import serve_until_settled
 
@@ -86,7 +86,10 @@ def _size(size_bytes: int) -> str:
 @app.command("show", epilog=EPILOG)
 @command
 def show_waiting(path: options.JournalFile, limit: options.Limit = 100, as_json: options.AsJson = False) -> int:
-    """Show the messages that wait in a journal, the oldest first. With --json, a line each."""
+    """Show the messages that wait in a journal, the oldest first. With --json, a line each.
+
+    Of those in doubt only one inbox knows whether they were done; it is named.
+    """
     with closed.opened(path) as journal:
         found = itertools.islice(closed.waiting(journal), limit or None)
         if as_json:
@@ -95,6 +98,8 @@ def show_waiting(path: options.JournalFile, limit: options.Limit = 100, as_json:
         else:
             rows = ((each.id, each.failures, show.moment(each.sent_at), messages.body(each)) for each in found)
             messages.print_rows(("id", "failures", "sent at", "body"), rows)
+            for inbox, count in closed.in_doubt(journal).items():
+                say(f"{count} in doubt: only the inbox {inbox} knows whether they were done")
         return messages.conclude(closed.count_waiting(journal), limit, f"no messages wait in {path}")
 
 
@@ -102,4 +107,5 @@ app.command("serve", epilog=EPILOG)(serve_until_settled)
 app.command("check", epilog=EPILOG)(journal_check.check)
 app.command("repair", epilog=EPILOG)(journal_check.repair)
 app.command("compact", epilog=EPILOG)(journal_check.compact)
+app.command("release", epilog=EPILOG)(journal_release.release)
 app.command("export", epilog=EPILOG)(journal_export.export)

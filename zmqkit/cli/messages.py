@@ -31,6 +31,8 @@ def whole(message: Message) -> dict[str, Any]:
     }
     if isinstance(message, closed.Letter):
         said |= {"reason": message.reason, "traceback": message.traceback or None, "died_at": show.iso(message.at)}
+    elif message.inbox:
+        said["in_doubt_at"] = message.inbox
     return said
 
 
