@@ -241,6 +241,14 @@ class Doubt:
         self._lent_changed = True
         self.version += 1
 
+    def tighten(self) -> bool:
+        """Nothing more is lent: take back what was reserved ahead. True: that is to be written."""
+        if not self._default or self._mixed or self._up_to <= self._highest:
+            return False
+        self._up_to = self._highest
+        self._lent_changed = True
+        return True
+
     def heard(self, inbox: Inbox, commits: int) -> None:
         """A puller told how many commits its inbox has."""
         if commits > inbox.commits:

@@ -433,6 +433,12 @@ class PusherCore(StoringCore):
         row = self.backlog.row_of(sequence)
         return row is not None and not row.kept >> (sequence - row.key) & 1
 
+    def close(self, now: float) -> None:
+        """See `Core`."""
+        if self._broken is None and self._ailing is None and self.doubt.tighten():
+            self.doubt.flush(self._write)
+        super().close(now)
+
     # ---- timers --------------------------------------------------------------------
 
     def next_deadline(self) -> float | None:

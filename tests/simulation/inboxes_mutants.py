@@ -138,7 +138,12 @@ def frees_the_wrong_inbox(old: Callable[..., Any]) -> Callable[..., Any]:
 
 
 MUTANTS = [
-    Mutant(name, "inboxes", lambda owner=owner, method=method, make=make: replaced(owner, method, make))  # type: ignore[misc]
+    Mutant(
+        name,
+        "inboxes",
+        lambda owner=owner, method=method, make=make: replaced(owner, method, make),  # type: ignore[misc]
+        settings={"patterns": ("II-",)} if "nack" in name or "closed" in name or "begun" in name else {},
+    )
     for name, owner, method, make in (
         ("binds nothing to an inbox", Doubt, "bind", binds_nothing),
         ("does not hear that a commit is in doubt", wire, "_other", hears_of_no_doubt),

@@ -307,6 +307,7 @@ class PipelineScenario(Direct, Scenario):
         if kind >= 0.96:
             for job in jobs:
                 job.kept_until = now + rng.uniform(0.0, 8.0)
+                self.kept_in_hand(peer, job)
             return
         for job in jobs:
             job.let_go()
@@ -345,6 +346,9 @@ class PipelineScenario(Direct, Scenario):
 
     def lost_in_hand(self, peer: SimPeer, job: Job) -> None:
         """The user lets go of a job whose session is gone."""
+
+    def kept_in_hand(self, peer: SimPeer, job: Job) -> None:
+        """The user has begun a job, and takes a while."""
 
     @staticmethod
     def _ack(peer: SimPeer, jobs: list[Job]) -> None:

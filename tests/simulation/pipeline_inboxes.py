@@ -65,19 +65,31 @@ class InboxScenario(PipelineScenario):
         "committed after its session was lost", "known before it was handled", "known in its transaction",
         "restored", "looked, and all is there", "looked, and something is lost", "released by an operator",
         "bound while a pusher lives", "bound after a restart", "restart with one inbox", "restart with several",
-        "marked", "begun by nobody, and given back",
+        "marked", "committed as its puller closed",
     )  # fmt: skip
+
+    patterns: ClassVar[tuple[str, ...]] = ("I", "I", "II-", "IJ", "IJ", "I-", "IJ-")
+    """Who has which inbox, one after the other; none: "-"."""
 
     def build(self, world: World) -> None:
         rng = self.random
         self.boxes = [SimInbox(b"I" * 16), SimInbox(b"J" * 16)]
-        pattern = rng.choice(("I", "I", "II-", "IJ", "IJ", "I-", "IJ-"))
+        pattern = rng.choice(self.patterns)
         self.kinds = {
             f"pull{n}": None if pattern[n % len(pattern)] == "-" else self.boxes["IJ".index(pattern[n % len(pattern)])]
             for n in range(3)
         }
         self.begun: dict[Parcel, int] = {}
         super().build(world)
+        late = rng.random() < 0.5
+        for peer in self.pullers:
+            if late and self.kinds[peer.name] is not self.kinds["pull0"]:
+                world.after(0.0, self._come_late, peer, rng.uniform(1.0, 5.0))
+
+    def _come_late(self, peer: SimPeer, after_s: float) -> None:
+        if peer.alive:
+            peer.crash()
+        self.world.after(after_s, self._back, peer)
 
     def restore(self, made: CountingPusher, journal: SimulatedJournal) -> None:
         rows = [journal.read(Read(log, 1, ALL, ALL)) for log in (LANES, MARKS, IDS, STATE, INBOXES)]
@@ -253,6 +265,19 @@ class InboxScenario(PipelineScenario):
         if box is not None and self.random.random() < 0.5 and self._begin(job) and job.message.id not in box.done:
             self.world.counts["committed after its session was lost"] += 1
             self._commit(peer, box, job.message)
+
+    def kept_in_hand(self, peer: SimPeer, job: Job) -> None:
+        self._begin(job)
+
+    def _on_down(self, peer: SimPeer, how: str) -> None:
+        box = self.kinds.get(peer.name)
+        if box is not None and how == "closed":
+            for job in self.users[peer].jobs:
+                begun = job.index <= self.begun.get(job.parcel, -1)
+                if begun and job.message.id not in box.done and self.random.random() < 0.7:
+                    self.world.counts["committed as its puller closed"] += 1
+                    self._commit(peer, box, job.message)
+        super()._on_down(peer, how)
 
     def _asked(self, job: Job) -> Callable[[Any], None]:
         then = super()._asked(job)
