@@ -40,6 +40,7 @@
     │   ├── JournalFull           no room on the disk: what was being stored is not
     │   ├── JournalDamaged        the file does not hold what was written to it
     │   │   └── JournalRolledBack ... but less: an older copy, or its tail is gone
+    │   ├── InboxRolledBack       an inbox has fewer commits than a pusher heard of: an older copy was put back
     │   ├── JournalVersion        the file belongs to another version, or is not a journal
     │   └── CommitIndeterminate   stored or not: cannot be known now
     ├── DiscoveryError            a name that cannot be looked up or announced
@@ -389,6 +390,24 @@ class JournalRolledBack(JournalDamaged):
         super().__init__(message)
         self.commits = commits
         self.logs = dict(logs or {})
+
+
+class InboxRolledBack(JournalError):
+    """A puller's inbox has fewer commits than it once told a pusher: an older copy of it was put back.
+
+    What it did since that copy may have had its effects, and it does not know that any more.
+
+    Attributes:
+        inbox: its id, 32 hex digits.
+        commits: how many it has.
+        known: how many the pusher has heard of.
+    """
+
+    def __init__(self, message: str, *, inbox: str = "", commits: int = 0, known: int = 0) -> None:
+        super().__init__(message)
+        self.inbox = inbox
+        self.commits = commits
+        self.known = known
 
 
 class JournalVersion(JournalError):

@@ -156,6 +156,29 @@ class JobRedelivered(Event):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class InDoubt(Event):
+    """Jobs wait for a puller that presents their inbox, and none has come for a heartbeat bound.
+
+    Whether they had their effect, only that inbox can tell. ``zmqkit journal release`` gives them to others.
+
+    Attributes:
+        id: of the first of them.
+        inbox: its id, 32 hex digits.
+        count: how many, as far as they are in memory.
+    """
+
+    id: str
+    inbox: str
+    count: int
+
+    def _told(self) -> str:
+        return (
+            f"{_counted(self.count, 'job')} in doubt, {self.id} first: only the inbox {self.inbox[:8]} knows what "
+            "became of them, and no puller has it"
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class StaleSettle(Event):
     """A puller settled jobs that are no longer its own; nothing changed."""
 

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from zmqkit.patterns.pipeline.doubt import Doubt
 from zmqkit.patterns.pipeline.lanes import READ_ALL, Lanes
 from zmqkit.patterns.pipeline.rows import MARKS, MESSAGES, Row
 from zmqkit.patterns.pipeline.runs import Run, runs
@@ -35,11 +36,13 @@ class Backlog:
     Attributes:
         window_messages, window_bytes: how much is kept in memory when more waits on disk.
         read_bytes: how much is loaded at a time.
+        doubt: messages that go only to one inbox; none of them is among those here.
         lanes: the rows that are not plain. All else here is about plain ones, unless it says otherwise.
     """
 
     def __init__(self, *, durable: bool, wall: float = 0.0) -> None:
-        self.lanes = Lanes(durable=durable, wall=wall)
+        self.doubt = Doubt(durable=durable)
+        self.lanes = Lanes(durable=durable, wall=wall, found=self.doubt.found)
         self.window_messages = WINDOW_MESSAGES
         self.window_bytes = WINDOW_BYTES
         self.read_bytes = READ_BYTES
@@ -97,6 +100,9 @@ class Backlog:
             self._behind += row.count
             return
         self._keep(row)
+        if row.bound:
+            self.again(row, row.all)
+            return
         self._fresh.append((row, 0))
         self.ready += row.count
 
@@ -106,7 +112,7 @@ class Backlog:
         None: nothing is ready, or what goes first is still being loaded.
         """
         if self.lanes.ready and self.lanes.goes_before(self._next_plain(), bool(self._behind)):
-            return self.lanes.take(most, most_bytes)
+            return self._take_free(most, most_bytes)
         while self._again:
             _, _, row, index, alone = self._again[0]
             if row.done >> index & 1:
@@ -126,6 +132,12 @@ class Backlog:
             self.ready -= count
             return Run(row, index, count, False)
         return None
+
+    def _take_free(self, most: int, most_bytes: int) -> Run | None:
+        """The next run of `lanes` without those that are bound to an inbox, which wait for it from now on."""
+        while (run := self.lanes.take(most, most_bytes)) is not None and run.bits & run.row.bound:
+            self.again(run.row, run.bits, alone=run.alone)
+        return run
 
     def _next_plain(self) -> int | None:
         """The sequence of the next one in memory; those to be tried again go before all."""
@@ -151,7 +163,14 @@ class Backlog:
         return Run(row, index, count, alone)
 
     def again(self, row: Row, bits: int, *, alone: bool = False) -> None:
-        """These messages of a row, of any kind, may be delivered again, before all fresh ones of their lane."""
+        """These messages of a row, of any kind, may be delivered again, before all fresh ones of their lane.
+
+        Those that are bound to an inbox wait for it.
+        """
+        if row.bound & bits:
+            bits = self.doubt.again(row, bits, alone=alone)
+            if not bits:
+                return
         if row.special:
             self.lanes.again(row, bits, alone=alone)
             return
@@ -216,7 +235,10 @@ class Backlog:
 
     @property
     def _full(self) -> bool:
-        return self._messages >= self.window_messages or self._bytes >= self.window_bytes
+        doubt = self.doubt  # what waits there must not keep the rest on the disk
+        return (
+            self._messages - doubt.plain >= self.window_messages or self._bytes - doubt.plain_bytes >= self.window_bytes
+        )
 
     def wanted(self) -> core.Read | None:
         """What to load from the journal now, if anything. Asked for once. (`Lanes.wanted` besides.)"""
@@ -249,10 +271,11 @@ class Backlog:
                 continue
             if row.key in marks:
                 row.unpack_marks(marks[row.key])
+            self.doubt.found(row)
             self._keep(row)
             left = row.count - row.done.bit_count()
             self._behind -= left
-            if row.done:
+            if row.done or row.bound:
                 self.again(row, row.all & ~row.done)
             else:
                 self._fresh.append((row, 0))

@@ -11,7 +11,17 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Protocol
 
-from zmqkit.errors import Closed, Duplicate, Forked, JournalBusy, LeaseLost, Reject, UsageError
+from zmqkit.errors import (
+    Closed,
+    CommitIndeterminate,
+    Duplicate,
+    Forked,
+    JournalBusy,
+    JournalError,
+    LeaseLost,
+    Reject,
+    UsageError,
+)
 from zmqkit.inbox import Connection, Inbox, JobRecord, JobRecords, Known, Source
 from zmqkit.inbox import Transaction as Commit
 from zmqkit.inbox.connections import BUSY_SECONDS
@@ -46,6 +56,20 @@ class Effects:
         self.late = 0
 
     @property
+    def uuid(self) -> bytes:
+        """The inbox's own id."""
+        return bytes.fromhex(self._inbox.uuid)
+
+    @property
+    def commits(self) -> int:
+        """So many commits at least the inbox has, as far as was seen here."""
+        return max(self._inbox.committed, self._records.seen)
+
+    def look(self, *, wait: bool) -> int | None:
+        """How many commits it has now; None: somebody writes, and `wait` is False."""
+        return self._inbox.commits if wait else self._inbox.look()
+
+    @property
     def path(self) -> str | None:
         """The file."""
         return self._inbox.path
@@ -76,6 +100,8 @@ class Owner(Protocol):
     _held: Any
 
     def _records(self) -> list[JobRecord]: ...
+    def _note(self, commits: int) -> None: ...
+    def _doubts(self, doubt: bool) -> None: ...
     def _ack(self) -> None: ...
     def _found(self, known: Known, records: list[JobRecord]) -> None: ...
 
@@ -121,6 +147,7 @@ class Transaction:
         try:
             known = self._effects.record(commit, records)
             if known is not NOTHING:
+                owner._note(self._effects.commits)
                 commit.rollback()
                 self._refuse(known, records)
             self._commit = commit
@@ -147,7 +174,20 @@ class Transaction:
             raise UsageError(f"the transaction of {self._owner} has ended")
         return commit
 
+    def _commit_it(self, commit: Commit) -> None:
+        # Whatever comes between the commit and the ack, the pusher must not give this job to another inbox.
+        owner = self._owner
+        owner._doubts(True)
+        try:
+            commit.commit()
+        except CommitIndeterminate:
+            raise
+        except (JournalError, UsageError):
+            owner._doubts(False)  # nothing was stored
+            raise
+
     def _committed(self) -> None:
+        self._owner._note(self._effects.commits)
         try:
             self._owner._ack()
         except (Closed, Forked, LeaseLost):
@@ -165,7 +205,7 @@ class Transaction:
         if t is not None:
             self.abandon()
             return
-        self._end().commit()
+        self._commit_it(self._end())
         self._committed()
 
     async def __aenter__(self) -> Connection:
@@ -193,14 +233,13 @@ class Transaction:
         commit = self._end()
         # Not to be cancelled halfway: what is committed is acked, too.
         with anyio.CancelScope(shield=True):
-            if not await anyio.to_thread.run_sync(_commit_elsewhere, commit):
-                commit.commit()
+            if not await anyio.to_thread.run_sync(self._commit_elsewhere, commit):
+                self._commit_it(commit)
             self._committed()
 
-
-def _commit_elsewhere(commit: Commit) -> bool:
-    """In a worker thread: a sync takes its time. False: the user's connection is tied to its thread."""
-    if not commit.moves():
-        return False
-    commit.commit()
-    return True
+    def _commit_elsewhere(self, commit: Commit) -> bool:
+        """In a worker thread: a sync takes its time. False: the user's connection is tied to its thread."""
+        if not commit.moves():
+            return False
+        self._commit_it(commit)
+        return True

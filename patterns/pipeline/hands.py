@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 from zmqkit.options import Backoff, Limits, Point, Window
 from zmqkit.patterns.pipeline import wire
+from zmqkit.patterns.pipeline.doubt import Inbox
 from zmqkit.patterns.pipeline.rows import Pack, Row
+from zmqkit.patterns.pipeline.runs import Run
 from zmqkit.patterns.pipeline.wire import Outcome
 from zmqkit.protocol.session import Session
 
@@ -98,6 +100,8 @@ class Settling:
     ended: list[tuple[int, int, Outcome, str]] = dataclasses.field(default_factory=list)
     """What became of messages: key of the row, bits, outcome, reason."""
     answers: list[tuple[Session, wire.Settled]] = dataclasses.field(default_factory=list)
+    lendings: list[tuple[Inbox, Run]] = dataclasses.field(default_factory=list)
+    """What may be lent to an inbox as soon as its marks are stored."""
 
     def __bool__(self) -> bool:
         return bool(self.rows or self.answers)
@@ -111,6 +115,7 @@ class Settling:
         self.letters = {**other.letters, **self.letters}
         self.ended = other.ended + self.ended
         self.answers = other.answers + self.answers
+        self.lendings = other.lendings + self.lendings
 
 
 def merge(group: list[Arrival], origin: str) -> Row:

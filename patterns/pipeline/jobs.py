@@ -201,6 +201,14 @@ class JobBase(Generic[T]):
         """It was done before."""
         self._ack()
 
+    def _note(self, commits: int) -> None:
+        """The inbox has so many commits, this job's among them."""
+        note(self._parcel, commits)
+
+    def _doubts(self, doubt: bool) -> None:
+        """From now on, its commit may be in the inbox or not; or, False, it is certainly not."""
+        doubts(self._parcel, [self._index], doubt)
+
     def _let_go(self) -> None:
         """It failed, or is given back: nothing of a transaction that is open still happened."""
         held, self._held = self._held, None
@@ -247,6 +255,21 @@ class JobBase(Generic[T]):
                     self._settle("nacked", wire.NACK, delay, reason, trace)
                     log.warning("job %s failed: %s", self.id, said)  # again or dead: its pusher decides
         return contained(policy, error)
+
+
+def note(parcel: Parcel, commits: int) -> None:
+    """The inbox has so many commits; said before an ack that relies on them."""
+    parcel.commits = max(parcel.commits, commits)
+
+
+def doubts(parcel: Parcel, indexes: Iterable[int], doubt: bool) -> None:
+    """Whether the commit of these may be in the inbox, though nobody says so."""
+    if parcel.doubted is None:
+        parcel.doubted = set()
+    if doubt:
+        parcel.doubted.update(indexes)
+    else:
+        parcel.doubted.difference_update(indexes)
 
 
 def _id(parcel: Parcel, index: int) -> str:
@@ -407,6 +430,14 @@ class BatchBase(Generic[T]):
             else:
                 job._release()
         self.outcome = "acked" if all(job.outcome == "acked" for job in self._jobs) else "released"
+
+    def _note(self, commits: int) -> None:
+        for parcel, _ in self._runs:
+            note(parcel, commits)
+
+    def _doubts(self, doubt: bool) -> None:
+        for parcel, indexes in self._runs:
+            doubts(parcel, indexes, doubt)
 
     def _let_go(self) -> None:
         held, self._held = self._held, None

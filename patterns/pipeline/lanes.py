@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -112,6 +112,7 @@ class Lanes:
     Args:
         durable: bodies need not stay in memory.
         wall: wall time minus the driver's clock, in seconds.
+        found: called with each row that was read with its marks.
 
     Attributes:
         window_messages, window_bytes: how much is kept in memory, if there is a choice.
@@ -120,7 +121,8 @@ class Lanes:
         suspended: nothing expires.
     """
 
-    def __init__(self, *, durable: bool, wall: float) -> None:
+    def __init__(self, *, durable: bool, wall: float, found: Callable[[Row], None]) -> None:
+        self._found = found
         self.window_messages = 20_000
         self.window_bytes = 16 * 1024 * 1024
         self.ready = 0
@@ -451,9 +453,12 @@ class Lanes:
             if row.count != entry.count:
                 raise DecodeError(f"row {each.key} of lanes is about another row")
             if entry.saved is not None:
-                row.done, row.kept, row.got, row.failures, row.deliveries, row.marked = entry.saved
+                row.done, row.kept, row.got, row.failures, row.deliveries, row.marked, row.inboxes, row.bound = (
+                    entry.saved
+                )
             elif entry.marks is not None:
                 row.unpack_marks(entry.marks)
+                self._found(row)
             entry.row, entry.saved, entry.marks = row, None, None
             self._keep(entry)
             if entry.late:
@@ -476,8 +481,10 @@ class Lanes:
             if row is None or key in needed or entry.out or entry.late:
                 self._loaded[key] = self._loaded.pop(key)
                 continue
-            if row.marked or row.deliveries or row.got:
-                entry.saved = (row.done, row.kept, row.got, row.failures, row.deliveries, row.marked)
+            if row.marked or row.deliveries or row.got or row.inboxes:
+                entry.saved = (
+                    row.done, row.kept, row.got, row.failures, row.deliveries, row.marked, row.inboxes, row.bound
+                )  # fmt: skip
             self._unload(entry)
 
     def _keep(self, entry: Entry) -> None:

@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
 
+from zmqkit.patterns.pipeline.doubt import Inbox
 from zmqkit.patterns.pipeline.rows import Row
 from zmqkit.patterns.pipeline.runs import Run, runs
 from zmqkit.patterns.pipeline.wire import Ranges, merged
@@ -39,7 +40,9 @@ class Lot:
 class Holder:
     """One puller, and the leases that it holds."""
 
-    __slots__ = ("_starts", "held", "kept", "lots", "session", "started", "stride", "unheard")
+    __slots__ = (
+        "_starts", "behind", "held", "inbox", "kept", "lots", "session", "started", "stride", "unheard", "version",
+    )  # fmt: skip
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -55,6 +58,12 @@ class Holder:
         """Lots that are not known to have arrived."""
         self.held = 0
         """Open leases."""
+        self.inbox: Inbox | None = None
+        """What it presents, if anything."""
+        self.behind = False
+        """Its inbox has fewer commits than were heard of, as far as it told."""
+        self.version = 0
+        """Of `Doubt`: nothing is lent before the journal has that."""
 
     def lease(self, lot: Lot) -> None:
         """Lend a lot; its numbers are higher than all before."""

@@ -11,7 +11,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from zmqkit.errors import DecodeError, LeaseLost
 from zmqkit.patterns.pipeline import wire
@@ -32,17 +32,23 @@ SETTLE_CHARACTERS: Final = 1 << 19
 LEASES: Final = "leases"
 """The timer by which started jobs are looked at."""
 
+LOOK_AGAIN: Final = 0.02
+"""Seconds until an inbox that another process writes to is looked into again."""
+
 HELD_EVERY: Final = 10
 """Heartbeat intervals between two reports of what is held."""
 
 
 class Parcel:
-    """A run of jobs as it was delivered. The user's threads add to `acked`; all else belongs to the core.
+    """A run of jobs as it was delivered. The user's threads add to `acked` and `doubted`, and raise `commits`; all
+    else belongs to the core.
 
     Attributes:
         delivery: the message.
         session: whose it is; in a core without sessions, what it has instead.
         acked: indexes that the user acked and the core has not seen yet.
+        commits: how many the inbox had when the last of them was found in it; 0: there is none.
+        doubted: indexes of which the user's commit may have gone wrong.
         told: the core has been told to look at `acked`.
         lost: the session is gone; whoever holds these jobs now, it is not us.
         open: bits of the jobs that are not settled, as far as the core knows.
@@ -55,8 +61,8 @@ class Parcel:
     """
 
     __slots__ = (
-        "acked", "bodies", "claims", "delivery", "lost", "offered", "open", "overdue", "session", "size", "spoiled",
-        "through", "told",
+        "acked", "bodies", "claims", "commits", "delivery", "doubted", "lost", "offered", "open", "overdue", "session",
+        "size", "spoiled", "through", "told",
     )  # fmt: skip
 
     def __init__(self, delivery: wire.Deliver, session: Any, size: int = 0) -> None:
@@ -73,6 +79,8 @@ class Parcel:
         self.overdue = 0
         self.through: set[int] = set()
         self.size = size or len(delivery.blob)
+        self.commits = 0
+        self.doubted: set[int] | None = None
 
     @property
     def parcel(self) -> Parcel:
@@ -88,12 +96,22 @@ class Parcel:
         return len(self.delivery.lengths)
 
 
+class Look(NamedTuple):
+    """Among the parcels: a pusher knows so many commits of the inbox, and lends nothing until it hears of as many.
+
+    Whoever takes it looks into the inbox, and tells what it holds by `PullerCore.inbox_at`.
+    """
+
+    known: int
+
+
 class _Source:
     """One pusher, as its puller sees it."""
 
     __slots__ = (
         "asked",
         "asks",
+        "behind",
         "epoch",
         "highest",
         "newest",
@@ -125,6 +143,8 @@ class _Source:
         """The highest lease that was started then."""
         self.parcels: dict[int, Parcel] = {}
         self.highest = 0
+        self.behind = 0
+        """So many commits of the inbox this pusher knows, and wants to hear of."""
         self.released_messages = 0
         self.released_bytes = 0
         self.others: list[wire.Unsettled] = []
@@ -155,7 +175,7 @@ class PullerCore(PatternCore):
     """The puller's state machine.
 
     Args:
-        local: what this side says of itself; its credit is the prefetch.
+        local: what this side says of itself; its credit is the prefetch. With an inbox `about` names it.
         rng: ids and jitter.
         max_lease: seconds for which a started job may be held without an extension. None: as long as its
             connection may be silent.
@@ -166,11 +186,14 @@ class PullerCore(PatternCore):
         self, local: Local, rng: random.Random, *, max_lease: float | None = None, adaptive: bool = False
     ) -> None:
         credit = FIRST if adaptive else local.credit_messages
-        super().__init__(dataclasses.replace(local, credit_messages=credit, about={**local.about, "recall": True}), rng)
+        self._about = {**local.about, "recall": True}
+        super().__init__(dataclasses.replace(local, credit_messages=credit, about=self._about), rng)
         self._adaptive = adaptive
         self.prefetch = self.local.credit_messages
         """How many jobs each pusher may have here at least."""
         self._holding = Holding(local.busy_bound if max_lease is None else max_lease)
+        self._inbox: bytes | None = self._about.get("inbox")
+        self._looks: list[Look] = []
         self._sources: dict[bytes, _Source] = {}
         self._dirty: dict[int, Parcel] = {}
         self._changed: dict[bytes, _Source] = {}
@@ -215,8 +238,9 @@ class PullerCore(PatternCore):
             return
         self.counters[COUNTED[kind]] += 1
         lease = parcel.delivery.lease + index
+        doubt = parcel.doubted is not None and index in parcel.doubted
         reason, traceback = wire.sendable(reason)[: wire.MAX_REASON], wire.sendable(traceback)[-wire.MAX_TRACEBACK :]
-        source.others.append(wire.Unsettled(lease, kind, delay, reason, traceback))
+        source.others.append(wire.Unsettled(lease, kind, delay, reason, traceback, doubt))
         self._changed[source.session.id] = source
 
     def ack_asking(self, parcel: Parcel, index: int, ticket: Any, now: float) -> None:
@@ -250,7 +274,41 @@ class PullerCore(PatternCore):
         To release it before would give credit, and the pusher would lend the same jobs to us once more.
         """
         self.end_turn(now)
+        if self._inbox is not None:
+            for source in self._sources.values():
+                self._give_back(source, now)
         super().close(now)
+
+    def _give_back(self, source: _Source, now: float) -> None:
+        """Say which jobs nobody has begun, so that they are not in doubt. This gives no credit."""
+        others: list[wire.Unsettled] = []
+        for first, parcel in source.parcels.items():
+            left = list(parcel.claims)  # each is given out once: nobody can take it any more
+            others += [wire.Unsettled(first + index, wire.RELEASE) for index in left if parcel.open >> index & 1]
+        for each in _portions(others) if others else []:
+            self.sessions.send(source.session, wire.Settle(source.epoch, [], each, 0, self._commits).pack(), 0, now)
+
+    # ---- the inbox -----------------------------------------------------------------
+
+    @property
+    def _commits(self) -> int:
+        commits: int = self._about.get("commits", 0)
+        return commits
+
+    def inbox_at(self, commits: int, now: float) -> None:
+        """The inbox has so many commits: it was looked."""
+        if self._inbox is None:
+            return
+        self._about["commits"] = max(self._commits, commits)
+        for source in self._sources.values():
+            if 0 < source.behind <= self._commits:
+                source.behind = 0
+                self._changed[source.session.id] = source
+
+    def look_later(self, look: Look, now: float) -> None:
+        """The inbox could not be read just now: ask for the same look again soon."""
+        self._looks.append(look)
+        self._timers.set("look", now + LOOK_AGAIN)
 
     # ---- sessions ------------------------------------------------------------------
 
@@ -317,6 +375,13 @@ class PullerCore(PatternCore):
             self._answered(source, message)
         elif isinstance(message, wire.Recall):
             self._recalled(source, message.most, now)
+        elif isinstance(message, wire.Known):
+            if message.inbox == self._inbox:
+                source.behind = message.commits
+                if message.commits <= self._commits:
+                    self.inbox_at(self._commits, now)
+                else:
+                    self.out.items.append(Look(message.commits))
         else:
             raise DecodeError("a pusher must not settle")
 
@@ -368,13 +433,15 @@ class PullerCore(PatternCore):
         self._changed[source.session.id] = source
         return bits
 
-    def _collect_all(self) -> None:
+    def _collect_all(self, now: float) -> None:
         dirty, self._dirty = self._dirty, {}
         for parcel in dirty.values():
             # First the flag, then the queue: an ack that comes in between raises the flag anew.
             parcel.told = False
             acked = parcel.acked
             bits = 0
+            if parcel.commits > self._commits:
+                self.inbox_at(parcel.commits, now)
             source = self._sources.get(parcel.session.id)
             if parcel.lost or source is None:
                 self.counters["settles_stale"] += len(acked)
@@ -397,7 +464,7 @@ class PullerCore(PatternCore):
 
     def end_turn(self, now: float) -> None:
         """Report what was settled, and give new credit with it."""
-        self._collect_all()
+        self._collect_all(now)
         acks, self._acks = self._acks, {}
         changed, self._changed = self._changed, {}
         for name, source in changed.items():
@@ -424,9 +491,11 @@ class PullerCore(PatternCore):
             source.asks[ask], source.asked = source.asked, []
         *more, others = _portions(source.others)
         source.others = []
+        commits = self._commits if self._inbox is not None else 0
         for each in more:
-            self.sessions.send(session, wire.Settle(source.epoch, [], each, 0).pack(), 0, now)
-        self.sessions.send(session, wire.Settle(source.epoch, acks, others, ask, source.look()).pack(), 0, now)
+            self.sessions.send(session, wire.Settle(source.epoch, [], each, 0, commits).pack(), 0, now)
+        last = wire.Settle(source.epoch, acks, others, ask, commits, source.look())
+        self.sessions.send(session, last.pack(), 0, now)
         self.sessions.owe(session, bool(source.parcels) or bool(source.asks), now)
 
     def _note_prefetch(self) -> None:
@@ -456,6 +525,10 @@ class PullerCore(PatternCore):
             if key == LEASES:
                 self._look_for_overdue(now)
                 continue
+            if key == "look":
+                looks, self._looks = self._looks, []
+                self.out.items.extend(looks)
+                continue
             assert isinstance(key, tuple)
             source = self._sources.get(key[1])
             if source is not None:
@@ -467,7 +540,7 @@ class PullerCore(PatternCore):
 
     def _look_for_overdue(self, now: float) -> None:
         """Give back, as failed, what was held for too long; not what was acked and is still to be collected."""
-        self._collect_all()
+        self._collect_all(now)
         reason = f"held longer than max_lease ({self._holding.max_lease:g} s)"
         late, again = self._holding.look(self.parcels(), now)
         for parcel, bits in late:
@@ -476,6 +549,8 @@ class PullerCore(PatternCore):
             parcel.told = False
             self.counters["overdue"] += bits.bit_count()
             for index in told(bits):
+                if self._inbox is not None:  # its user may commit yet
+                    parcel.doubted = (parcel.doubted or set()) | {index}
                 self.settle(parcel, index, wire.NACK, None, reason, "", now)
         if again is not None:
             self._timers.set(LEASES, again)

@@ -15,14 +15,15 @@ What settles is said (to `flush`, to receipts, to the worker above) only when th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
 from zmqkit.errors import DecodeError, JournalError
-from zmqkit.events import JobDead, JobFailed, JobRedelivered, StaleSettle
+from zmqkit.events import InDoubt, JobDead, JobFailed, JobRedelivered, StaleSettle
 from zmqkit.options import Point
 from zmqkit.patterns.pipeline import wire
+from zmqkit.patterns.pipeline.doubt import Inbox
 from zmqkit.patterns.pipeline.hands import Awaited, Counts
 from zmqkit.patterns.pipeline.leases import Holder, Lot
 from zmqkit.patterns.pipeline.rows import DEAD, Row, unreadable
@@ -90,8 +91,48 @@ class PusherCore(StoringCore):
 
     def opened(self, session: Session, now: float) -> None:
         """A puller came."""
-        if not self.takers.opened(session, now):
-            self._holders[session.id] = Holder(session)
+        if self.takers.opened(session, now):
+            return
+        holder = self._holders[session.id] = Holder(session)
+        found = inbox_of(session.peer.about)
+        if found is None:
+            self.doubt.meet(None)
+        else:
+            self._meet(holder, *found, now)
+        holder.version = self.doubt.version
+
+    def _meet(self, holder: Holder, id: bytes, commits: int, now: float) -> None:
+        """It presents an inbox: see whether that is as far as it was."""
+        inbox = holder.inbox = self.doubt.meet(id)
+        if inbox is None:
+            holder.behind = True
+            self.sessions.goodbye(holder.session, "too many inboxes", now)
+        elif commits < inbox.commits:
+            holder.behind = True
+            self.counters["inboxes_behind"] += 1
+            self.sessions.send(holder.session, wire.Known(id, inbox.commits).pack(), 0, now)
+        else:
+            self.doubt.heard(inbox, commits)
+
+    def release(self, inbox: bytes, ticket: Any, now: float) -> None:
+        """An operator says that an inbox answers no more: what is in doubt there goes anywhere.
+
+        `ticket` gets the number of these messages that wait; None if no such inbox is known.
+        """
+        found = self.doubt.inboxes.get(inbox)
+        if found is None:
+            self.out.replies.append((ticket, None))
+            return
+        holders = [each for each in self._holders.values() if each.inbox is found]
+        gone = self.doubt.release(found)
+        for run in gone:
+            self._free(run.row, run.bits)
+            self.backlog.again(run.row, run.bits, alone=run.alone)
+        for holder in holders:
+            holder.inbox = self.doubt.meet(inbox)
+            holder.behind = False
+            holder.version = self.doubt.version
+        self.out.replies.append((ticket, sum(run.count for run in gone)))
 
     def lost(self, session: Session, reason: str, now: float) -> None:
         """A puller is gone: what it held goes to others."""
@@ -99,8 +140,16 @@ class PusherCore(StoringCore):
             return
         holder = self._holders.pop(session.id)
         self._recalls.forget(session.id)
+        inbox = holder.inbox
+        for run in self.doubt.leave(inbox):
+            self._free(run.row, run.bits)
+            self.backlog.again(run.row, run.bits, alone=run.alone)
         if not holder.held:
             return
+        if inbox is not None:
+            # Whether its effects are there, only this inbox can tell.
+            for row, bits in holder.rows():
+                self.doubt.bind(inbox, row, bits)
         if holder.held == 1 and reason in ("process gone", "silent"):
             # It died over this one job: that counts, or a job that kills its workers would go round for ever. (Also
             # where it never said that it had it: it may be dead a millisecond after it came.)
@@ -139,6 +188,9 @@ class PusherCore(StoringCore):
             return
         holder = self._holders[session.id]
         if isinstance(message, wire.Settle):
+            if message.commits and holder.inbox is not None:
+                self.doubt.heard(holder.inbox, message.commits)
+                holder.behind = message.commits < holder.inbox.commits and holder.behind
             self._settle(holder, message, now)
             self.sessions.owe(session, holder.held > 0, now)
         elif isinstance(message, wire.Held):
@@ -166,7 +218,7 @@ class PusherCore(StoringCore):
             if not found:
                 stale += (other.lease, other.lease)
             for lot, bits in found:
-                self._settle_other(lot, bits, other, now)
+                self._settle_other(holder, lot, bits, other, now)
         if message.started and current:
             holder.started, holder.stride = max(holder.started, message.started), max(1, before - holder.held)
         if stale:
@@ -177,8 +229,13 @@ class PusherCore(StoringCore):
         if message.ask or stale:
             self._turn.answers.append((holder.session, wire.Settled(message.ask, stale)))
 
-    def _settle_other(self, lot: Lot, bits: int, other: wire.Unsettled, now: float) -> None:
+    def _settle_other(self, holder: Holder, lot: Lot, bits: int, other: wire.Unsettled, now: float) -> None:
         row, row_bits = lot.row, bits << lot.index
+        if holder.inbox is not None:
+            if other.doubt:
+                self.doubt.bind(holder.inbox, row, row_bits)
+            elif row.inboxes and not row_bits & row.bound:
+                self._free(row, row_bits)
         index = row_bits.bit_length() - 1
         if other.kind == wire.NACK:
             self._redelivered(row, row_bits)
@@ -228,6 +285,8 @@ class PusherCore(StoringCore):
         missing = holder.missing(message.up_to, message.leases)
         for at in range(0, len(missing), 2):
             for lot, bits in holder.end(missing[at], missing[at + 1]):
+                if holder.inbox is not None:
+                    self.doubt.bind(holder.inbox, lot.row, bits << lot.index)
                 self._put_back(lot.row, bits << lot.index)
                 self.counters["redelivered"] += bits.bit_count()
 
@@ -266,6 +325,8 @@ class PusherCore(StoringCore):
                 self.out.reads.append(wanted)
             if self.backlog.lanes.entries:
                 self.out.reads.extend(self.backlog.lanes.wanted())
+        if self.doubt.in_doubt or self.counters["in_doubt"]:
+            self._tell_doubt(now)
         if self._again_watched:
             watched, self._again_watched = self._again_watched, []
             for sequence, watcher in watched:
@@ -276,10 +337,10 @@ class PusherCore(StoringCore):
 
     def _lend(self, now: float) -> None:
         """Hand out what is ready, to those with room; several pullers share evenly what is left."""
-        backlog, lanes = self.backlog, self.backlog.lanes
+        backlog, lanes, doubt = self.backlog, self.backlog.lanes, self.backlog.doubt
         if self.suspects.waiting or self._keeps:
             self._lend_alone(now)
-        if not backlog.ready and not lanes.ready:
+        if not backlog.ready and not lanes.ready and not doubt.waiting:
             if len(self._holders) > 1 and not backlog.waiting and not self.suspects.waiting:
                 self._recall(now)
             return
@@ -287,11 +348,11 @@ class PusherCore(StoringCore):
         open_holders = [
             each
             for each in self._holders.values()
-            if each.session.room_messages > 0
-            and each.session.link is not None
-            and not each.session.busy
-            and not each.kept
-        ]
+            if each.session.room_messages > 0 and each.session.link is not None and not each.session.busy
+            and not each.kept and not each.behind and each.version <= doubt.stored
+        ]  # fmt: skip
+        if doubt.waiting:
+            self._lend_kept(open_holders, now)
         while open_holders and (backlog.ready or lanes.ready):
             holder = open_holders[0] if len(open_holders) == 1 else min(open_holders, key=attrgetter("held"))
             session = holder.session
@@ -299,6 +360,12 @@ class PusherCore(StoringCore):
             if len(self._holders) > 1:
                 # Guided self-scheduling (Polychronopoulos and Kuck, 1987): large runs first, small ones at the end.
                 most = min(most, -(-backlog.waiting // (2 * len(self._holders))))
+            inbox = holder.inbox
+            if inbox is not None:
+                most = min(most, session.room_messages - inbox.waiting - inbox.marking)
+                if most <= 0:
+                    open_holders.remove(holder)
+                    continue
             run = backlog.take(most, session.room_bytes)
             if run is None:
                 return
@@ -307,23 +374,66 @@ class PusherCore(StoringCore):
                 self._lend_alone(now)
                 open_holders = [each for each in open_holders if not each.kept and each.session.room_messages > 0]
                 continue
-            self._lend_run(holder, run, now)
-            if session.room_messages <= 0:
-                open_holders.remove(holder)
+            if inbox is not None and not doubt.covers(inbox, run):
+                self._mark(inbox, run)
+            else:
+                self._lend_run(holder, run, now)
+                if session.room_messages <= 0:
+                    open_holders.remove(holder)
+
+    def _lend_kept(self, holders: list[Holder], now: float) -> None:
+        """Hand out what waits for one inbox, to those that present it."""
+        for holder in list(holders):
+            session, inbox = holder.session, holder.inbox
+            while inbox is not None and inbox.waiting and session.room_messages > 0:
+                suspect = self.suspects.alone(inbox.first)
+                if suspect and holder.held:
+                    # One puller of this inbox is kept for it: it gets nothing more, so that it is empty soon.
+                    holder.kept = not any(each.kept and each.inbox is inbox for each in self._holders.values())
+                    break
+                run = self.doubt.take(inbox, session.room_messages, session.room_bytes)
+                assert run is not None  # some wait
+                self._lend_run(holder, run, now)
+                if suspect:
+                    self.counters["lent_alone"] += 1
+                    holder.kept = True
+                    break
+            self._keeps |= holder.kept
+            if session.room_messages <= 0 or holder.kept:
+                holders.remove(holder)
+
+    def _mark(self, inbox: Inbox, run: Run) -> None:
+        """Have it stored that this run may have been lent to an inbox; then it waits there."""
+        run.row.lend_to(inbox.number, run.bits | run.row.inboxes.get(inbox.number, 0))
+        inbox.marking += run.count
+        self._turn.rows[run.row.key] = (run.row, run.row.done)
+        self._turn.lendings.append((inbox, run))
+
+    def _lend_run(self, holder: Holder, run: Run, now: float) -> None:
+        session = holder.session
+        message = run.row.deliver(self._lease, run.index, run.count, alone=run.alone)
+        number = self.sessions.send(session, message.pack(), run.count, now)
+        holder.lease(Lot(self._lease, run, number))
+        self.sessions.owe(session, True, now)
+        self._lease += run.count
+        self.counters["delivered"] += run.count
+        self.counters["delivered_bytes"] += len(message.blob)
+
+    def _tell_doubt(self, now: float) -> None:
+        self.counters["in_doubt"] = self.doubt.in_doubt
+        for inbox, id in self.doubt.missed(now, self._doubt_bound):
+            self.out.events.append(InDoubt(self.local.name, id, inbox.id.hex(), inbox.in_doubt))
+
+    @property
+    def _doubt_bound(self) -> float:
+        """Seconds without a puller with their inbox after which jobs in doubt are told."""
+        heartbeat = self.local.heartbeat
+        return heartbeat.interval * heartbeat.liveness
 
     def next_lease(self) -> int:
         """A number for one more lease."""
         self._lease += 1
         return self._lease - 1
-
-    def _lend_run(self, holder: Holder, run: Run, now: float) -> None:
-        message = run.row.deliver(self._lease, run.index, run.count, alone=run.alone)
-        number = self.sessions.send(holder.session, message.pack(), run.count, now)
-        holder.lease(Lot(self._lease, run, number))
-        self.sessions.owe(holder.session, True, now)
-        self._lease += run.count
-        self.counters["delivered"] += run.count
-        self.counters["delivered_bytes"] += len(message.blob)
 
     def _lend_alone(self, now: float) -> None:
         """Lend suspects, each to a puller that holds nothing else."""
@@ -332,9 +442,14 @@ class PusherCore(StoringCore):
         for row, index in late:  # it expires
             suspects.waiting.remove((row, index))
             self.backlog.again(row, 1 << index, alone=True)
-        for holder in suspects.lendings(self._holders.values()):
-            row, index = suspects.waiting.popleft()
-            self._lend_run(holder, Run(row, index, 1, True), now)
+        stored = self.doubt.stored
+        known = [each for each in self._holders.values() if not each.behind and each.version <= stored]
+        for holder in suspects.lendings(known):
+            run = Run(*suspects.waiting.popleft(), 1, True)
+            if holder.inbox is not None and not self.doubt.covers(holder.inbox, run):
+                self._mark(holder.inbox, run)
+                continue
+            self._lend_run(holder, run, now)
             self.counters["lent_alone"] += 1
         self._keeps = any(each.kept for each in self._holders.values())
 
@@ -401,11 +516,20 @@ class PusherCore(StoringCore):
         row = self.backlog.row_of(sequence)
         return row is not None and not row.kept >> (sequence - row.key) & 1
 
+    def close(self, now: float) -> None:
+        """See `Core`."""
+        if self._broken is None and self._ailing is None and self.doubt.tighten():
+            self.doubt.flush(self._write)
+        super().close(now)
+
     # ---- timers --------------------------------------------------------------------
 
     def next_deadline(self) -> float | None:
         """See `Core`."""
-        times = (self.sessions.next_deadline(), self.backlog.next_due(), self._timers.next(), self.wall.next_time())
+        times = (
+            self.sessions.next_deadline(), self.backlog.next_due(), self._timers.next(), self.wall.next_time(),
+            self.doubt.next_time(self._doubt_bound),
+        )  # fmt: skip
         return min((each for each in times if each is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
@@ -413,3 +537,11 @@ class PusherCore(StoringCore):
         while self._timers.pop(now) is not None:  # "store", "recall": end_turn tries again
             pass
         super().handle_timer(now)
+
+
+def inbox_of(about: Mapping[str, Any]) -> tuple[bytes, int] | None:
+    """What inbox a puller presents, and how many commits it has; None: none."""
+    id, commits = about.get("inbox"), about.get("commits")
+    if type(id) is not bytes or len(id) != 16:
+        return None
+    return id, commits if type(commits) is int and commits >= 0 else 0

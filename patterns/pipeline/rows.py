@@ -22,6 +22,7 @@ DEAD: Final = "dead"
 FORMAT: Final = 1
 
 NO_KEYS: Final[Mapping[int, str]] = {}
+NO_INBOXES: Final[Mapping[int, int]] = {}
 
 ROW_MESSAGES: Final = 256
 """Single sends that meet in one turn share a row up to so many messages..."""
@@ -57,6 +58,8 @@ class Pack:
     """`sent_at` is somebody else's: it shares a row only with what was sent at that very time."""
     plan: Plan | None = None
     """None: nothing but their turn."""
+    inbox: int = 0
+    """The number of the only inbox that they may go to, for they may have had their effect there; 0: anywhere."""
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -77,11 +80,14 @@ class Row:
         keys: by index.
         lane, due, expires: of all its messages; times in microseconds since 1970, 0 for none.
         special: it is not plain: one of these four is there.
+        inboxes: by number, bits of the messages that may have been lent to an inbox; under 0 of those that are known to
+            be free. No message is under two.
+        bound: bits of the messages that go only to their inbox of `inboxes`.
     """
 
     __slots__ = (
-        "_offsets", "blob", "codec", "count", "deliveries", "done", "due", "expires", "failures", "got", "headers",
-        "ids", "kept", "key", "keys", "lane", "lengths", "marked", "origin", "sent_at", "special",
+        "_offsets", "blob", "bound", "codec", "count", "deliveries", "done", "due", "expires", "failures", "got",
+        "headers", "ids", "inboxes", "kept", "key", "keys", "lane", "lengths", "marked", "origin", "sent_at", "special",
     )  # fmt: skip
 
     def __init__(
@@ -98,7 +104,8 @@ class Row:
         self.ids = ids
         self.headers = headers
         self.count = len(lengths)
-        self.done = self.kept = self.got = 0
+        self.done = self.kept = self.got = self.bound = 0
+        self.inboxes: Mapping[int, int] = NO_INBOXES
         self.failures: dict[int, int] = {}
         self.deliveries: dict[int, int] = {}
         self.marked = False
@@ -169,7 +176,21 @@ class Row:
             at=at,
             key=self.keys.get(index),
             priority=self.lane,
+            inbox=self.inbox_of(index),
         )
+
+    def inbox_of(self, index: int) -> int:
+        """The number of the inbox that a message is bound to; 0: to none."""
+        if not self.bound >> index & 1:
+            return 0
+        return next((number for number, bits in self.inboxes.items() if bits >> index & 1), 0)
+
+    def lend_to(self, number: int, bits: int) -> None:
+        """These messages are lent, or free, under this number from now on, and under no other; a mapping of its own."""
+        found = {other: left for other, marked in self.inboxes.items() if (left := marked & ~bits)}
+        if bits:
+            found[number] = bits | found.get(number, 0)
+        self.inboxes = found
 
     # ---- the journal's bytes -----------------------------------------------------
 
@@ -209,7 +230,12 @@ class Row:
 
     def pack_marks(self) -> tuple[int, bytes]:
         """The weight and value of a row of ``marks``: how many are settled, which, and the others' failures."""
-        return self.done.bit_count(), wire.pack([self.done.to_bytes((self.count + 7) // 8, "little"), self.failures])
+        size = (self.count + 7) // 8
+        found: list[Any] = [self.done.to_bytes(size, "little"), self.failures]
+        if self.inboxes:
+            left = {number: bits & ~self.done for number, bits in self.inboxes.items()}
+            found.append({number: bits.to_bytes(size, "little") for number, bits in left.items() if bits})
+        return self.done.bit_count(), wire.pack(found)
 
     def unpack_marks(self, value: bytes) -> None:
         """Take in what the journal knows of single messages. Raises `DecodeError`."""
@@ -219,6 +245,12 @@ class Row:
         self.done = self.kept = int.from_bytes(marks[0], "little") & self.all
         self.failures = marks[1]
         self.marked = True
+        if len(marks) > 2:
+            if type(marks[2]) is not dict or not all(
+                type(number) is int and type(bits) is bytes for number, bits in marks[2].items()
+            ):
+                raise DecodeError(f"the marks of row {self.key} of the journal name inboxes that are none")
+            self.inboxes = {number: int.from_bytes(bits, "little") & self.all for number, bits in marks[2].items()}
 
 
 def _cut(values: Mapping[int, Any], index: int, count: int) -> dict[int, Any]:
@@ -243,6 +275,8 @@ class DeadRow:
     """Microseconds since 1970."""
     key: str | None = None
     priority: int = 0
+    inbox: int = 0
+    """Not 0: its effect may be there, in the inbox of this number."""
 
     def pack(self) -> bytes:
         """The row's value."""
@@ -272,7 +306,7 @@ class DeadRow:
         return letter
 
 
-_OF_SOME: Final = ("key", "priority")
+_OF_SOME: Final = ("key", "priority", "inbox")
 """What is written of letters that have it."""
 
 

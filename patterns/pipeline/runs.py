@@ -17,6 +17,11 @@ class Run:
     count: int
     alone: bool
 
+    @property
+    def bits(self) -> int:
+        """Of the row."""
+        return ((1 << self.count) - 1) << self.index
+
 
 def runs(bits: int) -> Iterator[tuple[int, int]]:
     """The runs of set bits, each as (index, count)."""

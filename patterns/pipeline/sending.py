@@ -30,6 +30,7 @@ from zmqkit.journal import SqliteJournal
 from zmqkit.journal.store import HIGHEST_KEY
 from zmqkit.options import Backoff, Durability, Point, Window
 from zmqkit.patterns.pipeline.dedupe import IDS
+from zmqkit.patterns.pipeline.doubt import INBOXES
 from zmqkit.patterns.pipeline.endpoints import CLOSING, FOR_EVER, PipePeer
 from zmqkit.patterns.pipeline.hands import PusherSettings
 from zmqkit.patterns.pipeline.lanes import LANES
@@ -64,7 +65,7 @@ PAGE_BYTES: Final = 1 << 20
 MAX_FRAMES: Final = 1_000
 """A plain message may have so many."""
 
-LOGS: Final = (MESSAGES, MARKS, DEAD, LANES, IDS, STATE)
+LOGS: Final = (MESSAGES, MARKS, DEAD, LANES, IDS, STATE, INBOXES)
 """Of a pusher's journal."""
 
 _POINTS: Final = ("accepted", "journalled", "received", "settled")
@@ -197,7 +198,7 @@ class PusherBase(PipePeer):
                 unusual = list(_all_of(journal, LANES))
                 # Marks of plain rows are read with their rows, however many wait.
                 theirs = _all_of(journal, MARKS, unusual[0].key, unusual[-1].key) if unusual else ()
-                core.restore(unusual, theirs, _all_of(journal, IDS), _all_of(journal, STATE))
+                core.restore(unusual, theirs, *(_all_of(journal, log) for log in (IDS, STATE, INBOXES)))
             except BaseException:
                 journal.close()
                 raise
@@ -369,7 +370,17 @@ class PusherBase(PipePeer):
         headers = {0: dict(letter.headers)} if letter.headers else {}
         keys = {} if letter.key is None else {0: letter.key}
         plan = Plan(keys, letter.priority) if keys or letter.priority else None
-        pack = Pack(letter.codec, letter.sent_at, [len(letter.body)], letter.body, {0: letter.id}, headers, True, plan)
+        pack = Pack(
+            letter.codec,
+            letter.sent_at,
+            [len(letter.body)],
+            letter.body,
+            {0: letter.id},
+            headers,
+            True,
+            plan,
+            letter.inbox,
+        )
         driver = self._open_driver
         ticket = driver.ticket()
         with self._state_lock:

@@ -16,6 +16,7 @@ from zmqkit.events import ClockJumped, JobExpired, JournalRecovered, JournalTrou
 from zmqkit.patterns.pipeline.admission import cut, times
 from zmqkit.patterns.pipeline.backlog import Backlog
 from zmqkit.patterns.pipeline.dedupe import IDS, Dedupe, pack_id
+from zmqkit.patterns.pipeline.doubt import Inbox
 from zmqkit.patterns.pipeline.hands import Arrival, Awaited, PusherSettings, Settling, Storing, merge
 from zmqkit.patterns.pipeline.lanes import LANES
 from zmqkit.patterns.pipeline.leases import Holder
@@ -23,7 +24,7 @@ from zmqkit.patterns.pipeline.letter_takers import LetterTakers
 from zmqkit.patterns.pipeline.letters import Letters
 from zmqkit.patterns.pipeline.recalling import Recalls
 from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, ROW_BYTES, ROW_MESSAGES, Pack, Row, unreadable
-from zmqkit.patterns.pipeline.runs import runs
+from zmqkit.patterns.pipeline.runs import Run, runs
 from zmqkit.patterns.pipeline.suspects import Suspects
 from zmqkit.patterns.pipeline.walltime import STATE, WALL, WallTime
 from zmqkit.patterns.pipeline.wire import Outcome
@@ -46,6 +47,7 @@ class StoringCore(PatternCore):
         super().__init__(local, rng)
         self.settings = settings
         self.backlog = Backlog(durable=settings.durable, wall=settings.wall)
+        self.doubt = self.backlog.doubt
         self.dedupe = Dedupe(settings.dedupe)
         self.wall = WallTime(settings.wall)
         self.unsettled = 0
@@ -81,7 +83,7 @@ class StoringCore(PatternCore):
         for name in (
             "sent", "acked", "dead", "expired", "duplicates", "failed", "delivered", "delivered_bytes", "redelivered",
             "settles_stale", "sends_refused", "commits_failed", "recalls",
-            "suspected", "lent_alone",
+            "suspected", "lent_alone", "inboxes_behind", "in_doubt",
         ):  # fmt: skip
             self.counters.setdefault(name, 0)
 
@@ -92,9 +94,10 @@ class StoringCore(PatternCore):
         self.letters.count = letters
 
     def restore(
-        self, lanes: Iterable[core.Row], marks: Iterable[core.Row], ids: Iterable[core.Row], state: Iterable[core.Row]
-    ) -> None:
-        """After `found`: what the journal holds of rows that are not plain, of ids, and of the time.
+        self, lanes: Iterable[core.Row], marks: Iterable[core.Row], ids: Iterable[core.Row], state: Iterable[core.Row],
+        inboxes: Iterable[core.Row] = (),
+    ) -> None:  # fmt: skip
+        """After `found`: what the journal holds of rows that are not plain, of ids, of the time, and of inboxes.
 
         Raises:
             JournalDamaged: it cannot be read.
@@ -103,15 +106,18 @@ class StoringCore(PatternCore):
             self.backlog.apart(self.backlog.lanes.restore(lanes, {each.key: each.value for each in marks}))
             late = self.dedupe.restore((each.key, each.value) for each in ids)
             self._expired.update(dict.fromkeys(late))
+            state = list(state)
             for each in state:
                 if each.key == WALL:
                     self.wall.restore(each.value)
+            self.doubt.restore(inboxes, state, self.unsettled)
         except DecodeError as error:
             raise unreadable(error) from error
 
     def opened_at(self, sequence: int) -> None:
         """The first sequence that this opening gives out."""
         self.accepted_up_to = self.stored_up_to = sequence - 1
+        self.doubt.opened_at(sequence)
 
     def append(self, pack: Pack, first: int, ticket: Any, wait: bool, watcher: Any, now: float) -> None:
         """Accept messages; `ticket` gets None once they are stored, or an exception.
@@ -202,6 +208,7 @@ class StoringCore(PatternCore):
             self._settled(self._settling.popleft(), now)
         self.letters.stored(up_to)
         self.takers.stored(up_to, now)
+        self.doubt.written(up_to)
         if self._ailing is not None:
             self._ailing = None
             self.out.events.append(JournalRecovered(self.local.name))
@@ -232,9 +239,26 @@ class StoringCore(PatternCore):
                     for sequence in range(key + index, key + index + count):
                         for watcher in self._watchers.pop(sequence, ()):
                             self.out.replies.append((watcher, (outcome, reason)))
+        for inbox, run in settling.lendings:
+            self._marked(inbox, run)
         for session, answer in settling.answers:
             if session.id in self._holders:
                 self.sessions.send(session, answer.pack(), 0, now)
+
+    def _marked(self, inbox: Inbox, run: Run) -> None:
+        """The journal has it that these may have been lent to an inbox: now they may be."""
+        inbox.marking -= run.count
+        if inbox.sessions and self.doubt.inboxes.get(inbox.id) is inbox:
+            self.doubt.keep(inbox, run.row, run.bits, alone=run.alone)
+        else:
+            self._free(run.row, run.bits)
+            self.backlog.again(run.row, run.bits, alone=run.alone)
+
+    def _free(self, row: Row, bits: int) -> None:
+        """It is known that these had no effect in an inbox."""
+        row.bound &= ~bits
+        row.lend_to(0, bits)
+        self._turn.rows[row.key] = (row, row.done)
 
     def _count_expired(self, settling: Settling) -> None:
         self.expired += settling.expired
@@ -271,6 +295,7 @@ class StoringCore(PatternCore):
                     self.out.replies.append((watcher, error))
         self.letters.store_failed(up_to, error)
         self.takers.store_failed(up_to)
+        self.doubt.write_failed(up_to)
         owed = Settling()
         while self._settling and self._settling[0].number <= up_to:
             later = self._settling.popleft()
@@ -354,13 +379,27 @@ class StoringCore(PatternCore):
                 self._admit_planned(group, now)
                 continue
             row = merge(group, self.settings.origin)
+            bound = self._bind(row, group)
             tickets = [each.ticket for each in group if each.ticket is not None]
             letters = [key for each in group for key in each.letters]
             if letters:
                 self.letters.remove(letters)
             number = self._write(MESSAGES, row.key, row.count, row.pack() if self.settings.durable else b"")
+            if bound:
+                row.marked = True
+                number = self._write(MARKS, row.key, *row.pack_marks())
             self._storing.append(Storing(number, row, tickets, letters, row.last))
             self.accepted_up_to = row.last
+
+    def _bind(self, row: Row, group: list[Arrival]) -> bool:
+        """Dead letters that may have had their effect in an inbox go only there. True: there are some in the row."""
+        at = 0
+        for each in group:
+            inbox = self.doubt.of(each.pack.inbox) if each.pack.inbox else None
+            if inbox is not None:
+                self.doubt.bind(inbox, row, ((1 << len(each.pack)) - 1) << at)
+            at += len(each.pack)
+        return bool(row.bound)
 
     def _admit_planned(self, group: list[Arrival], now: float) -> None:
         """The same for those that want more than their turn."""
@@ -487,6 +526,8 @@ class StoringCore(PatternCore):
             return
         if self.takers.undropped and (self._ailing is None or "store" not in self._timers):
             self.takers.write(now)
+        if (self._ailing is None or "store" not in self._timers) and self.doubt.to_write(beside=bool(self._turn)):
+            self.doubt.flush(self._write)
         if self._ailing is None:
             if self._turn:
                 self._write_settled(now)

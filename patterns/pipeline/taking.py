@@ -22,6 +22,7 @@ from zmqkit import codec as codecs
 from zmqkit.errors import (
     Closed,
     DecodeError,
+    InboxRolledBack,
     UsageError,
 )
 from zmqkit.inbox import Source, check_source
@@ -29,12 +30,12 @@ from zmqkit.options import Limits, OnError
 from zmqkit.patterns.pipeline import wire
 from zmqkit.patterns.pipeline.effects import Effects
 from zmqkit.patterns.pipeline.endpoints import PipePeer
-from zmqkit.patterns.pipeline.jobs import Run, records_of
+from zmqkit.patterns.pipeline.jobs import Run, note, records_of
 from zmqkit.patterns.pipeline.letter_takers import ABOUT
 from zmqkit.patterns.pipeline.pace import pace_of
 from zmqkit.patterns.pipeline.plain import PlainPullerCore
 from zmqkit.patterns.pipeline.prefetching import MOST
-from zmqkit.patterns.pipeline.puller import Parcel, PullerCore
+from zmqkit.patterns.pipeline.puller import Look, Parcel, PullerCore
 from zmqkit.peer.base import Common, check_types, left_of
 from zmqkit.transport.driver import Driver
 from zmqkit.transport.mailbox import Mailbox
@@ -108,6 +109,7 @@ class PullerBase(PipePeer):
         self._warned = False
         self._inbox_source, self._inbox_keep = inbox, inbox_keep
         self._effects: Effects | None = None
+        self._rolled_back: InboxRolledBack | None = None
         if inbox is not None or inbox_keep is not None:
             _check_inbox(inbox, inbox_keep)
         check_types(dead_letters=(dead_letters, bool))
@@ -130,14 +132,14 @@ class PullerBase(PipePeer):
         return limits
 
     def _build(self) -> tuple[PullerCore | PlainPullerCore, Any]:
+        about: dict[str, Any] = {ABOUT: True} if self._dead_letters else {}
+        self._rolled_back = None
         if self._inbox_source is not None:
             self._close_inbox()  # of an attempt to open that failed later
             self._effects = Effects(self._inbox_source, self._inbox_keep)
+            about = {"inbox": self._effects.uuid, "commits": self._effects.look(wait=True)}
         local = self._local(
-            credit_messages=self._prefetch,
-            credit_bytes=PREFETCH_BYTES,
-            busy_bound=self._max_lease,
-            about={ABOUT: True} if self._dead_letters else {},
+            credit_messages=self._prefetch, credit_bytes=PREFETCH_BYTES, busy_bound=self._max_lease, about=about
         )
         if self._plain:
             return PlainPullerCore(local, self._random(), self._codec, time.time() - time.monotonic()), None
@@ -171,15 +173,52 @@ class PullerBase(PipePeer):
         mailbox = self._mailbox
         if self._closed:
             return None
+        look: Look | None = None
         with mailbox.lock:
             while True:
                 item = mailbox.peek()
-                if item is None or (not item.parcel.lost and item.claims.__length_hint__()):
+                if type(item) is Look:
+                    look = item
+                elif item is None or (not item.parcel.lost and item.claims.__length_hint__()):
                     break
                 mailbox.pop()
+        if look is not None or self._rolled_back is not None:
+            try:
+                self._look(look)
+            except BaseException:
+                if look is not None and self._rolled_back is None:
+                    mailbox.put_back([look])
+                raise
         if item is not None and item.parcel.bodies is None:
             self._decode(item.parcel)
         return item
+
+    def _look(self, look: Look | None) -> None:
+        """A pusher knows more commits of the inbox than it was told: see what the file says.
+
+        Raises `InboxRolledBack` if it says less, now and whenever something is taken.
+        """
+        effects = self._effects
+        if look is not None and effects is not None and self._rolled_back is None:
+            commits = effects.look(wait=self._waits)
+            assert isinstance(self._core, PullerCore)  # a plain one has no inbox
+            if commits is None:
+                self._usable().post(self._core.look_later, look)
+            elif commits >= look.known:
+                self._usable().post(self._core.inbox_at, commits)
+            else:
+                inbox = effects.uuid.hex()
+                self._rolled_back = InboxRolledBack(
+                    f"the inbox {effects.path} has had {commits} commits, and a pusher knows of {look.known}: an older "
+                    "copy of it was put back, and effects since then are lost, or are there without their record. Put "
+                    "the newer file back; or, to go on with this one, whatever was done twice, let the pusher forget "
+                    f"what it knows: zmqkit journal release JOURNAL --inbox {inbox}",
+                    inbox=inbox,
+                    commits=commits,
+                    known=look.known,
+                )
+        if self._rolled_back is not None:
+            raise self._rolled_back
 
     def _take(self) -> Any | None:
         """The next job that is here, None if none is. Whatever interrupts it, no job is lost or handed out twice."""
@@ -265,6 +304,7 @@ class PullerBase(PipePeer):
         assert self._effects is not None
         records = records_of(parcel, range(len(parcel)))
         known = self._effects.look_up(records, wait=self._waits)
+        note(parcel, self._effects.commits)
         if not (known.done or known.forgotten):
             return False
         for index, record in enumerate(records):

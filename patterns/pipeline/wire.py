@@ -14,6 +14,7 @@ from zmqkit.protocol import wire
 from zmqkit.protocol.core import Frames
 
 DELIVER, SETTLE, SETTLED, HELD, RECALL = range(1, 6)
+KNOWN: Final = 8
 
 NACK, REJECT, RELEASE, ISOLATE = range(1, 5)
 """How a job ends that was not acked. ISOLATE is a release whose next delivery is alone in its batch."""
@@ -80,6 +81,8 @@ class Unsettled(NamedTuple):
     delay: float | None = None
     reason: str = ""
     traceback: str = ""
+    doubt: bool = False
+    """Its effect may be in the puller's inbox, or not."""
 
 
 class Settle(NamedTuple):
@@ -90,14 +93,19 @@ class Settle(NamedTuple):
     others: list[Unsettled]
     ask: int
     """Not 0: answer with SETTLED and this number once it is stored."""
+    commits: int = 0
+    """How many commits the puller's inbox has; 0: it has none to tell of."""
     started: int = 0
     """The highest lease that the user has started; 0: not told (7.11)."""
 
     def pack(self) -> Frames:
         """The message's frames."""
-        head: list[Any] = [SETTLE, self.epoch, self.acks, [list(each) for each in self.others], self.ask]
+        others = [list(each if each.doubt else each[:5]) for each in self.others]
+        head: list[Any] = [SETTLE, self.epoch, self.acks, others, self.ask]
+        if self.commits or self.started:
+            head.append(self.commits)
         if self.started:
-            head += [None, self.started]
+            head.append(self.started)
         return [wire.pack(head)]
 
 
@@ -134,7 +142,18 @@ class Recall(NamedTuple):
         return [wire.pack([RECALL, self.most])]
 
 
-Message = Deliver | Settle | Settled | Held | Recall
+class Known(NamedTuple):
+    """How many commits the pusher knows of an inbox: more than the puller said (7.12)."""
+
+    inbox: bytes
+    commits: int
+
+    def pack(self) -> Frames:
+        """The message's frames."""
+        return [wire.pack([KNOWN, self.inbox, self.commits])]
+
+
+Message = Deliver | Settle | Settled | Held | Recall | Known
 
 
 def read(frames: Frames) -> Message:
@@ -211,7 +230,8 @@ def _read_settle(head: list[Any], frames: Frames) -> Settle:
         raise DecodeError("SETTLE without a list")
     return Settle(
         wire.octets(head[1], "epoch", 16), ranges(head[2]), [_other(each) for each in others],
-        wire.number(head[4], "ask"), wire.number(head[6], "lease") if len(head) > 6 and head[6] is not None else 0,
+        wire.number(head[4], "ask"), wire.number(head[5] or 0, "commits") if len(head) > 5 else 0,
+        wire.number(head[6], "lease") if len(head) > 6 else 0,
     )  # fmt: skip
 
 
@@ -227,6 +247,7 @@ def _other(value: Any) -> Unsettled:
         delay,
         wire.text(value[3], "reason", MAX_REASON),
         wire.text(value[4], "traceback", MAX_TRACEBACK),
+        len(value) > 5 and value[5] is True,
     )
 
 
@@ -242,6 +263,10 @@ def _read_recall(head: list[Any], frames: Frames) -> Recall:
     return Recall(wire.number(head[1], "count"))
 
 
+def _read_known(head: list[Any], frames: Frames) -> Known:
+    return Known(wire.octets(head[1], "inbox", 16), wire.number(head[2], "commits"))
+
+
 _Reader = Callable[[list[Any], Frames], Message]
 _READERS: Final[dict[int, tuple[str, int, int, _Reader]]] = {
     DELIVER: ("DELIVER", 8, 2, _read_deliver),
@@ -249,6 +274,7 @@ _READERS: Final[dict[int, tuple[str, int, int, _Reader]]] = {
     SETTLED: ("SETTLED", 3, 1, _read_settled),
     HELD: ("HELD", 4, 1, _read_held),
     RECALL: ("RECALL", 2, 1, _read_recall),
+    KNOWN: ("KNOWN", 3, 1, _read_known),
 }
 
 

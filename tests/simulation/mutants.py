@@ -24,6 +24,7 @@ MODULES = (
     "tests.simulation.pipeline_mutants",
     "tests.simulation.lease_mutants",
     "tests.simulation.scheduled_mutants",
+    "tests.simulation.inboxes_mutants",
     "tests.simulation.chain_mutants",
     "tests.simulation.reqrep_mutants",
     "tests.simulation.pubsub_mutants",

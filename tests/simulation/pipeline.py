@@ -305,6 +305,7 @@ class PipelineScenario(Direct, Scenario):
         rng, now = self.random, self.world.clock.now
         user = self.users[peer]
         for job in [job for job in user.jobs if job.parcel.lost and rng.random() < 0.5]:
+            self.lost_in_hand(peer, job)
             job.let_go()
             user.jobs.remove(job)
         self._look_for_lost(peer)
@@ -325,14 +326,15 @@ class PipelineScenario(Direct, Scenario):
                     self.world.counts["extended"] += 1
                     seconds = rng.choice((None, 1.5, 10.0))
                     peer.post(self._extend, job, seconds, self.max_leases[peer])
+                self.kept_in_hand(peer, job)
             return
         for job in jobs:
             job.let_go()
             user.jobs.remove(job)
         if kind < 0.65:
-            self._ack(peer, jobs)
+            self._ack(peer, self.effects(peer, jobs))
         elif kind < 0.72:
-            for job in jobs:
+            for job in self.effects(peer, jobs):
                 job.message.acked = True
                 peer.post("ack_asking", job.parcel, job.index, Told(("ack", job.message.name), self._asked(job)))
         elif kind < 0.80 and len(jobs) > 1:
@@ -356,6 +358,16 @@ class PipelineScenario(Direct, Scenario):
         else:
             for job in jobs:
                 peer.post("settle", job.parcel, job.index, wire.RELEASE, None, "", "")
+
+    def effects(self, peer: SimPeer, jobs: list[Job]) -> list[Job]:
+        """What these jobs are for is done now; returns those that are to be acked."""
+        return jobs
+
+    def lost_in_hand(self, peer: SimPeer, job: Job) -> None:
+        """The user lets go of a job whose session is gone."""
+
+    def kept_in_hand(self, peer: SimPeer, job: Job) -> None:
+        """The user has begun a job, and takes a while."""
 
     @staticmethod
     def _extend(made: PullerCore, job: Job, seconds: float | None, max_lease: float, now: float) -> None:
@@ -402,7 +414,7 @@ class PipelineScenario(Direct, Scenario):
         for job in jobs:
             job.let_go()
             user.jobs.remove(job)
-        self._ack(peer, jobs)
+        self._ack(peer, self.effects(peer, jobs))
         peer.post("hungry")
 
     def _asked(self, job: Job) -> Callable[[Any], None]:

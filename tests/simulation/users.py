@@ -135,6 +135,7 @@ def parts_of(made: PusherCore) -> dict[str, int]:
         "on disk": made.backlog.waiting - made.backlog.ready - made.backlog.lanes.ready,
         "in lanes": made.backlog.lanes.waiting,
         "suspected": len(made.suspects.waiting),
+        "waiting for an inbox": made.doubt.waiting + sum(run.count for each in settling for _, run in each.lendings),
         "delayed": made.backlog.delayed,
         "leased": sum(each.held for each in made._holders.values()),
         "being settled": sum(each.acked + each.dead + each.expired for each in settling),

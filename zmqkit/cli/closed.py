@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from zmqkit.journal import Holder, SqliteJournal
 from zmqkit.journal.layout import APPLICATION_ID
 from zmqkit.journal.lock import inspect
 from zmqkit.options import Limits
+from zmqkit.patterns.pipeline.doubt import INBOXES, Doubt
 from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, DeadRow, Row
+from zmqkit.patterns.pipeline.walltime import STATE
 from zmqkit.protocol.core import Read
 
 READ_BYTES = 1 << 20
@@ -81,6 +84,8 @@ class Waiting:
     """It is not delivered before; 0: at once."""
     expires: int = 0
     """Nor after; 0: it is."""
+    inbox: str = ""
+    """The id of the only inbox that knows whether its effects are there; empty: it may go to anybody."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -173,19 +178,41 @@ def waiting(journal: SqliteJournal) -> Iterator[Waiting]:
     Raises:
         JournalError: a row is damaged, or of another format.
     """
-    for row in _rows(journal):
+    doubt = doubt_of(journal)
+    for row in rows(journal, doubt):
         left = row.all & ~row.done
         for index in range(row.count):
             if left >> index & 1:
                 body = _decoded(row.codec, row.body(index))
                 headers = dict(row.headers.get(index, {}))
+                inbox = doubt.of(row.inbox_of(index))
                 yield Waiting(
                     row.id(index), body, headers, row.failures.get(index, 0), row.sent_at, row.keys.get(index),
-                    row.lane, row.due, row.expires,
+                    row.lane, row.due, row.expires, "" if inbox is None else inbox.id.hex(),
                 )  # fmt: skip
 
 
-def _rows(journal: SqliteJournal) -> Iterator[Row]:
+def doubt_of(journal: SqliteJournal) -> Doubt:
+    """Which messages go only to one inbox, as the next opening would find them. Raises `JournalVersion`."""
+    doubt = Doubt(durable=True)
+    with _format_of(journal):
+        known, state = (
+            journal.read(Read(log, 1, LAST_KEY, LAST_KEY)) if journal.has(log) else [] for log in (INBOXES, STATE)
+        )
+        doubt.restore(known, state, count_waiting(journal))
+    doubt.opened_at(LAST_KEY)
+    return doubt
+
+
+def in_doubt(journal: SqliteJournal) -> Counter[str]:
+    """How many messages wait for which inbox; looks through all, if there is any."""
+    if not journal.has(INBOXES) or not journal.totals(INBOXES).rows:
+        return Counter()
+    return Counter(each.inbox for each in waiting(journal) if each.inbox)
+
+
+def rows(journal: SqliteJournal, doubt: Doubt) -> Iterator[Row]:
+    """All rows, with what is known of their messages."""
     first = 1
     while found := journal.read(Read(MESSAGES, first, LAST_KEY, READ_BYTES)):
         marks = {row.key: row.value for row in journal.read(Read(MARKS, found[0].key, found[-1].key, LAST_KEY))}
@@ -194,6 +221,7 @@ def _rows(journal: SqliteJournal) -> Iterator[Row]:
                 row = Row.unpack(each.key, each.value)
                 if each.key in marks:
                     row.unpack_marks(marks[each.key])
+            doubt.found(row)
             yield row
         first = found[-1].key + 1
 

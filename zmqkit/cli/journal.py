@@ -76,7 +76,10 @@ def _size(size_bytes: int) -> str:
 
 @command
 def show_waiting(path: options.JournalFile, limit: options.Limit = 100, as_json: options.AsJson = False) -> int:
-    """Show the messages that wait in a journal, the oldest first. With --json, a line each."""
+    """Show the messages that wait in a journal, the oldest first. With --json, a line each.
+
+    Of those in doubt only one inbox knows whether they were done; it is named.
+    """
     with closed.opened(path) as journal:
         found = itertools.islice(closed.waiting(journal), limit or None)
         if as_json:
@@ -85,4 +88,6 @@ def show_waiting(path: options.JournalFile, limit: options.Limit = 100, as_json:
         else:
             rows = ((each.id, each.failures, show.moment(each.sent_at), messages.body(each)) for each in found)
             messages.print_rows(("id", "failures", "sent at", "body"), rows)
+            for inbox, count in closed.in_doubt(journal).items():
+                say(f"{count} in doubt: only the inbox {inbox} knows whether they were done")
         return messages.conclude(closed.count_waiting(journal), limit, f"no messages wait in {path}")

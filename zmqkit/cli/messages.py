@@ -36,6 +36,8 @@ def whole(message: Message) -> dict[str, Any]:
     else:
         times = {"due": message.due, "expires": message.expires}
         said |= {name: show.iso(time) if time else None for name, time in times.items()}
+        if message.inbox:
+            said["in_doubt_at"] = message.inbox
     return said
 
 

@@ -70,12 +70,14 @@ class Inbox:
 
     Attributes:
         uuid: 32 hex digits, drawn when the tables were made.
+        committed: how many commits the file had after the last one that was made here; 0: none was.
     """
 
     def __init__(self, source: Source, *, keep: float | None = None, clock: Callable[[], float] = time.time) -> None:
         self.uuid = ""
         self._keep = keep
         self._clock = clock
+        self.committed = 0
         self._connections = Connections(source, self._prepare)
         self._connections.here()
 
@@ -87,7 +89,19 @@ class Inbox:
     @property
     def commits(self) -> int:
         """How many commits were made in it, ever."""
-        return int(self._state("commits"))
+        with translated(self.path):
+            return count_commits(self._connections.here(), self.path)
+
+    def look(self) -> int | None:
+        """The same, without waiting for another process that writes; None: it must be asked again later."""
+        connection = self._connections.here()
+        with translated(self.path), impatient(connection):
+            try:
+                return count_commits(connection, self.path)
+            except sqlite3.OperationalError as error:
+                if not is_busy(error):
+                    raise
+                return None
 
     def find(self, id: str) -> Record | None:
         """The record of this id; None: nothing with it was committed."""
@@ -181,33 +195,19 @@ class Inbox:
                 connection.execute("rollback")
             raise
 
-    def _state(self, name: str) -> int | str:
-        with translated(self.path):
-            row = (
-                self._connections.here()
-                .execute("select value from zmqkit_inbox_state where name = ?", (name,))
-                .fetchone()
-            )
-        if row is None:
-            raise JournalError(f"the inbox {self.path} has lost its table zmqkit_inbox_state; restore it from a copy")
-        value: int | str = row[0]
-        return value
-
     def _recorded(self, id: str) -> bool:
         return self.find(id) is not None
 
     def _commit(self, connection: sqlite3.Connection, proofs: list[Proof]) -> None:
         """Commit; what that leaves open is looked up."""
         connection.execute("update zmqkit_inbox_state set value = value + 1 where name = 'commits'")
-        if self._keep is not None:
-            (commits,) = connection.execute("select value from zmqkit_inbox_state where name = 'commits'").fetchone()
-            if commits % PRUNE_EVERY == 0:
-                before = int((self._clock() - self._keep) * 1e6)
-                connection.execute(
-                    "delete from zmqkit_inbox where id in"
-                    " (select id from zmqkit_inbox where at < ? order by at limit ?)",
-                    (before, PRUNE_AT_ONCE),
-                )
+        commits = count_commits(connection, self.path)
+        if self._keep is not None and commits % PRUNE_EVERY == 0:
+            before = int((self._clock() - self._keep) * 1e6)
+            connection.execute(
+                "delete from zmqkit_inbox where id in (select id from zmqkit_inbox where at < ? order by at limit ?)",
+                (before, PRUNE_AT_ONCE),
+            )
         try:
             connection.execute("commit")
         except sqlite3.Error as error:
@@ -225,6 +225,7 @@ class Inbox:
                 f"it shows now, but the disk did not confirm it",
                 id=proofs[0][0] if proofs else None,
             ) from error
+        self.committed = commits
 
     def _ended(self) -> None:
         self._connections.writing.release()
@@ -326,6 +327,14 @@ class Transaction:
             self._open = False
             self._inbox._ended()
             raise UsageError(_ENDED)
+
+
+def count_commits(connection: sqlite3.Connection, path: str | None) -> int:
+    """How many commits an inbox has had. Raises `JournalError` if that is not there any more."""
+    row = connection.execute("select value from zmqkit_inbox_state where name = 'commits'").fetchone()
+    if row is None or not isinstance(row[0], int):
+        raise JournalError(f"the inbox {path} has lost what zmqkit_inbox_state held; restore it from a copy")
+    return int(row[0])
 
 
 _ENDED = (

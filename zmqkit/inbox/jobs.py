@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 from zmqkit.errors import UsageError
 from zmqkit.inbox.connections import impatient, is_busy, translated
-from zmqkit.inbox.inbox import Inbox, Transaction
+from zmqkit.inbox.inbox import Inbox, Transaction, count_commits
 
 TABLE: Final = (
     "create table if not exists zmqkit_inbox_jobs"
@@ -81,6 +81,9 @@ class JobRecords:
             done twice, whatever the clocks say.
         clock: wall time in seconds.
 
+    Attributes:
+        seen: how many commits the inbox had when something was looked up last, about; 0: nothing was.
+
     Raises:
         UsageError: the table there is not ours.
         JournalError: the table cannot be made or read; the subclass and the message say why.
@@ -91,6 +94,7 @@ class JobRecords:
         self._keep = keep
         self._clock = clock
         self._until_pruning = 1
+        self.seen = 0
         wanted = ["zmqkit_inbox_jobs"] if keep is None else ["zmqkit_inbox_jobs", "zmqkit_inbox_jobs_sent"]
         with translated(inbox.path):
             found = inbox.connection().execute("select name from sqlite_master where name glob 'zmqkit_inbox_jobs*'")
@@ -150,6 +154,7 @@ class JobRecords:
             marks = ",".join("?" * len(ids))
             found = connection.execute(f"select id from zmqkit_inbox_jobs where id in ({marks})", ids)
             done.update(id for (id,) in found)
+        self.seen = count_commits(connection, self._inbox.path)
         horizon = self._horizon(connection)
         forgotten = {each.id for each in records if each.sent is not None and each.sent < horizon} - done
         return Known(frozenset(done), frozenset(forgotten))

@@ -249,6 +249,10 @@ class SqliteJournal:
         with self._lock, errors_of(self.path, "reading"), self._view():
             return self._log(log).highest
 
+    def has(self, log: str) -> bool:
+        """Whether there is a log of that name: one that was last written by an older version lacks some."""
+        return log in self._names
+
     def read(self, request: Read) -> list[Row]:
         """See `Journal.read`."""
         log, first, last, limit = request
