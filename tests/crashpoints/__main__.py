@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.crashpoints import failing, killed
-from tests.crashpoints.killed import Kill
+from tests.crashpoints.killed import Failure, Kill
 from tests.crashpoints.power import Cuts
 from tests.crashpoints.snapshots import Shot, Theatre
 
@@ -91,8 +91,27 @@ def processes(folder: Path, every: int) -> Iterator[Trial]:
             yield partial(killed.lives, place, Kill(name, at), later[number % len(later)])
 
 
+def failing_calls(folder: Path, every: int) -> Iterator[Trial]:
+    """System calls of a process that change files fail."""
+    reason = killed.missing()
+    if reason:
+        print(f"left out: {reason}")
+        return
+    first = folder / "counted"
+    first.mkdir()
+    calls = killed.calls_of(first)
+    for name, errors in killed.ERRORS.items():
+        for error in errors:
+            for times in (1, 3):
+                for at in range(1, calls[name] + 1, every):
+                    place = folder / f"{name}-{at}-{times}-{error}"
+                    place.mkdir()
+                    yield partial(killed.fail, place, Failure(name, at, times, error))
+
+
 KINDS: dict[str, Callable[[Path, int], Iterator[Trial]]] = {
     "once": once, "twice": twice, "power": power, "disk": disk, "killed": processes,
+    "calls": failing_calls,
 }  # fmt: skip
 
 

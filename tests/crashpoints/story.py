@@ -63,9 +63,29 @@ def scheduled(player: Player) -> None:
     player.effect("c8")
 
 
+def mixed(player: Player) -> None:
+    """Rows of messages that want different things, of which some are done."""
+    player.send_many("g1", g2={"key": "ship"}, g3={}, g4={"key": "ship"}, g5={"key": "cart", "id": "order 101"})
+    player.send_many(g6={"id": "order 102", "delay": 5.0, "ttl": 1.0}, g7={"delay": 5.0, "ttl": 1.0})
+    player.send_many(g8={"priority": 3, "key": "cart"}, g9={"priority": 3})
+    player.take()
+    player.ack("g3")
+    player.effect("g2")
+    player.take()
+    player.effect("g9")
+    player.pass_time(10.0)
+    player.effect("g5")
+    player.restart()
+    player.begin_pulling()
+    player.take()
+    player.effect("g4")
+
+
 def failures(player: Player) -> None:
     """Handlers fail, messages die, are sent again, and thrown away."""
-    player.send_many("d1", "d2", "d3", "d4")
+    player.send_many("d1", "d2", "d3", "d4", d5={"key": "ship"}, d6={"key": "ship"})
+    player.take()
+    player.reject("d5")
     player.take()
     player.effect("d1", fails=True)
     player.nack("d2")
@@ -75,7 +95,6 @@ def failures(player: Player) -> None:
     player.take()
     player.effect("d1")
     player.nack("d2")
-    player.look("a5")
     player.retry("d2")
     player.drop("d3")
     player.take()
@@ -104,16 +123,18 @@ def another_life(player: Player) -> None:
     player.send("f1", key="tram")
     player.send("f2", id="order 200")
     player.send_again("f2")
+    player.send("f4")
     player.begin_pulling()
     player.take()
     player.ack("f2")
+    player.claim("f4")
     player.outbox("f3")
     player.retry()
     player.sync()
     player.restart()
 
 
-CHAPTERS: tuple[Chapter, ...] = (plain, ids, scheduled, failures, outboxes, another_life)
+CHAPTERS: tuple[Chapter, ...] = (plain, ids, scheduled, mixed, failures, outboxes, another_life)
 
 
 def tell(player: Player) -> None:
