@@ -23,6 +23,7 @@ from zmqkit.patterns.pipeline.letter_takers import LetterTakers
 from zmqkit.patterns.pipeline.letters import Letters
 from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, ROW_BYTES, ROW_MESSAGES, Pack, Row, unreadable
 from zmqkit.patterns.pipeline.runs import runs
+from zmqkit.patterns.pipeline.steering import Steered
 from zmqkit.patterns.pipeline.walltime import STATE, WALL, WallTime
 from zmqkit.patterns.pipeline.wire import Outcome
 from zmqkit.protocol import core
@@ -72,6 +73,7 @@ class StoringCore(PatternCore):
         self._watchers: dict[int, list[Any]] = {}
         self.letters = Letters(self.out, settings.durable)
         self.takers = LetterTakers(self)
+        self.steered = Steered(self)
         self._ailing: Exception | None = None
         self._broken: Exception | None = None
         for name in (

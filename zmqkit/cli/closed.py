@@ -8,18 +8,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from zmqkit import codec
 from zmqkit.errors import DecodeError, JournalBusy, JournalError, JournalVersion
 from zmqkit.journal import Holder, SqliteJournal
 from zmqkit.journal.layout import APPLICATION_ID
 from zmqkit.journal.lock import inspect
+from zmqkit.journal.store import Totals
 from zmqkit.options import Limits
 from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, DeadRow, Row
 from zmqkit.protocol.core import Read
+from zmqkit.protocol.core import Row as StoredRow
 
 READ_BYTES = 1 << 20
 LAST_KEY = 2**63 - 1
@@ -38,6 +40,20 @@ NOT_FOR_JOBS = {
 
 ANY_LIMITS = Limits(frame_bytes=1 << 40, nesting=500)
 """What is in a journal was checked when it was sent, perhaps by looser limits than the default ones."""
+
+
+class Readable(Protocol):
+    """A journal that can be looked into, wherever it is."""
+
+    @property
+    def path(self) -> str:
+        """Of the file."""
+
+    def totals(self, log: str) -> Totals:
+        """Of one log."""
+
+    def read(self, request: Read) -> Sequence[StoredRow]:
+        """Rows in the order of their keys."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -126,12 +142,12 @@ def opened(path: Path, *, kind: str | None = PIPELINE) -> Iterator[SqliteJournal
         journal.close()
 
 
-def count_waiting(journal: SqliteJournal) -> int:
+def count_waiting(journal: Readable) -> int:
     """How many messages are not settled."""
     return journal.totals(MESSAGES).weight - journal.totals(MARKS).weight
 
 
-def count_dead(journal: SqliteJournal) -> int:
+def count_dead(journal: Readable) -> int:
     """How many dead letters there are."""
     return journal.totals(DEAD).weight
 
@@ -167,7 +183,7 @@ def _is_journal(path: Path) -> bool:
     return header.startswith(b"SQLite format 3\0") and header[68:72] == APPLICATION_ID.to_bytes(4, "big")
 
 
-def waiting(journal: SqliteJournal) -> Iterator[Waiting]:
+def waiting(journal: Readable) -> Iterator[Waiting]:
     """The messages that are not settled, in the order in which they were sent.
 
     Raises:
@@ -185,7 +201,7 @@ def waiting(journal: SqliteJournal) -> Iterator[Waiting]:
                 )  # fmt: skip
 
 
-def _rows(journal: SqliteJournal) -> Iterator[Row]:
+def _rows(journal: Readable) -> Iterator[Row]:
     first = 1
     while found := journal.read(Read(MESSAGES, first, LAST_KEY, READ_BYTES)):
         marks = {row.key: row.value for row in journal.read(Read(MARKS, found[0].key, found[-1].key, LAST_KEY))}
@@ -198,7 +214,7 @@ def _rows(journal: SqliteJournal) -> Iterator[Row]:
         first = found[-1].key + 1
 
 
-def letters(journal: SqliteJournal) -> Iterator[Letter]:
+def letters(journal: Readable) -> Iterator[Letter]:
     """The dead letters, in the order in which their messages were sent.
 
     Raises:
@@ -218,7 +234,7 @@ def letters(journal: SqliteJournal) -> Iterator[Letter]:
 
 
 @contextlib.contextmanager
-def _format_of(journal: SqliteJournal) -> Iterator[None]:
+def _format_of(journal: Readable) -> Iterator[None]:
     """A row is what was written, its checksum says so: what cannot be read in it is of another version."""
     try:
         yield

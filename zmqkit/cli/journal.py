@@ -1,4 +1,4 @@
-"""``zmqkit journal ls`` and ``show``: look into the journals of closed programs."""
+"""``zmqkit journal ls`` and ``show``: look into journals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from zmqkit.cli import closed, messages, options, show
+from zmqkit.cli import closed, live, messages, options, show
 from zmqkit.cli.outcome import Code, code_of, command, say, tell
 
 
@@ -77,7 +77,7 @@ def _size(size_bytes: int) -> str:
 @command
 def show_waiting(path: options.JournalFile, limit: options.Limit = 100, as_json: options.AsJson = False) -> int:
     """Show the messages that wait in a journal, the oldest first. With --json, a line each."""
-    with closed.opened(path) as journal:
+    with live.opened(path) as journal:
         found = itertools.islice(closed.waiting(journal), limit or None)
         if as_json:
             for each in found:
