@@ -21,9 +21,12 @@ from tests.crashpoints import failing, killed
 from tests.crashpoints.killed import Failure, Kill
 from tests.crashpoints.power import Cuts
 from tests.crashpoints.snapshots import Shot, Theatre
+from zmqkit.options import Durability
 
 Trial = Callable[[], object]
 """Raises what is wrong."""
+
+DURABILITIES: tuple[Durability, ...] = ("power", "process")
 
 SEEDS = 3
 """So often the power is cut at each moment: each time other sectors are left."""
@@ -31,10 +34,12 @@ SEEDS = 3
 
 def once(folder: Path, every: int) -> Iterator[Trial]:
     """A crash at each moment of the story."""
-    theatre = Theatre(folder)
-    shots, steps = theatre.play()
-    for shot in shots[::every]:
-        yield partial(theatre.recover, shot, steps)
+    for durability in DURABILITIES:
+        (folder / durability).mkdir()
+        theatre = Theatre(folder / durability, durability)
+        shots, steps = theatre.play()
+        for shot in shots[::every]:
+            yield partial(theatre.recover, shot, steps)
 
 
 def twice(folder: Path, every: int) -> Iterator[Trial]:

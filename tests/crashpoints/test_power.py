@@ -30,11 +30,11 @@ def test_at_power_no_power_cut_takes_what_was_confirmed(theatre: Theatre) -> Non
 
 
 @pytest.mark.slow
-def test_at_process_a_power_cut_takes_some_and_damages_nothing(theatre: Theatre) -> None:
-    cuts = Cuts(theatre, "process", wanted=at_some)
+def test_at_process_a_power_cut_takes_some_and_damages_nothing(forgetful_theatre: Theatre) -> None:
+    cuts = Cuts(forgetful_theatre, wanted=at_some)
     lost = [cuts.lost(shot) for shot in cuts.shots]
     # The journal opens each time, with a warning at most: it is the judge who misses something.
-    assert not [what for what in lost if str(theatre.folder) in what]
+    assert not [what for what in lost if str(forgetful_theatre.folder) in what]
     assert sum(map(bool, lost)) > len(lost) // 4
 
 
