@@ -27,7 +27,7 @@ from zmqkit.patterns.pipeline.hands import Awaited, Counts
 from zmqkit.patterns.pipeline.leases import Holder, Lot
 from zmqkit.patterns.pipeline.rows import DEAD, Row, unreadable
 from zmqkit.patterns.pipeline.runs import runs
-from zmqkit.patterns.pipeline.steering import ROLE, Answer
+from zmqkit.patterns.pipeline.steering import Answer
 from zmqkit.patterns.pipeline.storing import StoringCore
 from zmqkit.protocol import core
 from zmqkit.protocol.core import Frames
@@ -91,7 +91,7 @@ class PusherCore(StoringCore):
 
     def opened(self, session: Session, now: float) -> None:
         """A puller came."""
-        if not (self.takers.opened(session, now) or self.steered.opened(session, now)):
+        if not (self.steered.opened(session, now) or self.takers.opened(session, now)):
             self._holders[session.id] = Holder(session)
 
     def lost(self, session: Session, reason: str, now: float) -> None:
@@ -123,7 +123,7 @@ class PusherCore(StoringCore):
 
     def received(self, session: Session, frames: Frames, messages: int, now: float) -> None:
         """A puller settles, or says what it holds."""
-        if session.peer.role == ROLE and self.steered.received(session, frames, now):
+        if self.steered.received(session, frames, now):
             return
         message = wire.read(frames)
         if session.id in self.takers.sessions:

@@ -542,6 +542,8 @@ class PusherBase(PipePeer):
         if driver is not None and not self._closed and self._core.unsettled + self._newest - self._core.stored_up_to:
             with contextlib.suppress(WaitExpired, ZmqkitError):
                 wait(self._ask(self._core.wait, "settled", 0, self._newest), seconds)
+        if self._control is not None and driver is not None and not self._closed:
+            remove(self._control)
         super()._close_at_exit(seconds)
         self._tell_left_behind()
 

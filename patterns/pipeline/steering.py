@@ -110,12 +110,13 @@ class Steered:
         self._asked: set[bytes] = set()
 
     def opened(self, session: Session, now: float) -> bool:
-        """Somebody came. False: a puller."""
-        if session.peer.role != ROLE:
+        """Somebody came. False: a puller, where pullers come."""
+        steers, here = session.peer.role == ROLE, self._is_here(session)
+        if not (steers or here):
             return False
         self._sessions[session.id] = session
-        if not self._is_here(session):
-            self._pusher.sessions.bad_frame(session.link, "steering is for the control socket")
+        if not (steers and here):
+            self._pusher.sessions.bad_frame(session.link, "steering, and nothing else, is for the control socket")
             self._pusher.sessions.goodbye(session, "not here", now)
         return True
 
@@ -129,7 +130,7 @@ class Steered:
         if session.id not in self._sessions:
             return False
         if not self._is_here(session):
-            raise DecodeError("steering is for the control socket")
+            raise DecodeError("steering, and nothing else, is for the control socket")
         ask = read_ask(frames)
         if session.id in self._asked:
             raise DecodeError("one question at a time")

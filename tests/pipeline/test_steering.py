@@ -212,6 +212,28 @@ def test_over_any_other_address_nobody_steers(tmp_path: Path) -> None:
         assert any("control socket" in each.reason for each in bad)
 
 
+def test_pullers_have_no_business_at_the_socket(tmp_path: Path) -> None:
+    with Pusher(LOCAL, journal=tmp_path / "jobs.db") as push:
+        bad: list[BadFrame] = []
+        push.on(BadFrame, bad.append)
+        push.send("x")
+        for dead_letters in (False, True):
+            with Puller[Any](push._control or "", dead_letters=dead_letters) as pull:
+                until(lambda: bad)
+                assert pull.receive(0.05) is None
+                bad.clear()
+        with Puller[Any](push.addresses[0]) as pull:
+            job = pull.receive(PATIENCE_S)
+            assert job is not None
+            job.ack(wait=True)
+
+
+def test_a_program_that_ends_without_closing_leaves_no_socket(tmp_path: Path, runtime: Path) -> None:
+    program = f"import zmqkit\npush = zmqkit.Pusher({LOCAL!r}, journal='jobs.db', linger=0).open()"
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=60)
+    assert list(runtime.iterdir()) == []
+
+
 def test_garbage_at_the_socket_harms_nobody(tmp_path: Path) -> None:
     with Pusher(LOCAL, journal=tmp_path / "jobs.db") as push:
         for data in (b"", b"GET / HTTP/1.1\r\n\r\n", os.urandom(10_000), b"\xff" + bytes(8) + b"\x7f\x03" + bytes(53)):
