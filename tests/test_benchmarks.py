@@ -46,6 +46,8 @@ def test_of_what_is_missing_it_is_said_how_to_install_it(peer: Peer) -> None:
     no_program = dataclasses.replace(peer, needs="json", program="no-such-program")
     assert "no-such-program is not installed" in no_program.missing
     assert "apt-get install" in no_program.missing
+    unable = dataclasses.replace(peer, needs="json", program=sys.executable, unable="it is too old")
+    assert unable.missing == "it is too old"
     no_module = dataclasses.replace(peer, needs="no_such_module")
     assert "pip install 'zmqkit[bench]'" in no_module.missing
 
