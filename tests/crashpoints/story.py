@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from tests.crashpoints.history import check, read
 from tests.crashpoints.player import Player
-from tests.crashpoints.stage import WINDOW
+from tests.crashpoints.stage import BOUND, WINDOW
 from zmqkit.patterns.pipeline.lanes import LANES
 from zmqkit.patterns.pipeline.rows import MARKS, MESSAGES
 
@@ -77,6 +77,7 @@ def mixed(player: Player) -> None:
     player.effect("g5")
     player.restart()
     player.begin_pulling()
+    player.pass_time(2 * BOUND)
     player.take()
     player.effect("g4")
 
@@ -119,6 +120,7 @@ def another_life(player: Player) -> None:
     """All is closed and opened, and goes on; something is left at each point."""
     player.restart()
     player.begin_pulling()
+    player.pass_time(2 * BOUND)
     player.take()
     player.send("f1", key="tram")
     player.send("f2", id="order 200")
@@ -157,7 +159,7 @@ def recover(player: Player) -> None:
     _forge(player)
     for _ in range(4):
         _drain(player)
-        player.pass_time(60.0)
+        player.pass_time(2 * BOUND)
     # In the first round some are there twice, by the outbox: then the second one is known.
     if player.dead():
         player.retry()
