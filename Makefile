@@ -13,8 +13,8 @@ CHAOS_S ?= 600
 CALLS_S ?= 300
 PUBSUB_S ?= 300
 DEVICES_S ?= 120
-# Tests at a time. Many wait for processes, so one more than there are cores keeps these busy.
-JOBS   ?= 3
+# Tests at a time. Many wait for processes, so twice as many as there are cores keep these busy.
+JOBS   ?= 4
 
 # The tests start hundreds of programs: where nothing compiled is kept, each spends a second on compiling zmqkit again.
 unexport PYTHONDONTWRITEBYTECODE

@@ -24,7 +24,10 @@ def run_folder() -> Iterator[None]:
     """
     with tempfile.TemporaryDirectory(dir=os.getcwd(), prefix=".bench-") as folder:
         os.environ[RUN] = folder
-        yield
+        try:
+            yield
+        finally:
+            del os.environ[RUN]
 
 
 def folder() -> tempfile.TemporaryDirectory[str]:

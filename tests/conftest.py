@@ -12,6 +12,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.preloaded import Preloaded
+
 # No test is timed: on a busy machine an example may take as long as it likes. One that fails is printed to be replayed.
 hypothesis.settings.register_profile("untimed", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("untimed")
@@ -55,6 +57,14 @@ def nothing_is_left_behind() -> Iterator[None]:
     handler = signal.getsignal(signal.SIGINT)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     assert handler is signal.default_int_handler, f"the test left a handler of SIGINT behind: {handler!r}"
+
+
+@pytest.fixture(scope="session")
+def preloaded() -> Iterator[Preloaded]:
+    """Starts commands and programs without importing everything anew."""
+    server = Preloaded()
+    yield server
+    server.close()
 
 
 def _zmqkit_threads() -> list[threading.Thread]:

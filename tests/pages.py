@@ -26,6 +26,8 @@ and one that stands alone kills what runs in a terminal, as with kill -9::
 What is left running at the end of the page gets Ctrl-C and must then end. Addresses are made a page's own: ports on
 127.0.0.1 are replaced by free ones, and names behind ``zeroconf://`` and ``announce`` get a suffix. ``make x`` checks
 only that there is such a target.
+
+A plain call of ``zmqkit``, or of ``python`` with a program, may be started by tests/preloaded.py: that is much faster.
 """
 
 from __future__ import annotations
@@ -44,6 +46,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from tests.preloaded import Preloaded, Process
 
 WAIT_S = 60.0
 """How long one command may take, or its lines may take to appear."""
@@ -128,20 +132,11 @@ def pattern_of(expected: list[str]) -> re.Pattern[str]:
 class Running:
     """A command in a terminal: a process group of its own, and what it has printed so far."""
 
-    def __init__(self, command: list[str], folder: Path, environment: dict[str, str]) -> None:
-        self.label = command[-1][:200]
+    def __init__(self, label: str, process: subprocess.Popen[str] | Process) -> None:
+        self.label = label[:200]
         self.output = ""
+        self.process = process
         self._chunks: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self.process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -189,11 +184,19 @@ class Running:
 
 
 class Page:
-    """One page being run in ``folder``."""
+    """One page being run.
 
-    def __init__(self, text: str, folder: Path, makefile: str = "") -> None:
+    Args:
+        text: the page.
+        folder: where it is run.
+        makefile: what ``make`` would read.
+        preloaded: starts what is a plain call of ``zmqkit`` or ``python``; default: all is started as a shell does.
+    """
+
+    def __init__(self, text: str, folder: Path, makefile: str = "", preloaded: Preloaded | None = None) -> None:
         self._blocks = list(read_blocks(own_addresses(text)))
         self._folder = folder
+        self._preloaded = preloaded
         self._targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
         self._terminals: dict[str, Running] = {}
         self._unused: dict[str, int] = {}
@@ -233,9 +236,9 @@ class Page:
         elif block.language == "python":
             program = self._folder / f"line_{block.line}.py"
             program.write_text(block.text)
-            self._finish(self._start([sys.executable, str(program)]))
+            self._finish(self._start(f"python {program}"))
         elif block.language == "bash":
-            self._finish(self._start(["bash", "-euo", "pipefail", "-c", block.text]))
+            self._finish(self._start(block.text, "-euo", "pipefail"))
         elif block.language == "console":
             commands = read_commands(block.text)
             if block.how == "terminal" and (earlier := self._terminals.pop(block.what, None)) is not None:
@@ -250,7 +253,7 @@ class Page:
             unknown = {word for word in words[1:] if "=" not in word} - self._targets
             assert not unknown, f"the Makefile has no {unknown}"
             return
-        running = self._start(["bash", "-c", command.text])
+        running = self._start(command.text)
         if terminal:
             self._terminals[terminal] = running
             running.wait_for_lines(command.expected)
@@ -265,10 +268,33 @@ class Page:
                     f"{command.text!r} shows\n{running.output}\nand not\n" + "\n".join(command.expected)
                 )
 
-    def _start(self, command: list[str]) -> Running:
-        used = {name for name in self._unused if name in command[-1] or f"{name.removesuffix('.py')}:" in command[-1]}
+    def _start(self, command: str, *shell: str) -> Running:
+        used = {name for name in self._unused if name in command or f"{name.removesuffix('.py')}:" in command}
         self._unused = {name: line for name, line in self._unused.items() if name not in used}
-        return Running(command, self._folder, self._environment)
+        words = None if shell or self._preloaded is None else plain_call(command)
+        if words is not None and self._preloaded is not None:
+            return Running(
+                command,
+                self._preloaded.start(
+                    words,
+                    self._folder,
+                    stdin=subprocess.DEVNULL,
+                    stderr=subprocess.STDOUT,
+                    environment=self._environment,
+                    session=True,
+                ),
+            )
+        process = subprocess.Popen(
+            ["bash", *shell, "-c", command],
+            cwd=self._folder,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        return Running(command, process)
 
     def _finish(self, running: Running) -> None:
         try:
@@ -285,6 +311,19 @@ class Page:
             status = running.wait()
             assert status in (0, 130, -signal.SIGINT), f"terminal {terminal} exits with {status}\n{running.output}"
             del self._terminals[terminal]
+
+
+def plain_call(command: str) -> list[str] | None:
+    """The words of a call of ``zmqkit``, or of ``python`` with a program, that asks nothing of a shell; else None."""
+    if re.search(r"[$`\\~*?{}\[\]!=]|\n", command):
+        return None
+    lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    words = list(lexer)
+    if any(set(word) <= set("();<>|&") for word in words):
+        return None
+    called = words[0] == "zmqkit" or (words[0] == "python" and len(words) > 1 and words[1].endswith(".py"))
+    return words if called else None
 
 
 def _stripped(output: str) -> str:

@@ -1,8 +1,9 @@
-"""Starts the command `zmqkit` in processes that have imported everything before: that takes most of a short test.
+"""Starts `zmqkit` and programs in processes that have imported everything before: that takes most of a short test.
 
-One server forks a process for each command. It is a process like any other, with pipes, a folder, an environment, a
+One server forks a process for each. It is a process like any other, with pipes, a folder, an environment, a
 group, signals and an exit code of its own. What only a fresh interpreter shows, such as a module that nobody imported,
-is seen by the tests that start one: those of the pages, of terminals, and of what may be imported.
+is seen by the tests that start one: those of README.md and docs/cli.md, of examples, of terminals, of what may be
+imported.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import threading
 import types
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -85,26 +86,41 @@ class Preloaded:
 
     def start(
         self,
-        arguments: Iterable[str | Path],
+        arguments: Sequence[str | Path],
         folder: Path,
+        stdin: int = subprocess.PIPE,
         stdout: int = subprocess.PIPE,
         stderr: int = subprocess.PIPE,
+        environment: Mapping[str, str] = os.environ,
+        session: bool = False,
     ) -> Process:
-        """Run ``zmqkit`` with these arguments, in a process group of its own."""
+        """Run ``zmqkit`` or ``python`` with what follows: arguments, or a program and its arguments.
+
+        Args:
+            arguments: the name of either, and what follows.
+            folder: where to.
+            stdin: a pipe, or nothing.
+            stdout, stderr: a pipe, or a descriptor; stderr may be where stdout is.
+            environment: all of it. What Python reads of it when it starts is this server's.
+            session: it leads a session of its own, and not a group only.
+        """
         words = [str(each) for each in arguments]
-        stdin, to_stdin = os.pipe()
-        given = [stdin]
+        source, to_stdin = os.pipe()
+        given = [source]
         streams: list[IO[str] | None] = []
         for target in (stdout, stderr):
             if target == subprocess.PIPE:
                 source, target = os.pipe()
                 streams.append(open(source))  # noqa: SIM115 - whoever started it closes them
             else:
-                target = os.dup(target)
+                target = os.dup(given[1] if target == subprocess.STDOUT else target)
                 streams.append(None)
             given.append(target)
-        process = Process(f"zmqkit {' '.join(words)}", open(to_stdin, "w"), *streams)  # noqa: SIM115
-        request = json.dumps({"arguments": words, "folder": str(folder), "environment": dict(os.environ)}).encode()
+        process = Process(" ".join(words), open(to_stdin, "w"), *streams)  # noqa: SIM115
+        if stdin == subprocess.DEVNULL:
+            process.stdin.close()
+        told = {"arguments": words, "folder": str(folder), "environment": dict(environment), "session": session}
+        request = json.dumps(told).encode()
         with self._lock:
             self._next = process
             socket.send_fds(self._link, [len(request).to_bytes(4, "big")], given)
@@ -214,25 +230,25 @@ def _read_exactly(link: socket.socket, size: int) -> bytes:
 
 def become(request: dict[str, Any], given: list[int]) -> None:
     """What a fresh process would be: its streams, folder, environment, group and arguments."""
-    os.setpgid(0, 0)
+    if request["session"]:
+        os.setsid()
+    else:
+        os.setpgid(0, 0)
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
     for number, descriptor in enumerate(given):
         os.dup2(descriptor, number)
         os.close(descriptor)
+    by_lines = "PYTHONUNBUFFERED" in os.environ  # all that a line goes through is flushed at its end
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         old = getattr(sys, name)
         stream = open(  # noqa: SIM115 - for as long as it runs
-            number, "w" if number else "r", buffering=1 if number == 2 else -1,
+            number, "w" if number else "r", buffering=1 if number == 2 or by_lines else -1,
             encoding=old.encoding, errors=old.errors, closefd=False,
         )  # fmt: skip
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
-    script = str(Path(sys.executable).with_name("zmqkit"))
-    sys.argv = [script, *request["arguments"]]
-    sys.path[0] = str(Path(script).parent)
-    sys.modules["__main__"] = types.ModuleType("__main__")
 
 
 def run(descriptor: int) -> int:
@@ -242,9 +258,19 @@ def run(descriptor: int) -> int:
         request = serve(link)
     if request is None:
         return 0
-    from zmqkit.cli import main
+    name, *arguments = request["arguments"]
+    sys.modules["__main__"] = main = types.ModuleType("__main__")
+    if name == "zmqkit":
+        from zmqkit.cli import main as command
 
-    return main()
+        script = Path(sys.executable).with_name(name)
+        sys.argv, sys.path[0] = [str(script), *arguments], str(script.parent)
+        return command()
+    program = Path(arguments[0]).absolute()
+    sys.argv, sys.path[0] = arguments, str(program.parent)
+    main.__file__ = str(program)
+    exec(compile(program.read_bytes(), program, "exec", dont_inherit=True), vars(main))
+    return 0
 
 
 if __name__ == "__main__":

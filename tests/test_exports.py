@@ -16,6 +16,7 @@ import zmqkit
 import zmqkit.aio
 import zmqkit.devices
 from zmqkit import errors
+from zmqkit.patterns import pipeline, pubsub, reqrep
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("zmq", "apsw", "zeroconf", "msgpack", "asyncio", "anyio", "trio", "sqlite3", "typer", "rich")
@@ -44,7 +45,7 @@ def told_to_type_checkers(module: ModuleType) -> dict[str, str]:
 
 FACES = pytest.mark.parametrize("face", [zmqkit, zmqkit.aio], ids=["zmqkit", "zmqkit.aio"])
 MODULES = pytest.mark.parametrize(
-    "face", [zmqkit, zmqkit.aio, zmqkit.devices], ids=["zmqkit", "zmqkit.aio", "zmqkit.devices"]
+    "face", [zmqkit, zmqkit.aio, zmqkit.devices, pipeline, pubsub, reqrep], ids=lambda face: face.__name__
 )
 
 

@@ -220,7 +220,7 @@ PATTERN_FACES = {
     "taking", "jobs", "custody", "worker", "worker_aio",
     "executing", "children", "beside", "pace", "dead",
     "arrivals", "calling", "reply", "stream", "request", "handling", "elsewhere", "crew", "tasks", "loops", "hosting",
-    "effects", "outbox", "serving", "serving_aio",
+    "effects", "outbox", "steward", "steering_sync", "serving", "serving_aio",
     "publishing", "subscribing", "messages", "handlers", "positions", "endpoints", "places",
 }  # fmt: skip
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.pages import Page, own_addresses, pattern_of, read_blocks, read_commands
+from tests.pages import Page, own_addresses, pattern_of, plain_call, read_blocks, read_commands
+from tests.preloaded import Preloaded
 
 TICKS = "`" * 3
 
@@ -18,6 +19,12 @@ def page(*blocks: str) -> str:
         language, _, text = block.partition(" ")
         parts.append(block if block.startswith("<!--") else f"{TICKS}{language}\n{text}\n{TICKS}")
     return "\n\n".join(parts) + "\n"
+
+
+@pytest.fixture(params=["fresh", "preloaded"])
+def starter(request: pytest.FixtureRequest, preloaded: Preloaded) -> Preloaded | None:
+    """How programs are started: none can tell."""
+    return preloaded if request.param == "preloaded" else None
 
 
 SERVER = "python import time\nprint('ready')\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    print('stopped')"
@@ -45,8 +52,8 @@ LATE = "console $ echo begun; sleep 0.3; echo late > made\nbegun"
         page("console $ make test"),
     ],
 )
-def test_a_page_that_says_the_truth_passes(tmp_path: Path, text: str) -> None:
-    Page(text, tmp_path, makefile="test: lint\n").run()
+def test_a_page_that_says_the_truth_passes(tmp_path: Path, text: str, starter: Preloaded | None) -> None:
+    Page(text, tmp_path, "test: lint\n", starter).run()
 
 
 @pytest.mark.parametrize(
@@ -56,6 +63,7 @@ def test_a_page_that_says_the_truth_passes(tmp_path: Path, text: str) -> None:
         (page("console $ echo one\ntwo"), "and not\ntwo"),
         (page("console $ echo one; echo more\none"), "and not\none"),
         (page("console $ false"), "exits with 1"),
+        (page("<!-- file: x.py -->", "python 1 / 0", "console $ python x.py"), "ZeroDivisionError"),
         (page("bash false\ntrue"), "exits with 1"),
         (page("console $ make nonsense"), "no {'nonsense'}"),
         (page("<!-- file: never.py -->", "python print(1)"), "no command uses"),
@@ -66,9 +74,11 @@ def test_a_page_that_says_the_truth_passes(tmp_path: Path, text: str) -> None:
         (page("console echo one"), "begins with a command"),
     ],
 )
-def test_a_page_that_is_wrong_is_found_out(tmp_path: Path, text: str, complaint: str) -> None:
+def test_a_page_that_is_wrong_is_found_out(
+    tmp_path: Path, text: str, complaint: str, starter: Preloaded | None
+) -> None:
     with pytest.raises(AssertionError) as caught:
-        Page(text, tmp_path).run()
+        Page(text, tmp_path, preloaded=starter).run()
     assert complaint in str(caught.value)
 
 
@@ -76,6 +86,27 @@ def test_a_page_that_is_wrong_is_found_out(tmp_path: Path, text: str, complaint:
 def test_a_block_cannot_escape_by_its_spelling(text: str) -> None:
     with pytest.raises(ValueError, match="line"):
         list(read_blocks(text))
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("zmqkit push tcp://127.0.0.1:5557 'two words'", ["zmqkit", "push", "tcp://127.0.0.1:5557", "two words"]),
+        ("python serve.py --fast", ["python", "serve.py", "--fast"]),
+        ("zmqkit journal ls . | head", None),
+        ("seq 3 | zmqkit push tcp://127.0.0.1:5557", None),
+        ("zmqkit pull tcp://127.0.0.1:5557 > found", None),
+        ("zmqkit journal ls jobs.db; echo $?", None),
+        ("zmqkit journal ls *.db", None),
+        ("zmqkit publish tcp://127.0.0.1:5556 a &", None),
+        ("COLUMNS=80 zmqkit --help", None),
+        ("python -m zmqkit", None),
+        ("python", None),
+        ("seq 3", None),
+    ],
+)
+def test_what_needs_no_shell_is_told_from_what_does(command: str, words: list[str] | None) -> None:
+    assert plain_call(command) == words
 
 
 def test_a_command_may_span_lines_and_be_interrupted() -> None:

@@ -1,4 +1,4 @@
-"""Inboxes that a pusher knows, and jobs that go only to one of them (docs/protocol.md, section 7.12).
+"""Inboxes that a pusher knows, and jobs that go only to one of them (docs/protocol.md, section 7.13).
 
 Pure. What was lent to a puller with an inbox, and was not answered when its session ended, may have its effect there or
 not: it is *in doubt*, and waits here for a puller that presents this inbox. For the next opening the journal says to

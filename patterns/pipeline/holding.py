@@ -1,4 +1,4 @@
-"""How long a puller's jobs have been in its user's hands (docs/protocol.md, section 7.10).
+"""How long a puller's jobs have been in its user's hands (docs/protocol.md, section 7.11).
 
 Pure. A job is started when the user claims it; nobody tells the core, which looks now and then how far each parcel is
 claimed. So a start is seen late by a look, and never too early: nothing is taken back before its time.

@@ -28,6 +28,7 @@ from zmqkit.patterns.pipeline.hands import Awaited, Counts
 from zmqkit.patterns.pipeline.leases import Holder, Lot
 from zmqkit.patterns.pipeline.rows import DEAD, Row, unreadable
 from zmqkit.patterns.pipeline.runs import Run, runs
+from zmqkit.patterns.pipeline.steering import Answer
 from zmqkit.patterns.pipeline.storing import StoringCore
 from zmqkit.patterns.pipeline.suspects import suspected
 from zmqkit.protocol import core
@@ -87,11 +88,15 @@ class PusherCore(StoringCore):
         if not self.letters.forget(ticket, answer):
             self.out.replies.append((answer, None))
 
+    def steered_answer(self, session: bytes, answer: Answer, now: float) -> None:
+        """What who steers in this session is told."""
+        self.steered.answer(session, answer, now)
+
     # ---- sessions ------------------------------------------------------------------
 
     def opened(self, session: Session, now: float) -> None:
         """A puller came."""
-        if self.takers.opened(session, now):
+        if self.steered.opened(session, now) or self.takers.opened(session, now):
             return
         holder = self._holders[session.id] = Holder(session)
         found = inbox_of(session.peer.about)
@@ -136,7 +141,7 @@ class PusherCore(StoringCore):
 
     def lost(self, session: Session, reason: str, now: float) -> None:
         """A puller is gone: what it held goes to others."""
-        if self.takers.lost(session, now):
+        if self.takers.lost(session, now) or self.steered.lost(session, now):
             return
         holder = self._holders.pop(session.id)
         self._recalls.forget(session.id)
@@ -182,6 +187,8 @@ class PusherCore(StoringCore):
 
     def received(self, session: Session, frames: Frames, messages: int, now: float) -> None:
         """A puller settles, or says what it holds."""
+        if self.steered.received(session, frames, now):
+            return
         message = wire.read(frames)
         if session.id in self.takers.sessions:
             self.takers.received(session, message, now)

@@ -1,4 +1,4 @@
-"""Who should give back what it has not started, because another has nothing to do (docs/protocol.md, section 7.11).
+"""Who should give back what it has not started, because another has nothing to do (docs/protocol.md, section 7.12).
 
 Pure. The pusher asks; the puller decides what of it is still to be had. Nobody is asked for more than half of what it
 holds, and only while another holds nothing at all: so jobs do not go to and fro.

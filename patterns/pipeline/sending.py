@@ -40,6 +40,8 @@ from zmqkit.patterns.pipeline.outgoing import NOTHING, Outgoing, Wanted, check_p
 from zmqkit.patterns.pipeline.outlets import FRAMES, OutletPusherCore
 from zmqkit.patterns.pipeline.pusher import PusherCore
 from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, DeadRow, Pack, Plan
+from zmqkit.patterns.pipeline.steering import ROLE
+from zmqkit.patterns.pipeline.steward import Steward, address_for, make_private, remove
 from zmqkit.patterns.pipeline.walltime import STATE
 from zmqkit.peer.base import Common, check_types, deadline_of, left_of
 from zmqkit.protocol import core
@@ -170,6 +172,8 @@ class PusherBase(PipePeer):
         self._sequence = 1
         self._handed_bytes = 0
         self._relay: Relay | None = None
+        self._control: str | None = None
+        """Where a journal's control socket is."""
 
     def _build(self) -> tuple[PusherCore, Any]:
         journal = None
@@ -189,7 +193,13 @@ class PusherBase(PipePeer):
             limits=self._limits,
             dedupe=self._dedupe,
         )
-        core = self._make_core(self._local(about={"epoch": epoch, ABOUT: True}), settings)
+        local = self._local(about={"epoch": epoch, ABOUT: True})
+        self._control = None if journal is None else address_for(uuid)
+        if self._control is not None:
+            local = dataclasses.replace(local, accepts=local.accepts | {ROLE})
+        core = self._make_core(local, settings)
+        if self._control is not None:
+            core.steered.address, core.steered.steward = self._control, Steward(self)
         if journal is not None:
             messages, marks = journal.totals(MESSAGES), journal.totals(MARKS)
             waiting = messages.weight - marks.weight
@@ -212,10 +222,27 @@ class PusherBase(PipePeer):
         kind = OutletPusherCore if self._plain else PusherCore
         return kind(local, settings, self._random())
 
+    def _endpoints(self, binds: list[str]) -> dict[str, Any]:
+        found = super()._endpoints(binds)
+        if self._control is not None:
+            found["binds"] = [*found.get("binds", []), self._control]
+        return found
+
+    def _begin_close(self) -> bool:
+        begins = super()._begin_close()
+        if begins and self._control is not None and self._driver is not None and not self._forked:
+            remove(self._control)
+        return begins
+
+    def _bound(self, driver: Driver) -> tuple[str, ...]:
+        return tuple(address for address in super()._bound(driver) if address != self._control)
+
     # ---- the outbox ----------------------------------------------------------------
 
     def _set_up(self, driver: Driver) -> None:
         super()._set_up(driver)
+        if self._control is not None:
+            make_private(self._control)
         if self._journal is not None and not self._plain and os.path.exists(f"{self._journal_path}-outboxes"):
             self._outbox_relay()  # what is left there from an earlier life is sent
 
@@ -526,6 +553,8 @@ class PusherBase(PipePeer):
         if driver is not None and not self._closed and self._core.unsettled + self._newest - self._core.stored_up_to:
             with contextlib.suppress(WaitExpired, ZmqkitError):
                 wait(self._ask(self._core.wait, "settled", 0, self._newest), seconds)
+        if self._control is not None and driver is not None and not self._closed:
+            remove(self._control)
         super()._close_at_exit(seconds)
         self._tell_left_behind()
 

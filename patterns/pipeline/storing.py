@@ -25,6 +25,7 @@ from zmqkit.patterns.pipeline.letters import Letters
 from zmqkit.patterns.pipeline.recalling import Recalls
 from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, ROW_BYTES, ROW_MESSAGES, Pack, Row, unreadable
 from zmqkit.patterns.pipeline.runs import Run, runs
+from zmqkit.patterns.pipeline.steering import Steered
 from zmqkit.patterns.pipeline.suspects import Suspects
 from zmqkit.patterns.pipeline.walltime import STATE, WALL, WallTime
 from zmqkit.patterns.pipeline.wire import Outcome
@@ -78,6 +79,7 @@ class StoringCore(PatternCore):
         self._watchers: dict[int, list[Any]] = {}
         self.letters = Letters(self.out, settings.durable)
         self.takers = LetterTakers(self)
+        self.steered = Steered(self)
         self._ailing: Exception | None = None
         self._broken: Exception | None = None
         for name in (

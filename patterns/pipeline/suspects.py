@@ -1,4 +1,4 @@
-"""Which jobs may have killed their pullers, and how that is found out (docs/protocol.md, section 7.11).
+"""Which jobs may have killed their pullers, and how that is found out (docs/protocol.md, section 7.12).
 
 Pure. A puller tells how far its user has started. When it dies, the jobs that were started, or were about to be, are
 *suspects*. One that was among them twice is lent alone from then on: to a puller that holds nothing, and gets nothing

@@ -96,7 +96,7 @@ class Settle(NamedTuple):
     commits: int = 0
     """How many commits the puller's inbox has; 0: it has none to tell of."""
     started: int = 0
-    """The highest lease that the user has started; 0: not told (7.11)."""
+    """The highest lease that the user has started; 0: not told (7.12)."""
 
     def pack(self) -> Frames:
         """The message's frames."""
@@ -133,7 +133,7 @@ class Held(NamedTuple):
 
 
 class Recall(NamedTuple):
-    """What a puller has not started is wanted elsewhere (7.11): so many jobs at most."""
+    """What a puller has not started is wanted elsewhere (7.12): so many jobs at most."""
 
     most: int
 
@@ -143,7 +143,7 @@ class Recall(NamedTuple):
 
 
 class Known(NamedTuple):
-    """How many commits the pusher knows of an inbox: more than the puller said (7.12)."""
+    """How many commits the pusher knows of an inbox: more than the puller said (7.13)."""
 
     inbox: bytes
     commits: int

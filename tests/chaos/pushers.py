@@ -205,18 +205,21 @@ class Push(Peer):
         """
         sent: dict[str, Item] = {}
         said: dict[str, str] = {}
-        for life in lives:
+        wanted: dict[str, Item] = {}
+        for life in range(1, lives.stop):
             for kind, *words in self._told(life):
                 if kind == "sending":
-                    item = Item.read(words)
-                    sent[item.name] = item
+                    sent[words[0]] = Item.read(words)
                 elif kind in ("confirmed", "refused", "unsure"):
                     said[words[0]] = kind
-        wanted = [item for name, item in sent.items() if said.get(name) != "refused"]
+                if kind in ("sending", "again") and life in lives:
+                    wanted[words[0]] = sent[words[0]]
         if unknown:
-            wanted = [item for item in wanted if item.own and said.get(item.name) in (None, "unsure")]
-        self.history.record(*[f"abandoned {item.name}" for item in wanted if not item.own])
-        own = [item for item in wanted if item.own]
+            wanted = {name: item for name, item in wanted.items() if item.own and said.get(name) in (None, "unsure")}
+        else:
+            wanted = {name: item for name, item in wanted.items() if said.get(name) != "refused"}
+        self.history.record(*[f"abandoned {item.name}" for item in wanted.values() if not item.own])
+        own = [item for item in wanted.values() if item.own]
         for at in range(0, len(own), AGAIN_AT_ONCE):
             some = own[at : at + AGAIN_AT_ONCE]
             pusher.send_many([zmqkit.Outgoing(item.body, id=item.id, key=item.key) for item in some])

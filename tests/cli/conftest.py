@@ -14,13 +14,6 @@ from tests.preloaded import Preloaded
 Start = Callable[..., Command]
 
 
-@pytest.fixture(scope="session")
-def preloaded() -> Iterator[Preloaded]:
-    server = Preloaded()
-    yield server
-    server.close()
-
-
 @pytest.fixture
 def zmqkit(tmp_path: Path, preloaded: Preloaded) -> Iterator[Start]:
     """``zmqkit("pull", address, stdin=...)`` starts the command in a folder of the test's own."""

@@ -50,7 +50,7 @@ class Command:
         self.process: subprocess.Popen[str] | Process
         # What the environment says may be read while modules are imported.
         if preloaded is not None and environment is None:
-            self.process = preloaded.start(arguments, folder, stdout, stderr)
+            self.process = preloaded.start(("zmqkit", *arguments), folder, stdout=stdout, stderr=stderr)
         else:
             self.process = subprocess.Popen(
                 [script, *arguments],

@@ -118,8 +118,7 @@ def test_a_journal_in_use_names_its_holder_everywhere(zmqkit: Start) -> None:
     others: list[tuple[str | Path, ...]] = [
         ("journal", "ls", "jobs.db"),
         ("journal", "ls", "."),
-        ("journal", "show", "jobs.db"),
-        ("journal", "dead", "ls", "jobs.db"),
+        ("journal", "compact", "jobs.db"),
         ("journal", "serve", "jobs.db", ANYWHERE),
         ("push", ANYWHERE, "--journal", "jobs.db"),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +94,38 @@ def test_what_is_not_clear_changes_nothing(zmqkit: Start, letters: list[str], ve
     assert zmqkit("journal", "ls", "jobs.db", "--json").finish_json()[0]["dead"] == 3
 
 
-def test_a_journal_in_use_is_left_to_its_program(zmqkit: Start, letters: list[str]) -> None:
+# ---- while its program runs --------------------------------------------------------------
+
+
+def test_letters_of_a_program_that_runs_are_shown_sent_again_and_dropped_there(
+    zmqkit: Start, letters: list[str]
+) -> None:
     push = zmqkit("push", ANYWHERE, "--journal", "jobs.db", stdin=None)
     assert push.address
-    refused = zmqkit("journal", "dead", "drop", "jobs.db", "--all")
-    refused.finish(3)
-    assert f"process {push.process.pid}" in refused.err.text
+    listed = zmqkit("journal", "dead", "ls", "jobs.db", "--json").finish_lines()
+    assert [(each["id"], each["body"]) for each in listed] == list(zip(letters, "abc", strict=True))
+    shown = zmqkit("journal", "dead", "show", "jobs.db", letters[1]).finish()
+    assert "LookupError: no b" in shown
+    dropped = zmqkit("journal", "dead", "drop", "jobs.db", letters[0], "nobody")
+    dropped.finish(1)
+    assert "1 was thrown away" in dropped.err.text
+    assert "1 of the ids" in dropped.err.text
+    retried = zmqkit("journal", "dead", "retry", "jobs.db", "--all")
+    retried.finish()
+    assert "2 wait again; the program that has the journal open delivers them" in retried.err.text
+    assert [each["body"] for each in zmqkit("journal", "show", "jobs.db", "--json").finish_lines()] == ["b", "c"]
+    assert zmqkit("pull", push.address, "--count", "2", "--raw").finish().split() == ["b", "c"]
+    nothing = zmqkit("journal", "dead", "ls", "jobs.db")
+    nothing.finish()
+    assert "no dead letters in jobs.db" in nothing.err.text
+    push.finish()
+
+
+def test_a_program_that_does_not_answer_is_named(zmqkit: Start, letters: list[str], tmp_path: Path) -> None:
+    with library.Pusher(ANYWHERE, journal=tmp_path / "jobs.db", linger=0) as push:
+        assert push._control is not None
+        Path(push._control.removeprefix("ipc://")).unlink()
+        refused = zmqkit("journal", "dead", "drop", "jobs.db", "--all")
+        refused.finish(3)
+        assert f"process {os.getpid()}" in refused.err.text
+        assert len(push.dead_letters()) == 3

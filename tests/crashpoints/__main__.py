@@ -18,12 +18,15 @@ from functools import partial
 from pathlib import Path
 
 from tests.crashpoints import failing, killed
-from tests.crashpoints.killed import Kill
+from tests.crashpoints.killed import Failure, Kill
 from tests.crashpoints.power import Cuts
 from tests.crashpoints.snapshots import Shot, Theatre
+from zmqkit.options import Durability
 
 Trial = Callable[[], object]
 """Raises what is wrong."""
+
+DURABILITIES: tuple[Durability, ...] = ("power", "process")
 
 SEEDS = 3
 """So often the power is cut at each moment: each time other sectors are left."""
@@ -31,10 +34,12 @@ SEEDS = 3
 
 def once(folder: Path, every: int) -> Iterator[Trial]:
     """A crash at each moment of the story."""
-    theatre = Theatre(folder)
-    shots, steps = theatre.play()
-    for shot in shots[::every]:
-        yield partial(theatre.recover, shot, steps)
+    for durability in DURABILITIES:
+        (folder / durability).mkdir()
+        theatre = Theatre(folder / durability, durability)
+        shots, steps = theatre.play()
+        for shot in shots[::every]:
+            yield partial(theatre.recover, shot, steps)
 
 
 def twice(folder: Path, every: int) -> Iterator[Trial]:
@@ -91,8 +96,27 @@ def processes(folder: Path, every: int) -> Iterator[Trial]:
             yield partial(killed.lives, place, Kill(name, at), later[number % len(later)])
 
 
+def failing_calls(folder: Path, every: int) -> Iterator[Trial]:
+    """System calls of a process that change files fail."""
+    reason = killed.missing()
+    if reason:
+        print(f"left out: {reason}")
+        return
+    first = folder / "counted"
+    first.mkdir()
+    calls = killed.calls_of(first)
+    for name, errors in killed.ERRORS.items():
+        for error in errors:
+            for times in (1, 3):
+                for at in range(1, calls[name] + 1, every):
+                    place = folder / f"{name}-{at}-{times}-{error}"
+                    place.mkdir()
+                    yield partial(killed.fail, place, Failure(name, at, times, error))
+
+
 KINDS: dict[str, Callable[[Path, int], Iterator[Trial]]] = {
     "once": once, "twice": twice, "power": power, "disk": disk, "killed": processes,
+    "calls": failing_calls,
 }  # fmt: skip
 
 

@@ -22,6 +22,12 @@ def memory_path() -> Iterator[Path]:
 
 
 @pytest.fixture
+def forgetful_theatre(memory_path: Path) -> Theatre:
+    """The same at durability "process"."""
+    return Theatre(memory_path, "process")
+
+
+@pytest.fixture
 def theatre(memory_path: Path) -> Theatre:
     """Where the story is told."""
     return Theatre(memory_path)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final, NamedTuple
 
+from tests.crashpoints.history import Step
 from tests.crashpoints.player import NOT_STORED, Missing, Player
 from tests.crashpoints.snapshots import Theatre
 from tests.crashpoints.stage import Stage
@@ -24,7 +25,7 @@ from zmqkit.transport.tickets import WaitExpired
 
 VERBS: Final = (
     "begin_pulling", "pass_time", "relay", "sync", "restart", "send", "send_many", "send_again", "look", "take", "ack",
-    "effect", "nack", "reject", "outbox", "dead", "retry", "drop",
+    "effect", "claim", "nack", "reject", "outbox", "dead", "retry", "drop",
 )  # fmt: skip
 """What a player may do on a disk that fails."""
 
@@ -105,7 +106,7 @@ class Patient(Player):
         """See `Player`; and let a puller come."""
         self.reopened += 1
         super().reopen(tries)
-        Player.begin_pulling(self)
+        self.tried(Player.begin_pulling)
 
 
 def _patiently(verb: Callable[..., Any]) -> Callable[..., Any]:
@@ -144,7 +145,7 @@ def play(theatre: Theatre, fault: Fault | None) -> Outcomes:
     theatre.clear()
     try:
         with tapped(theatre.tap, vfs=disk.name):
-            player = _begin(theatre)
+            player = begin(partial(Stage, theatre.folder))
             for chapter in CHAPTERS:
                 chapter(player)
             disk.heal()
@@ -165,10 +166,11 @@ def play(theatre: Theatre, fault: Fault | None) -> Outcomes:
     return Outcomes(disk.hits, player.refusals, player.reopened, kinds)
 
 
-def _begin(theatre: Theatre) -> Patient:
+def begin(make: Callable[[], Stage], steps: list[Step] | None = None) -> Patient:
+    """Open a stage for one who is patient, also if the fault strikes while the journal is being made."""
     for _ in range(TRIES):
         try:
-            return Patient(partial(Stage, theatre.folder))
+            return Patient(make, steps)
         except JournalError:
-            continue  # the fault struck while it was being made
+            continue
     raise AssertionError("the journal cannot be made, though the disk is well again")

@@ -1,6 +1,7 @@
-"""Real processes, killed as they enter one system call: strace delivers the signal, and the call is not made.
+"""Real processes, killed as they enter one system call, or lied to about it: by strace, and the call is not made.
 
-What the system holds of the process's writes stays, as after any kill -9. Knows Linux and strace.
+What the system holds of a killed process's writes stays, as after any kill -9. A call that fails may be of the journal,
+its lock, the inbox or the outbox. Knows Linux and strace.
 """
 
 from __future__ import annotations
@@ -19,11 +20,24 @@ CALLS: Final = ("pwrite64", "fdatasync", "fsync", "ftruncate", "rename", "unlink
 SECONDS: Final = 60.0
 
 
+ERRORS: Final = {"pwrite64": ("EIO", "ENOSPC"), "fdatasync": ("EIO",), "fsync": ("EIO",), "ftruncate": ("EIO",)}
+"""What a disk may say."""
+
+
 class Kill(NamedTuple):
     """At the so many-th call of this name."""
 
     call: str
     at: int
+
+
+class Failure(NamedTuple):
+    """From the so many-th call of this name on so many fail."""
+
+    call: str
+    at: int
+    times: int
+    error: str
 
 
 class Ended(NamedTuple):
@@ -49,6 +63,20 @@ def live(folder: Path, kill: Kill | None) -> Ended:
     if kill is None:
         return _run(program)
     return _strace(Path(os.devnull), [f"inject={kill.call}:signal=KILL:when={kill.at}"], program)
+
+
+def fail(folder: Path, failure: Failure) -> None:
+    """A life in which calls fail, and one on a sound disk.
+
+    Raises:
+        AssertionError: one of them ended in disorder.
+    """
+    call, at, times, error = failure
+    program = [sys.executable, "-m", "tests.crashpoints.program", str(folder), "patient"]
+    expression = f"inject={call}:error={error}:when={at}..{at + times - 1}"
+    for ended in (_strace(Path(os.devnull), [expression], program), live(folder, None)):
+        if ended.status:
+            raise AssertionError(f"{failure}: it ended with {ended.status}: {ended.said}")
 
 
 def calls_of(folder: Path) -> Counter[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Callable
 from typing import Any, Final
 
 from tests.crashpoints.history import Step, What, known
 from tests.crashpoints.stage import Stage
-from zmqkit.errors import Closed, CommitIndeterminate, JournalError, LeaseLost, ZmqkitError
-from zmqkit.patterns.pipeline import Job, Receipt
+from zmqkit.errors import Closed, CommitIndeterminate, JournalError, LeaseLost, PartlySent, ZmqkitError
+from zmqkit.patterns.pipeline import Job, Outgoing, Receipt
 from zmqkit.transport.tickets import WaitExpired
 
 NOT_STORED: Final = ("not stored", "nothing was stored", "nothing of it was stored")
@@ -90,13 +92,26 @@ class Player:
         self.receipts[name] = receipt
         self.note("stored", name, receipt.id)
 
-    def send_many(self, *names: str) -> None:
-        """Send several at once, which share a row."""
-        for name in names:
-            self.note("send", name)
-        self.stage.push.send_many(list(names))
-        for name in names:
-            self.note("stored", name)
+    def send_many(self, *names: str, **wanted: dict[str, Any]) -> None:
+        """Send several at once, which share a row if they can.
+
+        Args:
+            names: those that want nothing but their turn.
+            wanted: what others want, by name.
+        """
+        bodies = [*names, *(Outgoing(name, **its) for name, its in wanted.items())]
+        for name in (*names, *wanted):
+            its = wanted.get(name, {})
+            self.note("send", name, its.get("id", ""), key=its.get("key", ""), ttl="ttl" in its)
+        stored = 0
+        try:
+            stored = self.stage.push.send_many(bodies)
+        except PartlySent as error:
+            stored = error.confirmed
+            raise
+        finally:
+            for name in (*names, *wanted)[:stored]:
+                self.note("stored", name)
 
     def send_again(self, name: str) -> None:
         """Send a message once more under its id: it is not stored twice."""
@@ -123,6 +138,8 @@ class Player:
 
     def take(self) -> None:
         """Take all jobs that are here."""
+        if self.stage.pull is None:
+            self.begin_pulling()
         while (job := self.stage.take()) is not None:
             self.jobs.setdefault(job.body, []).append(job)
 
@@ -168,6 +185,16 @@ class Player:
             self.note("effected", name)
             if child:
                 self.note("outboxed", child)
+
+    def claim(self, name: str) -> None:
+        """Its effect, in a transaction of the user's own that claims the job."""
+        job = self._in_hand(name)
+        self.note("effect", name)
+        with contextlib.closing(sqlite3.connect(self.stage.database)) as connection, job:
+            if job.claim(connection):
+                connection.execute("insert into effects (name, id) values (?, ?)", (name, job.id))
+            connection.commit()
+            self.note("effected", name)
 
     def nack(self, name: str) -> None:
         """It failed."""

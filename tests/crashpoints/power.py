@@ -21,7 +21,6 @@ from tests.journal.faults import Disk, Platter
 from zmqkit.errors import JournalError
 from zmqkit.journal import sidecar
 from zmqkit.journal.lock import OwnerLock
-from zmqkit.options import Durability
 
 _boots = itertools.count()
 
@@ -34,14 +33,13 @@ class Cuts:
 
     Args:
         theatre: where it is told.
-        durability: of the journal.
         lies: the disk says "synced", and is not.
         wanted: at which writes and syncs, by their number, the power is cut.
         seed: draws what is left.
     """
 
     def __init__(
-        self, theatre: Theatre, durability: Durability = "power", *, lies: bool = False,
+        self, theatre: Theatre, *, lies: bool = False,
         wanted: Callable[[int], bool] | None = None, seed: int = 0,
     ) -> None:  # fmt: skip
         self._theatre = theatre
@@ -54,7 +52,7 @@ class Cuts:
         disk.platter = self._platter
         theatre.clear()
         camera = Camera(
-            theatre.folder, self.steps, 0.0, durability=durability, develop=self._left, wanted=wanted
+            theatre.folder, self.steps, 0.0, durability=theatre.durability, develop=self._left, wanted=wanted
         )  # fmt: skip
         disk.listener = lambda kind, file: camera.shoot(f"{kind} of {Path(file).name}", "before")
         sync = OwnerLock.sync

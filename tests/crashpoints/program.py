@@ -1,7 +1,8 @@
-"""The story as a program of its own, to be killed at any system call: ``python -m tests.crashpoints.program FOLDER``.
+"""The story as a program of its own, to be harmed at any system call: ``python -m tests.crashpoints.program FOLDER``.
 
 It writes down what it did and was told into ``FOLDER/steps``, so that the next life can judge what it finds; with
-`writev`, which nobody counts. In a folder where the story was begun it is gone on with, to the end.
+`writev`, which nobody counts. In a folder where the story was begun it is gone on with, to the end. With ``patient``
+as another argument the story is told by one who goes on when something fails.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+from tests.crashpoints.failing import begin
 from tests.crashpoints.history import Step
 from tests.crashpoints.player import Player
 from tests.crashpoints.stage import Stage
-from tests.crashpoints.story import recover, tell
+from tests.crashpoints.story import CHAPTERS, recover, tell
 from tests.crashpoints.taps import Tap, tapped
 
 
@@ -38,7 +40,7 @@ def load(path: Path) -> list[Step]:
     return [Step(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, *, patient: bool) -> None:
     """Tell the story; or go on with it, if it was begun."""
     begun = (folder / "steps").exists()
     diary = Diary(folder / "steps")
@@ -47,9 +49,17 @@ def main(folder: Path) -> None:
     offset = 1000.0 * sum(1 for _ in folder.glob("life*"))  # so that time goes on from life to life
     (folder / f"life{offset}").touch()
     with tapped(Tap()):
-        player = Player(partial(Stage, files, offset=offset), diary)
-        (recover if begun else tell)(player)
+        make = partial(Stage, files, offset=offset)
+        if begun:
+            recover(Player(make, diary))
+        elif patient:
+            told = begin(make, diary)
+            for chapter in CHAPTERS:
+                chapter(told)
+            told.stage.drop()
+        else:
+            tell(Player(make, diary))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), patient="patient" in sys.argv[2:])

@@ -89,12 +89,14 @@ class Theatre:
 
     Args:
         folder: to work in.
+        durability: of the journals.
 
     Attributes:
         tap: on all that is done there.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, durability: Durability = "power") -> None:
+        self.durability = durability
         self.folder = folder / "stage"
         self.folder.mkdir()
         self.tap = Tap()
@@ -113,7 +115,7 @@ class Theatre:
         """Go on from a shot, to the end. What is raised says where the crash was."""
         self._restore(shot)
         self.tap.listener = None
-        make = partial(Stage, self.folder, offset=shot.offset)
+        make = partial(Stage, self.folder, offset=shot.offset, durability=self.durability)
         try:
             self._act(recover, lambda: Player(make, list(steps[: shot.steps])))
         except Exception as error:
@@ -137,7 +139,7 @@ class Theatre:
     def _shoot(
         self, steps: list[Step], offset: float, act: Callable[[Player], None]
     ) -> tuple[list[Shot], list[Step]]:  # fmt: skip
-        camera = Camera(self.folder, steps, offset)
+        camera = Camera(self.folder, steps, offset, durability=self.durability)
         self.tap.listener = camera.shoot
         try:
             self._act(act, lambda: Player(camera.open, steps))

@@ -22,7 +22,9 @@ from zmqkit.protocol.session import Session
 from zmqkit.testing.bench import Bench, BenchDriver
 
 NOWHERE: Final = "inproc://zmqkit.crashpoints"
-QUIET: Final = Heartbeat(interval=3600.0)
+HEARTBEAT: Final = Heartbeat(interval=10.0)
+BOUND: Final = HEARTBEAT.interval * HEARTBEAT.liveness
+"""Seconds after which whoever is silent is given up, and what he held goes to others."""
 WINDOW: Final = Window(seconds=1e6, count=4)
 """Of ids: by count so small that it moves, and never over by time."""
 MAX_FAILURES: Final = 2
@@ -43,7 +45,7 @@ class Stage:
         self.bench = Bench()
         self.bench.now = time.monotonic() + offset
         self.push = Pusher(
-            NOWHERE, journal=folder / "jobs.db", durability=durability, heartbeat=QUIET, dedupe=WINDOW,
+            NOWHERE, journal=folder / "jobs.db", durability=durability, heartbeat=HEARTBEAT, dedupe=WINDOW,
             max_failures=MAX_FAILURES, backoff=Backoff(0.5, 1.0, 0.5), name="push",
         )  # fmt: skip
         core, self.journal = self.push._build()
@@ -70,7 +72,7 @@ class Stage:
         self.stop_pulling()
         with contextlib.closing(sqlite3.connect(self.database, isolation_level=None)) as connection:
             connection.execute("create table if not exists effects (n integer primary key autoincrement, name, id)")
-        pull = Puller[str](NOWHERE, inbox=self.database, heartbeat=QUIET, name="pull")
+        pull = Puller[str](NOWHERE, inbox=self.database, heartbeat=HEARTBEAT, name="pull")
         driver = self._open(pull, pull._build()[0])
         self.pull = pull
         self.bench.join(driver, self._bound)
@@ -99,13 +101,13 @@ class Stage:
                 relay._move(file)
 
     def pass_time(self, seconds: float) -> None:
-        """Let time go on."""
+        """Let time go on, from one thing that is due to the next, and by the heart's beat."""
         until = self.bench.now + seconds
-        while (due := self.bench.next_due()) is not None and due < until:
-            self.bench.now = max(self.bench.now, due)
+        while self.bench.now < until:
+            due = self.bench.next_due()
+            step = min(until, self.bench.now + HEARTBEAT.interval / 4)
+            self.bench.now = min(step, due) if due is not None and due > self.bench.now else step
             self.bench.pump()
-        self.bench.now = until
-        self.bench.pump()
 
     def forge(self, epoch: bytes) -> None:
         """Let the puller settle what another epoch lent, or none: leases that mean nothing here."""

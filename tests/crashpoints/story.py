@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from tests.crashpoints.history import check, read
 from tests.crashpoints.player import Player
-from tests.crashpoints.stage import WINDOW
+from tests.crashpoints.stage import BOUND, WINDOW
 from zmqkit.patterns.pipeline.lanes import LANES
 from zmqkit.patterns.pipeline.rows import MARKS, MESSAGES
 
@@ -63,9 +63,30 @@ def scheduled(player: Player) -> None:
     player.effect("c8")
 
 
+def mixed(player: Player) -> None:
+    """Rows of messages that want different things, of which some are done."""
+    player.send_many("g1", g2={"key": "ship"}, g3={}, g4={"key": "ship"}, g5={"key": "cart", "id": "order 101"})
+    player.send_many(g6={"id": "order 102", "delay": 5.0, "ttl": 1.0}, g7={"delay": 5.0, "ttl": 1.0})
+    player.send_many(g8={"priority": 3, "key": "cart"}, g9={"priority": 3})
+    player.take()
+    player.ack("g3")
+    player.effect("g2")
+    player.take()
+    player.effect("g9")
+    player.pass_time(10.0)
+    player.effect("g5")
+    player.restart()
+    player.begin_pulling()
+    player.pass_time(2 * BOUND)
+    player.take()
+    player.effect("g4")
+
+
 def failures(player: Player) -> None:
     """Handlers fail, messages die, are sent again, and thrown away."""
-    player.send_many("d1", "d2", "d3", "d4")
+    player.send_many("d1", "d2", "d3", "d4", d5={"key": "ship"}, d6={"key": "ship"})
+    player.take()
+    player.reject("d5")
     player.take()
     player.effect("d1", fails=True)
     player.nack("d2")
@@ -75,7 +96,6 @@ def failures(player: Player) -> None:
     player.take()
     player.effect("d1")
     player.nack("d2")
-    player.look("a5")
     player.retry("d2")
     player.drop("d3")
     player.take()
@@ -100,20 +120,23 @@ def another_life(player: Player) -> None:
     """All is closed and opened, and goes on; something is left at each point."""
     player.restart()
     player.begin_pulling()
+    player.pass_time(2 * BOUND)
     player.take()
     player.send("f1", key="tram")
     player.send("f2", id="order 200")
     player.send_again("f2")
+    player.send("f4")
     player.begin_pulling()
     player.take()
     player.ack("f2")
+    player.claim("f4")
     player.outbox("f3")
     player.retry()
     player.sync()
     player.restart()
 
 
-CHAPTERS: tuple[Chapter, ...] = (plain, ids, scheduled, failures, outboxes, another_life)
+CHAPTERS: tuple[Chapter, ...] = (plain, ids, scheduled, mixed, failures, outboxes, another_life)
 
 
 def tell(player: Player) -> None:
@@ -136,7 +159,7 @@ def recover(player: Player) -> None:
     _forge(player)
     for _ in range(4):
         _drain(player)
-        player.pass_time(60.0)
+        player.pass_time(2 * BOUND)
     # In the first round some are there twice, by the outbox: then the second one is known.
     if player.dead():
         player.retry()

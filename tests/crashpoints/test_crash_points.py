@@ -46,6 +46,13 @@ def test_a_crash_before_or_after_any_operation_loses_and_doubles_nothing(theatre
 
 
 @pytest.mark.slow
+def test_a_crash_of_the_process_alone_takes_nothing_at_durability_process_either(forgetful_theatre: Theatre) -> None:
+    shots, steps = forgetful_theatre.play()
+    for shot in shots[::4]:
+        forgetful_theatre.recover(shot, steps)
+
+
+@pytest.mark.slow
 def test_a_second_crash_while_the_first_is_mended_changes_nothing_of_that(theatre: Theatre) -> None:
     shots, steps = theatre.play()
     tried = 0

@@ -20,6 +20,7 @@ from zmqkit.devices.sides import Side
 from zmqkit.errors import AddressInUse, CommitIndeterminate, DuplicateInstance, JournalBusy, JournalError, JournalFull
 from zmqkit.events import Event, JobDead
 from zmqkit.journal import SqliteJournal
+from zmqkit.patterns.pipeline.steering_sync import reach
 
 
 @pytest.fixture
@@ -204,6 +205,27 @@ def test_poison_becomes_a_dead_letter_in_the_journal_of_the_device(
     assert (letters[ids[0]].reason, letters[ids[0]].failures) == ("no good", 20)
     assert (letters[ids[1]].reason, msgpack.unpackb(letters[ids[1]].body)) == ("never", "hopeless")
     assert {each.id for each in told if isinstance(each, JobDead)} == set(ids[:2])
+
+
+def test_dead_letters_of_a_device_that_runs_are_sent_again_at_its_control_socket(
+    folder: str, made: Callable[..., CustodyEngine]
+) -> None:
+    engine = made(folder)
+    engine.open()
+    with pusher(folder) as push, puller(folder) as pull:
+        push.send("bad luck", key="k")
+        take(pull).reject("not today")
+        until(lambda: engine.stats()["dead"] == 1)
+        address = engine._sink._control
+        assert address is not None
+        assert address not in (*engine.backend_addresses, *engine.frontend_addresses)
+        journal = reach(address, "device.db")
+        assert journal is not None
+        with journal:
+            assert journal.retry() == 1
+        with take(pull) as job:
+            assert (job.body, job.key) == ("bad luck", "k")
+        until(lambda: engine.stats()["acked"] == 1)
 
 
 # ---- where the journal fails -----------------------------------------------------------------

@@ -142,6 +142,20 @@ def test_hello_is_said_again_with_growing_pauses_until_it_is_answered() -> None:
     assert pair.count("up", "HELLO") <= said + 1
 
 
+def test_a_hundred_that_reconnect_at_once_ask_again_at_times_that_are_spread() -> None:
+    dues = []
+    for number in range(100):
+        side = Side(f"side-{number}")
+        side.sessions.link_up(LINK, 100.0)
+        for _ in range(5):
+            due = side.sessions.next_deadline() or 0.0
+            assert due > 100.0
+            side.sessions.handle_timer(due)
+        dues.append(due - 100.0)
+    assert len({round(due, 3) for due in dues}) > 90
+    assert max(dues) - min(dues) > 0.2 * max(dues)
+
+
 def test_a_lost_welcome_and_what_followed_it_come_again() -> None:
     pair = Pair(connect=False)
     pair.lose = only(WELCOME, DATA, direction="down")

@@ -179,3 +179,30 @@ def is_awaited(ticket: Ticket) -> None:
             return
         turn.wait(0.001)
     raise AssertionError("nobody waits for it")
+
+
+def test_what_is_told_and_is_no_ticket_is_told_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Custodian:
+        """Told as a ticket is; nobody waits for it."""
+
+        def __init__(self) -> None:
+            self.told = threading.Event()
+
+        def resolve(self, result: object) -> None:
+            self.told.set()
+
+    pauses: list[float] = []
+    store, custodian = Gate(), Custodian()
+    store.go.set()
+    io = started(store, pauses.append, monkeypatch)
+    core = io.core
+    assert isinstance(core, RawCore)
+    try:
+        io.post(core.store, 1, b"x", custodian)
+        assert custodian.told.wait(PATIENCE_S)
+        ticket = io.ticket()
+        io.submit(core.answer, ticket, "after it")
+        assert io.wait(ticket, PATIENCE_S) == "after it"
+        assert pauses == []
+    finally:
+        io.close(0)

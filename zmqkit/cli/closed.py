@@ -9,20 +9,22 @@ import contextlib
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from zmqkit import codec
 from zmqkit.errors import DecodeError, JournalBusy, JournalError, JournalVersion
 from zmqkit.journal import Holder, SqliteJournal
 from zmqkit.journal.layout import APPLICATION_ID
 from zmqkit.journal.lock import inspect
+from zmqkit.journal.store import Totals
 from zmqkit.options import Limits
 from zmqkit.patterns.pipeline.doubt import INBOXES, Doubt
 from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, DeadRow, Row
 from zmqkit.patterns.pipeline.walltime import STATE
 from zmqkit.protocol.core import Read
+from zmqkit.protocol.core import Row as StoredRow
 
 READ_BYTES = 1 << 20
 LAST_KEY = 2**63 - 1
@@ -41,6 +43,23 @@ NOT_FOR_JOBS = {
 
 ANY_LIMITS = Limits(frame_bytes=1 << 40, nesting=500)
 """What is in a journal was checked when it was sent, perhaps by looser limits than the default ones."""
+
+
+class Readable(Protocol):
+    """A journal that can be looked into, wherever it is."""
+
+    @property
+    def path(self) -> str:
+        """Of the file."""
+
+    def has(self, log: str) -> bool:
+        """Whether there is a log of that name."""
+
+    def totals(self, log: str) -> Totals:
+        """Of one log."""
+
+    def read(self, request: Read) -> Sequence[StoredRow]:
+        """Rows in the order of their keys."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -131,12 +150,12 @@ def opened(path: Path, *, kind: str | None = PIPELINE) -> Iterator[SqliteJournal
         journal.close()
 
 
-def count_waiting(journal: SqliteJournal) -> int:
+def count_waiting(journal: Readable) -> int:
     """How many messages are not settled."""
     return journal.totals(MESSAGES).weight - journal.totals(MARKS).weight
 
 
-def count_dead(journal: SqliteJournal) -> int:
+def count_dead(journal: Readable) -> int:
     """How many dead letters there are."""
     return journal.totals(DEAD).weight
 
@@ -172,7 +191,7 @@ def _is_journal(path: Path) -> bool:
     return header.startswith(b"SQLite format 3\0") and header[68:72] == APPLICATION_ID.to_bytes(4, "big")
 
 
-def waiting(journal: SqliteJournal) -> Iterator[Waiting]:
+def waiting(journal: Readable) -> Iterator[Waiting]:
     """The messages that are not settled, in the order in which they were sent.
 
     Raises:
@@ -192,7 +211,7 @@ def waiting(journal: SqliteJournal) -> Iterator[Waiting]:
                 )  # fmt: skip
 
 
-def doubt_of(journal: SqliteJournal) -> Doubt:
+def doubt_of(journal: Readable) -> Doubt:
     """Which messages go only to one inbox, as the next opening would find them. Raises `JournalVersion`."""
     doubt = Doubt(durable=True)
     with _format_of(journal):
@@ -204,14 +223,14 @@ def doubt_of(journal: SqliteJournal) -> Doubt:
     return doubt
 
 
-def in_doubt(journal: SqliteJournal) -> Counter[str]:
+def in_doubt(journal: Readable) -> Counter[str]:
     """How many messages wait for which inbox; looks through all, if there is any."""
     if not journal.has(INBOXES) or not journal.totals(INBOXES).rows:
         return Counter()
     return Counter(each.inbox for each in waiting(journal) if each.inbox)
 
 
-def rows(journal: SqliteJournal, doubt: Doubt) -> Iterator[Row]:
+def rows(journal: Readable, doubt: Doubt) -> Iterator[Row]:
     """All rows, with what is known of their messages."""
     first = 1
     while found := journal.read(Read(MESSAGES, first, LAST_KEY, READ_BYTES)):
@@ -226,7 +245,7 @@ def rows(journal: SqliteJournal, doubt: Doubt) -> Iterator[Row]:
         first = found[-1].key + 1
 
 
-def letters(journal: SqliteJournal) -> Iterator[Letter]:
+def letters(journal: Readable) -> Iterator[Letter]:
     """The dead letters, in the order in which their messages were sent.
 
     Raises:
@@ -246,7 +265,7 @@ def letters(journal: SqliteJournal) -> Iterator[Letter]:
 
 
 @contextlib.contextmanager
-def _format_of(journal: SqliteJournal) -> Iterator[None]:
+def _format_of(journal: Readable) -> Iterator[None]:
     """A row is what was written, its checksum says so: what cannot be read in it is of another version."""
     try:
         yield

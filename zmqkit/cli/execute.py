@@ -88,18 +88,18 @@ class Command:
                 process_group=0,
             )
         self._process = process
-        if self._over:
-            self.kill()
-        assert process.stderr is not None
-        with process.stderr as stderr, _Relay(stderr) as relay:
-            try:
-                process.wait()
-            except BaseException:
+        try:
+            if self._over:
                 self.kill()
+            assert process.stderr is not None
+            with process.stderr as stderr, _Relay(stderr) as relay:
                 process.wait()
-                raise
-            finally:
-                self._process = None
+        except BaseException:  # also one that comes before we wait
+            self.kill()
+            process.wait()
+            raise
+        finally:
+            self._process = None
         ended = Ended(process.returncode, relay.tail())
         if ended.status in CANNOT_RUN:
             # Else a typing error would make dead letters of every job.

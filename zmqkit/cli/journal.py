@@ -1,4 +1,4 @@
-"""``zmqkit journal ls`` and ``show``: look into the journals of closed programs."""
+"""``zmqkit journal ls`` and ``show``: look into journals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from zmqkit.cli import closed, messages, options, show
+from zmqkit.cli import closed, live, messages, options, show
 from zmqkit.cli.outcome import Code, code_of, command, say, tell
 
 
@@ -80,7 +80,7 @@ def show_waiting(path: options.JournalFile, limit: options.Limit = 100, as_json:
 
     Of those in doubt only one inbox knows whether they were done; it is named.
     """
-    with closed.opened(path) as journal:
+    with live.opened(path) as journal:
         found = itertools.islice(closed.waiting(journal), limit or None)
         if as_json:
             for each in found:

@@ -1,4 +1,4 @@
-"""``zmqkit journal dead``: look at the dead letters of a closed program, send them again, or throw them away."""
+"""``zmqkit journal dead``: look at the dead letters of a program, send them again, or throw them away."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from zmqkit import Pusher
-from zmqkit.cli import closed, messages, options, show
+from zmqkit.cli import closed, live, messages, options, show
 from zmqkit.cli.outcome import Code, Failed, command, say
+from zmqkit.journal import SqliteJournal
 from zmqkit.patterns.pipeline import DeadLetters
+
+if TYPE_CHECKING:
+    from zmqkit.patterns.pipeline.steering_sync import LiveJournal
 
 Ids = Annotated[
     list[str] | None,
@@ -26,7 +30,7 @@ All = Annotated[bool, typer.Option("--all", help="All there are, instead of nami
 @command
 def list_dead(path: options.JournalFile, limit: options.Limit = 100, as_json: options.AsJson = False) -> int:
     """Show a journal's dead letters and why they died, the oldest first. With --json, a line each."""
-    with closed.opened(path) as journal:
+    with live.opened(path) as journal:
         found = itertools.islice(closed.letters(journal), limit or None)
         if as_json:
             for each in found:
@@ -44,7 +48,7 @@ def show_dead(
     as_json: options.AsJson = False,
 ) -> int:
     """Show all that is known of one dead letter, the traceback of its handler included."""
-    with closed.opened(path) as journal:
+    with live.opened(path) as journal:
         letter = next((each for each in closed.letters(journal) if each.id == wanted), None)
     if letter is None:
         raise Failed(f"{path} has no dead letter {wanted}: `zmqkit journal dead ls {path}` shows which there are")
@@ -70,11 +74,14 @@ def show_dead(
 def retry(path: options.JournalFile, ids: Ids = None, every: All = False) -> int:
     """Send dead letters again: they wait in the journal then, under their ids, their failures forgotten.
 
-    Their program delivers them when it runs again, or `zmqkit journal serve`.
+    A program that has the journal open delivers them at once; else it does when it runs again, or `zmqkit journal
+    serve` does.
     """
     with _letters(path, ids, every) as letters:
         count = letters.retry(*ids or ())
-    return _conclude(count, ids, f"wait again; deliver them with: zmqkit journal serve {path} ADDRESS")
+    here = isinstance(letters, DeadLetters)
+    return _conclude(count, ids, f"wait again; deliver them with: zmqkit journal serve {path} ADDRESS" if here else
+                     "wait again; the program that has the journal open delivers them")  # fmt: skip
 
 
 @command
@@ -86,12 +93,15 @@ def drop(path: options.JournalFile, ids: Ids = None, every: All = False) -> int:
 
 
 @contextmanager
-def _letters(path: Path, ids: list[str] | None, every: bool) -> Iterator[DeadLetters]:
-    """The letters of a journal, which is held meanwhile. Nobody can connect."""
+def _letters(path: Path, ids: list[str] | None, every: bool) -> Iterator[DeadLetters | LiveJournal]:
+    """The letters of a journal: of the program that has it open, or of the file, which is held meanwhile."""
     if bool(ids) == every:
         raise Failed("name ids, or give --all" if not every else "give ids or --all, not both", Code.USAGE)
-    with closed.opened(path):
-        pass  # it is there, and a pipeline's
+    with live.opened(path) as journal:  # it is there, and a pipeline's
+        if not isinstance(journal, SqliteJournal):
+            yield journal
+            return
+    # Nobody can connect; and nobody steers what is gone in a moment.
     pusher = Pusher("inproc://zmqkit-journal-dead", journal=path, linger=0, name="zmqkit journal dead")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # that messages wait is what the user knows

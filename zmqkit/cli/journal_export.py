@@ -1,4 +1,4 @@
-"""``zmqkit journal export``: what a closed journal holds, as lines of JSON for other programs."""
+"""``zmqkit journal export``: what a journal holds, as lines of JSON for other programs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from zmqkit.cli import closed, messages, options, show
+from zmqkit.cli import closed, live, messages, options, show
 from zmqkit.cli.outcome import Code, command, say
-from zmqkit.journal import SqliteJournal
 
 
 class What(enum.StrEnum):
@@ -35,7 +34,7 @@ def export(
     beside it; with --bodies it is left out, and the exit code is 1.
     """
     left_out = 0
-    with closed.opened(path) as journal:
+    with live.opened(path) as journal:
         for state, message in _messages(journal, what):
             unreadable = isinstance(message.body, closed.Unreadable)
             if not bodies:
@@ -49,7 +48,7 @@ def export(
     return Code.FAILED if left_out else Code.OK
 
 
-def _messages(journal: SqliteJournal, what: What) -> Iterator[tuple[str, closed.Waiting | closed.Letter]]:
+def _messages(journal: closed.Readable, what: What) -> Iterator[tuple[str, closed.Waiting | closed.Letter]]:
     if what != What.DEAD:
         for message in closed.waiting(journal):
             yield "waiting", message

@@ -138,7 +138,7 @@ class Pump:
             self._wires.let_in(pulls)
         if out.replies:
             replies, out.replies = out.replies, []
-            if committed and all(ticket is not None and ticket.awaited for ticket, _ in replies):
+            if committed and all(getattr(ticket, "awaited", False) for ticket, _ in replies):
                 self.told += len(replies)
             for ticket, result in replies:
                 if ticket is not None:
