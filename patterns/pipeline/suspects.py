@@ -81,9 +81,7 @@ class Suspects:
         """It held one job only, and that one is why it died."""
         if holder.held != 1:
             return False
-        (lot,) = holder.lots.values()
-        sequence = lot.row.key + lot.row_bits.bit_length() - 1
-        return reason in DIED or (reason in MAY_HAVE_DIED and self.alone(sequence))
+        return reason in DIED or (reason in MAY_HAVE_DIED and self.alone(_only(holder)))
 
     def alone(self, sequence: int) -> bool:
         """It is lent alone."""
@@ -118,9 +116,22 @@ class Suspects:
                 chosen.kept = True
                 kept.append(chosen)
         free = [each for each in kept if not each.held and takes(each) and each.session.room_messages > 0]
-        for each in [*free[len(self.waiting) :], *(each for each in kept if not takes(each))]:
-            each.kept = False
-        return free[: len(self.waiting)]
+        chosen_now = free[: len(self.waiting)]
+        served = len(chosen_now) == len(self.waiting)
+        for each in kept:
+            if (served or not takes(each)) and each not in chosen_now and not self._runs_one(each):
+                each.kept = False
+        return chosen_now
+
+    def _runs_one(self, holder: Holder) -> bool:
+        """What it holds is a suspect, alone."""
+        return holder.held == 1 and self.alone(_only(holder))
+
+
+def _only(holder: Holder) -> int:
+    """The sequence of the one message that it holds."""
+    (lot,) = holder.lots.values()
+    return lot.row.key + lot.row_bits.bit_length() - 1
 
 
 def takes(holder: Holder) -> bool:
