@@ -1,7 +1,7 @@
 """How many jobs a puller should hold that nobody handles yet: as many as are settled while more are on their way.
 
 Pure. It follows the rate of settles; when the mailbox ran empty though all credit was used, it was too little, and is
-doubled. It shrinks slowly: a pause is no reason to begin anew (docs/decisions/0012-prefetch-256.md).
+doubled. It shrinks slowly: a pause is no reason to begin anew (docs/decisions/0012-prefetch.md).
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from zmqkit.patterns.pipeline.rows import DEAD, Row, unreadable
 from zmqkit.patterns.pipeline.runs import Run, runs
 from zmqkit.patterns.pipeline.steering import Answer
 from zmqkit.patterns.pipeline.storing import StoringCore
-from zmqkit.patterns.pipeline.suspects import suspected
+from zmqkit.patterns.pipeline.suspects import MAY_HAVE_DIED
 from zmqkit.protocol import core
 from zmqkit.protocol.core import Frames
 from zmqkit.protocol.session import Session
@@ -155,7 +155,7 @@ class PusherCore(StoringCore):
             # Whether its effects are there, only this inbox can tell.
             for row, bits in holder.rows():
                 self.doubt.bind(inbox, row, bits)
-        if holder.held == 1 and reason in ("process gone", "silent"):
+        if self.suspects.to_blame(holder, reason):
             # It died over this one job: that counts, or a job that kills its workers would go round for ever. (Also
             # where it never said that it had it: it may be dead a millisecond after it came.)
             (lot,) = holder.lots.values()
@@ -163,20 +163,12 @@ class PusherCore(StoringCore):
             self._redelivered(lot.row, lot.row_bits)
             self._failed(lot.row, index, None, f"the puller died holding this job alone ({reason})", "", now)
         else:
-            if reason in ("process gone", "silent"):
-                self._suspect(holder)
+            if reason in MAY_HAVE_DIED:
+                self.counters["suspected"] += self.suspects.died(holder)
             for row, bits in holder.rows():
                 self._put_back(row, bits)
         self.counters["redelivered"] += holder.held
         self.out.events.append(JobRedelivered(self.local.name, session.peer.instance.hex(), holder.held))
-
-    def _suspect(self, holder: Holder) -> None:
-        """It died: it may have been any of the jobs that it had started."""
-        for first, bits in suspected(holder).items():
-            lot = holder.lots[first]
-            for index, count in runs(bits << lot.index):
-                for at in range(index, index + count):
-                    self.counters["suspected"] += self.suspects.seen(lot.row, at)
 
     def heard(self, session: Session, now: float) -> None:
         """A puller received more, or gave credit."""

@@ -96,7 +96,7 @@ class Settle(NamedTuple):
     commits: int = 0
     """How many commits the puller's inbox has; 0: it has none to tell of."""
     started: int = 0
-    """The highest lease that the user has started; 0: not told (7.12)."""
+    """The highest lease that the user has started; 0: not told (7.14)."""
 
     def pack(self) -> Frames:
         """The message's frames."""

@@ -60,6 +60,17 @@ def hold(address: str, count: str, interval: str = "0.2") -> None:
                 say(outcomes)
 
 
+def die_of(address: str, poison: str) -> None:
+    """Ack all that comes, but say so and die of this one; say "done" when nothing comes for a while."""
+    with zmqkit.Puller(address, heartbeat=Heartbeat(0.2)) as pull:
+        while (job := pull.receive(2.0)) is not None:
+            if job.body == poison:
+                say(job.failures)
+                os.kill(os.getpid(), signal.SIGKILL)
+            job.ack()
+    say("done")
+
+
 def leave_behind(journal: str, count: str) -> None:
     """Journal so many messages, deliver none; say the ids and wait to be killed."""
     push = zmqkit.Pusher("tcp://127.0.0.1:*", journal=journal).open()

@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 from tests.protocol.cores import CorePair, Host
+from tests.protocol.pair import LINK
 from zmqkit.events import JobFailed, JobRedelivered, StaleSettle
 from zmqkit.patterns.pipeline import wire
 from zmqkit.patterns.pipeline.hands import PusherSettings
@@ -130,6 +131,36 @@ def test_nothing_more_is_lent_to_a_puller_that_is_silent() -> None:
     pipeline.puller.paused = False
     pipeline.pair.advance(2.0)
     assert [parcel.delivery.blob for parcel, _ in pipeline.take()] == [b"a", b"b"]
+
+
+def test_a_puller_that_stood_still_for_two_minutes_changes_nothing_when_it_wakes() -> None:
+    pipeline = Pipeline()
+    pair = pipeline.pair
+    pipeline.send(b"a", b"b")
+    before = pipeline.take()
+    for parcel, _ in before:
+        list(parcel.claims)
+    pipeline.puller.paused = True
+    pair.connected = False  # libzmq's own heartbeats get no answer either; it does not know yet
+    pipeline.pusher.core.link_down(("b", "x", pair.connection), pair.now)
+    pair.advance(120.0)
+    assert pipeline.count(JobRedelivered) == 1
+    waiting = pipeline.pusher.core.backlog.waiting
+    for job in before:
+        pipeline.ack(*job)
+    pipeline.puller.paused = False
+    pipeline.puller.core.link_down(LINK, pair.now)
+    pair.connect()
+    pair.advance(5.0)
+    assert waiting == 2
+    assert pipeline.pusher.core.acked == 0
+    again = pipeline.take()
+    assert [parcel.delivery.sequence + index for parcel, index in again] == [1, 2]
+    for job in again:
+        pipeline.ack(*job)
+    pair.flow()
+    assert pipeline.pusher.core.acked == 2
+    assert pipeline.pusher.core.counters["failed"] == 0
 
 
 def test_a_stale_settle_is_answered_though_nothing_is_written() -> None:

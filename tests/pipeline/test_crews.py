@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+import zmqkit
 from tests.pipeline.faces import LOCAL, PATIENCE_S, Face, handle, listen, take
 from tests.pipeline.processes import program
-from zmqkit import Heartbeat, Settled
-from zmqkit.events import JobRedelivered, PeerFound, PeerLost
+from zmqkit import Backoff, Heartbeat, Settled
+from zmqkit.events import JobFailed, JobRedelivered, PeerFound, PeerLost
 
 ADDRESSES = ["tcp://127.0.0.1:*", "ipc://{folder}/jobs", "inproc://{folder}/jobs"]
 
@@ -198,6 +199,25 @@ async def test_a_job_over_which_pullers_die_alone_is_blamed_and_dead_in_the_end(
                 holder.kill()
         assert await receipt.wait(timeout=PATIENCE_S) == Settled(dead=1)
         assert receipt.outcome == "dead"
+
+
+def test_a_job_that_kills_its_workers_is_found_among_others_and_these_are_done() -> None:
+    blamed: list[str] = []
+    with zmqkit.Pusher(LOCAL, max_failures=2, backoff=Backoff(first=0.001, cap=0.001)) as push:
+        push.on(JobFailed, lambda event: blamed.append(event.id))
+        push.send_many(range(10))
+        poison = push.send("poison")
+        push.send_many(range(10, 20))
+        told: list[Any] = []
+        while "done" not in told:
+            assert len(told) < 10, told
+            with program("die_of", push.addresses[0], "poison") as victim:
+                told.append(victim.heard())
+                victim.process.wait(PATIENCE_S)
+        assert push.flush(PATIENCE_S) == Settled(acked=20, dead=1)
+    assert told[-3:] == [0, 1, "done"], "alone, it is blamed for each death"
+    assert told.count(0) >= 3, "before, nobody is"
+    assert set(blamed) == {poison.id}
 
 
 @pytest.mark.parametrize("pushers_bind", [True, False], ids=["pushers-bind", "pullers-bind"])

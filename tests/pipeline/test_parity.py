@@ -27,7 +27,7 @@ COROUTINES = {
     "Pusher": {"open", "close", "wait_for_peers", "send", "send_many", "flush"},
     "Puller": {"open", "close", "wait_for_peers", "receive", "run"},
     "Worker": {"open", "close", "wait_for_peers", "run"},
-    "Job": {"ack", "nack", "reject", "release"},
+    "Job": {"ack", "nack", "reject", "release", "extend"},
     "Batch": {"ack", "nack"},
     "Receipt": {"wait"},
     "DeadLetters": {"retry", "drop"},
@@ -84,6 +84,7 @@ CONTRACT: dict[str, dict[str, dict[str, object]]] = {
     },
     "Job": {
         "ack": {"wait": False}, "nack": {"delay": None, "reason": None}, "reject": {"reason": REQUIRED}, "release": {},
+        "extend": {"seconds": None},
         "claim": {"connection": REQUIRED}, "transaction": {},
     },
     "Batch": {"ack": {}, "nack": {"delay": None}, "transaction": {}},
@@ -100,6 +101,7 @@ POSITIONAL_ONLY = {
 POSITIONAL_OR_BY_NAME = {
     ("Peer", "close"): {"timeout"}, ("Peer", "wait_for_peers"): {"count"}, ("Pusher", "flush"): {"timeout"},
     ("Puller", "receive"): {"timeout"}, ("Puller", "batches"): {"max", "wait"}, ("Job", "reject"): {"reason"},
+    ("Job", "extend"): {"seconds"},
     ("Receipt", "wait"): {"until"},
 }  # fmt: skip
 

@@ -38,6 +38,9 @@ class PipelineScenario(Direct, Scenario):
     settle_s = 40.0
     step_s = 0.05
     bound_s = BOUND_S
+    most_pushers: ClassVar[int] = 2
+    closes: ClassVar[float] = 0.006
+    """How often somebody is closed, a step."""
     logs: ClassVar[tuple[str, ...]] = ("messages", "marks", "dead")
     expects: ClassVar[tuple[str, ...]] = (
         *NETWORK_FAULTS, *STALL_FAULTS, *CRASH_FAULTS, *JOURNAL_FAULTS, *DISK_FAULTS, "closed", "commits lost",
@@ -77,7 +80,7 @@ class PipelineScenario(Direct, Scenario):
         self.binding = rng.choice(("pushers", "pullers"))
         self.small = rng.random() < 0.5
         together = rng.random() < 0.4
-        pushers, pullers = rng.choice((1, 1, 2)), rng.choice((1, 2, 2, 3))
+        pushers, pullers = min(self.most_pushers, rng.choice((1, 1, 2))), rng.choice((1, 2, 2, 3))
         kinds: list[Any] = [rng.choice(("power", "power", "process", False)) for _ in range(pushers)]
         names = [f"push{n}" for n in range(pushers)], [f"pull{n}" for n in range(pullers)]
         bound = names[self.binding == "pullers"]
@@ -165,7 +168,7 @@ class PipelineScenario(Direct, Scenario):
                 self._forge(puller)
             elif rng.random() < 0.06:
                 self._forget(puller)
-        if rng.random() < 0.006:
+        if rng.random() < self.closes:
             peer = rng.choice((*self.pushers, *self.pullers))
             if peer.alive and not peer.closing:
                 world.counts["closed"] += 1
@@ -319,6 +322,8 @@ class PipelineScenario(Direct, Scenario):
         jobs = ready[:count] if rng.random() < 0.8 else rng.sample(ready, min(count, len(ready)))
         kind = rng.random()
         jobs = [job for job in jobs if job.parcel.lost or job.start(now, self.max_leases[peer])]
+        if self._dies(peer):
+            return
         if kind >= 0.96:
             for job in jobs:
                 job.kept_until = now + rng.uniform(0.0, 8.0)
@@ -369,6 +374,10 @@ class PipelineScenario(Direct, Scenario):
     def kept_in_hand(self, peer: SimPeer, job: Job) -> None:
         """The user has begun a job, and takes a while."""
 
+    def _dies(self, peer: SimPeer) -> bool:
+        """Whether its process dies of what its user has just started."""
+        return False
+
     @staticmethod
     def _extend(made: PullerCore, job: Job, seconds: float | None, max_lease: float, now: float) -> None:
         if job.open:
@@ -411,6 +420,8 @@ class PipelineScenario(Direct, Scenario):
         user = self.users[peer]
         now, most = self.world.clock.now, self.max_leases[peer]
         jobs = [job for job in user.jobs if job.parcel.lost or job.start(now, most)]
+        if self._dies(peer):
+            return
         for job in jobs:
             job.let_go()
             user.jobs.remove(job)

@@ -22,6 +22,7 @@ SCENARIOS = {
     "pipeline": Entry("tests.simulation.pipeline:PipelineScenario", 1000, 100),
     "scheduled": Entry("tests.simulation.pipeline_scheduled:ScheduledScenario", 400, 40),
     "inboxes": Entry("tests.simulation.pipeline_inboxes:InboxScenario", 400, 40),
+    "suspects": Entry("tests.simulation.pipeline_suspects:SuspectsScenario", 200, 20),
     "chain": Entry("tests.simulation.chain:ChainScenario", 200, 20),
     "reqrep": Entry("tests.simulation.reqrep:ReqrepScenario", 2000, 200),
     "pubsub": Entry("tests.simulation.pubsub:PubsubScenario", 2000, 200),
