@@ -462,10 +462,18 @@ class PusherBase(PipePeer):
 
     def _unflushed(self, until: Point, timeout: float | None) -> WaitTimeout:
         count = self._core.unsettled
-        waiting = f"{counted(count)} {'is' if count == 1 else 'are'} not settled"
+        waiting = f"{counted(count)} {'is' if count == 1 else 'are'} not settled{self._doubtful()}"
         if until == "settled":
             return WaitTimeout(f"{waiting} after {timeout} s")
         return WaitTimeout(f"not all is {until} after {timeout} s; {waiting}")
+
+    def _doubtful(self) -> str:
+        """What to add about messages that wait for their inbox; nothing if none does."""
+        doubt = self._core.doubt
+        if not doubt.in_doubt:
+            return ""
+        where = ", ".join(each.id.hex() for each in list(doubt.inboxes.values()) if each.in_doubt)
+        return f", {doubt.in_doubt} of them in doubt: only pullers with the inbox {where} get those"
 
     def _withdraw_soon(self, ticket: Ticket) -> None:
         """Give up a send that is not accepted yet, without waiting for the answer."""
@@ -522,8 +530,8 @@ class PusherBase(PipePeer):
             raise Unsettled(lost, count=count) from error
         where = self.addresses[0] if self.addresses else "ADDRESS"
         return count, (
-            f"{self.name} was closed with {counted(count)} not settled. What waits is safe in {self._journal_path}; "
-            f"open it again, or deliver with: zmqkit journal serve {self._journal_path} {where}"
+            f"{self.name} was closed with {counted(count)} not settled{self._doubtful()}. What waits is safe in "
+            f"{self._journal_path}; open it again, or deliver with: zmqkit journal serve {self._journal_path} {where}"
         )
 
     def _lost_with_it(self) -> str:

@@ -14,7 +14,7 @@ import pytest
 import zmqkit
 from tests.pipeline.faces import LOCAL, PATIENCE_S, Face, bare, take
 from tests.pipeline.test_effects import QUICK, apply, done_elsewhere, rows
-from zmqkit import InboxRolledBack
+from zmqkit import InboxRolledBack, WaitTimeout
 from zmqkit.errors import CommitIndeterminate
 from zmqkit.events import InDoubt
 from zmqkit.inbox import Transaction
@@ -95,6 +95,8 @@ async def test_it_is_told_when_nobody_with_the_inbox_is_there(face: Face, inbox:
         (event,) = told
         assert (event.id, event.count) == (lost, 1)
         assert event.inbox == uuid_of(inbox)
+        with pytest.raises(WaitTimeout, match=f"1 of them in doubt: only pullers with the inbox {event.inbox}"):
+            await push.flush(0.01)
         async with face.Puller(push.addresses[0], inbox=inbox) as pull:
             async with await take(pull) as job, job.transaction() as db:
                 await apply(db, job.body)

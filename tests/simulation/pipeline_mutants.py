@@ -179,8 +179,8 @@ def takes_back_what_is_held(old: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def blames_for_a_release(old: Callable[..., None]) -> Callable[..., None]:
-    def settle_other(self: PusherCore, lot: Lot, bits: int, other: wire.Unsettled, now: float) -> None:
-        old(self, lot, bits, other._replace(kind=wire.NACK) if other.kind == wire.RELEASE else other, now)
+    def settle_other(self: PusherCore, holder: Holder, lot: Lot, bits: int, other: wire.Unsettled, now: float) -> None:
+        old(self, holder, lot, bits, other._replace(kind=wire.NACK) if other.kind == wire.RELEASE else other, now)
 
     return settle_other
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from zmqkit.errors import DecodeError
 from zmqkit.journal.salvage import Get
-from zmqkit.patterns.pipeline import dedupe, lanes, walltime
+from zmqkit.patterns.pipeline import dedupe, doubt, lanes, walltime
 from zmqkit.patterns.pipeline import rows as pipeline
 from zmqkit.patterns.pubsub import rows as pubsub
 from zmqkit.patterns.reqrep import rows as reqrep
@@ -43,6 +43,7 @@ class Judge:
                 lanes.LANES: self._lanes,
                 dedupe.IDS: lambda row, _: _weighs(row, 0, dedupe.unpack_id(row.value)),
                 walltime.STATE: _list_of(int),
+                doubt.INBOXES: lambda row, _: _weighs(row, 0, doubt.unpack_inbox(row.value)),
             }
         elif kind == "publisher":
             self._readers = {
