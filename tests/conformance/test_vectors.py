@@ -174,9 +174,8 @@ def test_a_row_of_the_journal_is_read_and_written_so(vector: dict[str, Any]) -> 
 
 def test_there_is_a_vector_for_every_kind() -> None:
     assert {vector["kind"] for vector in SESSION["vectors"]} == set(session_wire.NAMES.values())
-    assert {vector["message"]["kind"] for vector in PIPELINE["vectors"]} == set(
-        ["DELIVER", "SETTLE", "SETTLED", "HELD", "RECALL"]
-    )
+    kinds = {vector["message"]["kind"] for vector in PIPELINE["vectors"]}
+    assert kinds == {"DELIVER", "SETTLE", "SETTLED", "HELD", "RECALL"}
     assert {vector["log"] for vector in JOURNAL["vectors"]} == {rows.MESSAGES, rows.MARKS, rows.DEAD}
     outcomes = {other[1] for vector in PIPELINE["vectors"] for other in vector["message"].get("others", [])}
     assert outcomes == {wire.NACK, wire.REJECT, wire.RELEASE, wire.ISOLATE}
