@@ -110,7 +110,8 @@ def bound_pusher(limits: Limits | None = None, **options: Any) -> Iterator[Scene
 
 @contextlib.contextmanager
 def bound_puller(limits: Limits | None = None, **options: Any) -> Iterator[Scene]:
-    """A bound puller under attack, an honest pusher beside it."""
+    """A bound puller under attack, an honest pusher beside it; who attacks has credit for as much at a time."""
+    options = {"prefetch": 256, **options}
     with (
         zmqkit.Puller[Any](bind=LOCAL, heartbeat=BEAT, limits=limits or Limits(), **options) as pull,
         zmqkit.Pusher(connect=pull.addresses[0], heartbeat=BEAT, linger=0) as push,

@@ -59,7 +59,7 @@ def verdicts(stranger: Dealer, count: int) -> dict[int, str]:
     found: dict[int, str] = {}
     while len(found) < count:
         _, (head,) = stranger.message(DATA)
-        kind, _, acks, others, _ = unpack(head)
+        kind, _, acks, others, _ = unpack(head)[:5]
         assert kind == SETTLE
         for at in range(0, len(acks), 2):
             found.update((lease, "") for lease in range(acks[at], acks[at + 1] + 1))
