@@ -394,7 +394,7 @@ class Doubt:
         """Writes up to this number are not: all is written once more."""
         while self._flushed and self._flushed[0][0] <= up_to:
             self._flushed.popleft()
-            self._changed.update(self._numbers)
+            self._changed.update(range(1, self._next))  # those that were released, too
             self._lent_changed = True
             self.version += 1
 
