@@ -282,6 +282,8 @@ class Doubt:
             return True
         if self._mixed or run.row.special or self._default != inbox.number:
             return False
+        if any(run.bits & marked for number, marked in run.row.inboxes.items() if number != inbox.number):
+            return False  # a mark goes before the number for all
         last = run.row.key + run.index + run.count - 1
         if last > self._up_to - RESERVED // 2:
             self._up_to = last + RESERVED
