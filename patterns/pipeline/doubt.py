@@ -287,6 +287,8 @@ class Doubt:
             return True
         if self._mixed or run.row.special or self._default != inbox.number:
             return False
+        if any(run.bits & marked for number, marked in run.row.inboxes.items() if number != inbox.number):
+            return False  # a mark goes before the number for all
         last = run.row.key + run.index + run.count - 1
         if last > self._up_to - RESERVED // 2:
             self._up_to = last + RESERVED
@@ -399,7 +401,7 @@ class Doubt:
         """Writes up to this number are not: all is written once more."""
         while self._flushed and self._flushed[0][0] <= up_to:
             self._flushed.popleft()
-            self._changed.update(self._numbers)
+            self._changed.update(range(1, self._next))  # those that were released, too
             self._lent_changed = True
             self.version += 1
 
