@@ -316,6 +316,8 @@ class PusherCore(StoringCore):
         if not self.settings.durable and (self._storing or self._settling):
             self.stored(self.out.written, now)
         self._lend(now)
+        if self._turn.lendings:
+            self._store(now)  # at once: nothing else may come for long
         if self._broken is None:
             if self.takers.sessions:
                 self.takers.end_turn(now)
