@@ -381,27 +381,29 @@ class StoringCore(PatternCore):
                 self._admit_planned(group, now)
                 continue
             row = merge(group, self.settings.origin)
-            bound = self._bind(row, group)
+            self._bind(row, group)
             tickets = [each.ticket for each in group if each.ticket is not None]
             letters = [key for each in group for key in each.letters]
             if letters:
                 self.letters.remove(letters)
             number = self._write(MESSAGES, row.key, row.count, row.pack() if self.settings.durable else b"")
-            if bound:
-                row.marked = True
-                number = self._write(MARKS, row.key, *row.pack_marks())
+            if row.bound:
+                number = self._write_bound(row)
             self._storing.append(Storing(number, row, tickets, letters, row.last))
             self.accepted_up_to = row.last
 
-    def _bind(self, row: Row, group: list[Arrival]) -> bool:
-        """Dead letters that may have had their effect in an inbox go only there. True: there are some in the row."""
-        at = 0
+    def _bind(self, row: Row, group: list[Arrival]) -> None:
+        """Dead letters that may have had their effect in an inbox go only there."""
         for each in group:
             inbox = self.doubt.of(each.pack.inbox) if each.pack.inbox else None
             if inbox is not None:
-                self.doubt.bind(inbox, row, ((1 << len(each.pack)) - 1) << at)
-            at += len(each.pack)
-        return bool(row.bound)
+                first, last = max(each.first, row.key), min(each.first + len(each.pack) - 1, row.last)
+                if first <= last:
+                    self.doubt.bind(inbox, row, ((1 << (last - first + 1)) - 1) << (first - row.key))
+
+    def _write_bound(self, row: Row) -> int:
+        row.marked = True
+        return self._write(MARKS, row.key, *row.pack_marks())
 
     def _admit_planned(self, group: list[Arrival], now: float) -> None:
         """The same for those that want more than their turn."""
@@ -417,6 +419,9 @@ class StoringCore(PatternCore):
             self._leave_out(group, before)
         for row, fresh in zip(rows, ids, strict=True):
             number = self._write(MESSAGES, row.key, row.count, row.pack() if self.settings.durable else b"")
+            self._bind(row, group)
+            if row.bound:
+                number = self._write_bound(row)
             if row.special:
                 entry = self.backlog.lanes.accept(row)
                 number = self._write(LANES, row.key, row.count, entry.pack() if self.settings.durable else b"")

@@ -161,11 +161,12 @@ async def test_a_commit_in_doubt_keeps_its_job_at_the_inbox(
     assert rows(inbox) == ["a"]
 
 
+@pytest.mark.parametrize("key", [None, "k"])
 async def test_a_dead_letter_that_may_have_had_its_effect_is_tried_again_there_only(
-    face: Face, inbox: Path, tmp_path: Path
+    face: Face, inbox: Path, tmp_path: Path, key: str | None
 ) -> None:
     async with face.Pusher(LOCAL, journal=tmp_path / "j.db") as push:
-        await push.send("a")
+        await push.send("a", key=key)
         await leave_in_doubt(face, push.addresses[0], inbox, done=False)
         async with face.Puller(push.addresses[0], inbox=inbox) as pull:
             await (await take(pull)).reject("not today")

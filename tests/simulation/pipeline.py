@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from tests.simulation.history import OVERDUE, History, Message, Opening, waits
 from tests.simulation.paths import Direct
-from tests.simulation.users import LARGEST_ROW, CountingPusher, Job, Told, User, forget, local_of, parts_of
+from tests.simulation.users import LARGEST_ROW, CountingPusher, Job, Told, User, extend, forget, local_of, parts_of
 from zmqkit.events import BadFrame, JobFailed, PeerLost
 from zmqkit.options import Backoff, Limits
 from zmqkit.patterns.pipeline import wire
@@ -251,6 +251,7 @@ class PipelineScenario(Direct, Scenario):
     def _watched(self, peer: SimPeer, message: Message, result: Any) -> None:
         if isinstance(result, Exception):
             return
+        self._look_for_all_lost()
         outcome, reason = result
         self.world.counts[f"watched: {outcome}"] += 1
         assert isinstance(peer.core, PusherCore)
@@ -261,8 +262,7 @@ class PipelineScenario(Direct, Scenario):
 
     def _on_items(self, peer: SimPeer, items: list[Parcel]) -> None:
         user = self.users[peer]
-        for each in self.pullers:
-            self._look_for_lost(each)
+        self._look_for_all_lost()
         for parcel in items:
             if parcel in user.parcels:
                 self.world.counts["a part is offered again"] += 1
@@ -330,7 +330,7 @@ class PipelineScenario(Direct, Scenario):
                 if rng.random() < 0.5 and not job.parcel.lost:
                     self.world.counts["extended"] += 1
                     seconds = rng.choice((None, 1.5, 10.0))
-                    peer.post(self._extend, job, seconds, self.max_leases[peer])
+                    peer.post(extend, job, seconds, self.max_leases[peer])
                 self.kept_in_hand(peer, job)
             return
         for job in jobs:
@@ -378,11 +378,9 @@ class PipelineScenario(Direct, Scenario):
         """Whether its process dies of what its user has just started."""
         return False
 
-    @staticmethod
-    def _extend(made: PullerCore, job: Job, seconds: float | None, max_lease: float, now: float) -> None:
-        if job.open:
-            job.held_until = max(job.held_until, now + (max_lease if seconds is None else seconds))
-        made.extend(job.parcel, job.index, seconds, now)
+    def _look_for_all_lost(self) -> None:
+        for each in self.pullers:
+            self._look_for_lost(each)
 
     def _look_for_lost(self, peer: SimPeer) -> None:
         """Jobs that were taken back: recalled before they were started, or held for too long; no others."""
@@ -401,6 +399,7 @@ class PipelineScenario(Direct, Scenario):
                 assert job.held_until <= now + 1e-6, (
                     f"{job.message.name!r} is overdue {job.held_until - now} s too early"
                 )
+                self.lost_in_hand(peer, job)
             else:
                 assert not job.started, f"{job.message.name!r} was started, and is taken back"
                 self.world.counts["taken back unstarted"] += 1
@@ -494,8 +493,7 @@ class PipelineScenario(Direct, Scenario):
         elif isinstance(event, BadFrame):
             raise AssertionError(f"{peer.name} got a bad frame: {event.reason}")
         elif isinstance(event, JobFailed):
-            for each in self.pullers:
-                self._look_for_lost(each)
+            self._look_for_all_lost()
             message = self.history.failed(event.id, event.reason, event.failures, self.openings[peer])
             if event.reason.startswith(OVERDUE):
                 self.world.counts["overdue, and told"] += 1

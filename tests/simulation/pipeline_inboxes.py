@@ -79,7 +79,6 @@ class InboxScenario(PipelineScenario):
             f"pull{n}": None if pattern[n % len(pattern)] == "-" else self.boxes["IJ".index(pattern[n % len(pattern)])]
             for n in range(3)
         }
-        self.begun: dict[Parcel, int] = {}
         super().build(world)
         late = rng.random() < 0.5
         for peer in self.pullers:
@@ -189,7 +188,7 @@ class InboxScenario(PipelineScenario):
     def _pass_over(self, peer: SimPeer, box: SimInbox) -> None:
         """What is known is acked, and not handled."""
         user = self.users[peer]
-        known = [job for job in user.jobs if job.message.id in box.done and self._begin(job)]
+        known = [job for job in user.jobs if job.message.id in box.done and self._begin(peer, job)]
         for job in known:
             job.let_go()
             user.jobs.remove(job)
@@ -202,17 +201,12 @@ class InboxScenario(PipelineScenario):
 
     # ---- what is done --------------------------------------------------------------
 
-    def _begin(self, job: Job) -> bool:
+    def _begin(self, peer: SimPeer, job: Job) -> bool:
         """Take a job, and those before it. False: it was given back before anybody took it."""
-        parcel = job.parcel
-        newest = self.begun.get(parcel, -1)
-        while newest < job.index:
-            claimed = next(parcel.claims, None)
-            if claimed is None:
-                self.world.counts["begun by nobody, and given back"] += 1
-                return False
-            newest = self.begun[parcel] = claimed
-        return True
+        job.start(self.world.clock.now, self.max_leases[peer])
+        if not job.started:
+            self.world.counts["begun by nobody, and given back"] += 1
+        return job.started
 
     def effects(self, peer: SimPeer, jobs: list[Job]) -> list[Job]:
         box, rng = self.kinds[peer.name], self.random
@@ -220,7 +214,7 @@ class InboxScenario(PipelineScenario):
             return jobs
         done: list[Job] = []
         for job in jobs:
-            if not self._begin(job):
+            if not self._begin(peer, job):
                 continue
             message = job.message
             if message.id in box.done:
@@ -268,19 +262,18 @@ class InboxScenario(PipelineScenario):
 
     def lost_in_hand(self, peer: SimPeer, job: Job) -> None:
         box = self.kinds[peer.name]
-        if box is not None and self.random.random() < 0.5 and self._begin(job) and job.message.id not in box.done:
+        if box is not None and self.random.random() < 0.5 and self._begin(peer, job) and job.message.id not in box.done:
             self.world.counts["committed after its session was lost"] += 1
             self._commit(peer, box, job.message)
 
     def kept_in_hand(self, peer: SimPeer, job: Job) -> None:
-        self._begin(job)
+        self._begin(peer, job)
 
     def _on_down(self, peer: SimPeer, how: str) -> None:
         box = self.kinds.get(peer.name)
         if box is not None and how == "closed":
             for job in self.users[peer].jobs:
-                begun = job.index <= self.begun.get(job.parcel, -1)
-                if begun and job.message.id not in box.done and self.random.random() < 0.7:
+                if job.started and job.message.id not in box.done and self.random.random() < 0.7:
                     self.world.counts["committed as its puller closed"] += 1
                     self._commit(peer, box, job.message)
         super()._on_down(peer, how)

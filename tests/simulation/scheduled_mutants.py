@@ -30,7 +30,7 @@ def lends_the_next_before_the_first_is_stored(old: Callable[..., None]) -> Calla
             entry = self.backlog.lanes.entries[row.key]
             entry.kept |= bits
             for index, hash in enumerate(entry.hashes):
-                if hash and bits >> index & 1:
+                if hash in self.backlog.lanes._queues and bits >> index & 1:
                     self.backlog.lanes._advance(hash)
 
     return done

@@ -163,3 +163,10 @@ def local_of(peer: SimPeer, role: str, accepts: str, heartbeat: Heartbeat = HEAR
         role=role, accepts=frozenset({accepts}), instance=peer.random.randbytes(16), heartbeat=heartbeat,
         name=peer.name, host=peer.host, pid=peer.pid, started=peer.started, **more,
     )  # fmt: skip
+
+
+def extend(made: PullerCore, job: Job, seconds: float | None, max_lease: float, now: float) -> None:
+    """A user asks for more time."""
+    if job.open:
+        job.held_until = max(job.held_until, now + (max_lease if seconds is None else seconds))
+    made.extend(job.parcel, job.index, seconds, now)

@@ -33,6 +33,7 @@ journal = group(
         "check": "journal_check:check",
         "repair": "journal_check:repair",
         "compact": "journal_check:compact",
+        "release": "journal_release:release",
         "export": "journal_export:export",
         "dead": "app:dead",
     },

@@ -14,6 +14,18 @@ from typing import Any
 from zmqkit.events import Event
 from zmqkit.protocol.core import Core, Probe, Read, Write
 
+MAX_ROUNDS = 1000
+"""More drains than this in one turn are a core that spins."""
+
+PURITY_EVERY = 1000
+"""`check_purity` is slow: it is made every so many turns, the first time after 20, 40, ... 100..."""
+
+PURITY_OF = 9
+"""...in one of so many incarnations."""
+
+REPEAT_EVERY = 8
+"""`check_deadline` asks twice; it is made every so many turns, and the deadline itself is judged in each."""
+
 
 class ContractBroken(AssertionError):
     """A core did what `zmqkit.protocol.core` forbids. The message says what."""

@@ -16,6 +16,7 @@ from zlib import crc32
 
 from zmqkit.errors import JournalError
 from zmqkit.protocol.core import Core, Frames, Link, Probe
+from zmqkit.testing import contract
 from zmqkit.testing.contract import ContractBroken, check_deadline, check_purity, check_rest, check_send
 from zmqkit.testing.data import DataKind
 from zmqkit.testing.journal import Disk, SimulatedCrash, SimulatedJournal
@@ -29,18 +30,6 @@ if TYPE_CHECKING:
 
 Factory = Callable[["SimPeer"], Core]
 """Builds the core of one incarnation. May read ``peer.journal``, ``.random``, ``.host``, ``.pid``, ``.started``."""
-
-MAX_ROUNDS = 1000
-"""More drains than this in one turn are a core that spins."""
-
-PURITY_EVERY = 1000
-"""`check_purity` is slow: it is made every so many turns, the first time after 20, 40, ... 100..."""
-
-PURITY_OF = 9
-"""...in one of so many incarnations."""
-
-REPEAT_EVERY = 8
-"""`check_deadline` asks twice; it is made every so many turns, and the deadline itself is judged in each."""
 
 _STAMP = struct.Struct("<dI").pack
 _TOLD_OF_LINKS = frozenset(("link_up", "link_down"))
@@ -174,7 +163,7 @@ class SimPeer(Places):
         self.doom = None
         # Kernels give a pid out again; with another start time.
         nth = self.number + self.incarnation + world.seed
-        self._purity = -1 if nth % PURITY_OF else 20 + 20 * (nth // PURITY_OF % 5)
+        self._purity = -1 if nth % contract.PURITY_OF else 20 + 20 * (nth // contract.PURITY_OF % 5)
         before = self.pid
         self.pid = 1000 + self.number if shape.random() < 0.3 else 10_000 + 100 * self.number + self.incarnation
         self.started = f"{world.clock.now:.6f}/{self.incarnation}"
@@ -528,16 +517,16 @@ class SimPeer(Places):
                     break
                 core.handle_timer(now)
             rounds += 1
-            if rounds > MAX_ROUNDS:
+            if rounds > contract.MAX_ROUNDS:
                 raise ContractBroken(
                     f"still not drained after {rounds} rounds: deadline {core.next_deadline()!r} at {now!r}"
                 )
         self._turns += 1
         self._deadline = deadline  # None, or later than now, or it were not drained
         if world.checks:
-            if self._turns % REPEAT_EVERY == 0:
+            if self._turns % contract.REPEAT_EVERY == 0:
                 check_deadline(core, now, deadline)
-            if self._turns % PURITY_EVERY == self._purity:
+            if self._turns % contract.PURITY_EVERY == self._purity:
                 check_purity(core)
 
     def _send(self, core: Core, sends: list[tuple[Link, Frames]], now: float) -> bool:
