@@ -16,6 +16,7 @@ from typing import Final
 from zmqkit.errors import DecodeError
 from zmqkit.patterns.pipeline.rows import Row
 from zmqkit.patterns.pipeline.runs import Run, runs
+from zmqkit.patterns.pipeline.walltime import STATE
 from zmqkit.protocol import core, wire
 
 INBOXES: Final = "inboxes"
@@ -384,7 +385,7 @@ class Doubt:
             number = write(INBOXES, each, 0, None if inbox is None else pack_inbox(inbox.id, inbox.commits))
         if self._lent_changed:
             value = pack_lent(self._up_to, self._default, self._mixed, self._next)
-            number = write("state", LENT, 0, value)
+            number = write(STATE, LENT, 0, value)
         self._changed = set()
         self._lent_changed = False
         if self._durable:

@@ -230,12 +230,12 @@ def _read_settle(head: list[Any], frames: Frames) -> Settle:
         raise DecodeError("SETTLE without a list")
     return Settle(
         wire.octets(head[1], "epoch", 16), ranges(head[2]), [_other(each) for each in others],
-        wire.number(head[4], "ask"), _commits(head[5]) if len(head) > 5 else 0,
-        wire.number(head[6], "lease") if len(head) > 6 else 0,
+        wire.number(head[4], "ask"), _optional(head[5]) if len(head) > 5 else 0,
+        _optional(head[6]) if len(head) > 6 else 0,
     )  # fmt: skip
 
 
-def _commits(value: Any) -> int:
+def _optional(value: Any) -> int:
     """Optional: what an older version put there, or a later one, is none."""
     return value if type(value) is int and 0 <= value < 1 << 63 else 0
 

@@ -63,8 +63,8 @@ def test_a_damaged_one_is_listed_finding_by_finding(zmqkit: Start, tmp_path: Pat
     flip(tmp_path / "jobs.db", b"twotwotwo")
     check = zmqkit("journal", "check", "jobs.db")
     lines = check.finish(1).splitlines()
-    assert re.fullmatch(r"log messages, key \d+: the row is not what was written", lines[7])
-    assert lines[8] == "log messages: holds 2 sound rows for 2 messages, and should hold 3 for 3"
+    assert re.fullmatch(r"log messages, key \d+: the row is not what was written", lines[8])
+    assert lines[9] == "log messages: holds 2 sound rows for 2 messages, and should hold 3 for 3"
     assert "jobs.db is damaged: see zmqkit journal repair --help" in check.err.text
     found = zmqkit("journal", "check", "jobs.db", "--json").finish_json(1)
     assert not found["sound"]

@@ -114,7 +114,10 @@ def message_of(meant: dict[str, Any]) -> Any:
         return wire.Deliver(**fields, lengths=lengths, blob=b"".join(meant["bodies"]), **meant["more"])
     if kind == "SETTLE":
         others = [wire.Unsettled(*other) for other in meant["others"]]
-        return wire.Settle(meant["epoch"], meant["acks"], others, meant["ask"], meant.get("started", 0))
+        more = {name: meant.get(name, 0) for name in ("commits", "started")}
+        return wire.Settle(meant["epoch"], meant["acks"], others, meant["ask"], **more)
+    if kind == "KNOWN":
+        return wire.Known(meant["inbox"], meant["commits"])
     if kind == "RECALL":
         return wire.Recall(meant["most"])
     if kind == "SETTLED":
@@ -168,14 +171,14 @@ def test_a_row_of_the_journal_is_read_and_written_so(vector: dict[str, Any]) -> 
         assert row.pack_marks() == (vector["weight"], vector["value"])
     else:
         letter = rows.DeadRow.unpack(vector["value"])
-        assert dataclasses.asdict(letter) == {"inbox": 0, **meant}
+        assert dataclasses.asdict(letter) == {"inbox": 0, "key": None, "priority": 0, **meant}
         assert letter.pack() == vector["value"]
 
 
 def test_there_is_a_vector_for_every_kind() -> None:
     assert {vector["kind"] for vector in SESSION["vectors"]} == set(session_wire.NAMES.values())
     kinds = {vector["message"]["kind"] for vector in PIPELINE["vectors"]}
-    assert kinds == {"DELIVER", "SETTLE", "SETTLED", "HELD", "RECALL"}
+    assert kinds == {"DELIVER", "SETTLE", "SETTLED", "HELD", "RECALL", "KNOWN"}
     assert {vector["log"] for vector in JOURNAL["vectors"]} == {rows.MESSAGES, rows.MARKS, rows.DEAD}
     outcomes = {other[1] for vector in PIPELINE["vectors"] for other in vector["message"].get("others", [])}
     assert outcomes == {wire.NACK, wire.REJECT, wire.RELEASE, wire.ISOLATE}

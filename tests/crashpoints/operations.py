@@ -56,8 +56,11 @@ def places() -> frozenset[Place]:
 
 
 def _writes(call: ast.Call) -> bool:
-    """It is ``self._write(...)``, ``self._write_beside(...)``, or ``.write(...)`` of a core's outputs."""
+    """It is ``self._write(...)``, ``self._write_beside(...)``, ``.write(...)`` of a core's outputs, or ``write(...)``, given
+    one of these."""
     function = call.func
+    if isinstance(function, ast.Name):
+        return function.id == "write"
     if not isinstance(function, ast.Attribute):
         return False
     of_outputs = isinstance(function.value, ast.Attribute) and function.value.attr in ("out", "_out")

@@ -80,6 +80,10 @@ def mixed(player: Player) -> None:
     player.pass_time(2 * BOUND)
     player.take()
     player.effect("g4")
+    player.reject("g1")  # it was begun before the restart: its letter goes back to the same inbox only
+    player.retry("g1")
+    player.take()
+    player.effect("g1")
 
 
 def failures(player: Player) -> None:

@@ -573,12 +573,10 @@ class PipelineScenario(Direct, Scenario):
         for peer in self.pushers:
             made, opening = peer.core, self.openings[peer]
             assert isinstance(made, PusherCore)
-            result = self.final[peer][1].result
-            assert isinstance(result, Counts), f"{peer.name}: wait() says {result!r}"
+            assert isinstance(result := self.final[peer][1].result, Counts), f"{peer.name}: wait() says {result!r}"
             assert result[:3] == (made.acked, made.dead, made.expired), f"{peer.name}: wait() says {result}"
-            confirmed = sum(
-                each.state == "confirmed" for each in self.history.by_pusher[peer.name] if each.opening is opening
-            )
+            ours = [each for each in self.history.by_pusher[peer.name] if each.opening is opening]
+            confirmed = sum(each.state == "confirmed" for each in ours)
             assert made.acked + made.dead + made.expired == opening.found + confirmed, (
                 f"{peer.name}: {made.acked} acked and {made.dead} dead of {opening.found} found and {confirmed} sent"
             )

@@ -135,7 +135,8 @@ class InboxScenario(PipelineScenario):
                 self._look(peer, box, item)
             else:
                 parcels.append(item)
-                self._check_parcel(peer, box, item)
+                if item not in self.users[peer].parcels:  # else the rest of it is offered once more
+                    self._check_parcel(peer, box, item)
         super()._on_items(peer, parcels)
         if box is not None:
             self._pass_over(peer, box)
