@@ -56,8 +56,8 @@ def places() -> frozenset[Place]:
 
 
 def _writes(call: ast.Call) -> bool:
-    """It is ``self._write(...)``, ``self._write_beside(...)``, ``.write(...)`` of a core's outputs, or ``write(...)``, given
-    one of these."""
+    """It is ``self._write(...)``, ``self._write_beside(...)``, ``.write(...)`` of a core's outputs, or ``write(...)``
+    where one of these was handed over."""
     function = call.func
     if isinstance(function, ast.Name):
         return function.id == "write"
