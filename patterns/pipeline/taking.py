@@ -302,7 +302,8 @@ class PullerBase(PipePeer):
     def _pass_over(self, parcel: Parcel, bodies: list[Any]) -> bool:
         """Mark what is not to be handed out: the inbox knows it, or cannot know it any more. True: there is some."""
         assert self._effects is not None
-        records = records_of(parcel, range(len(parcel)))
+        # What was called back from the end of it is somebody else's: others may have done that meanwhile.
+        records = records_of(parcel, range(parcel.offered))
         known = self._effects.look_up(records, wait=self._waits)
         note(parcel, self._effects.commits)
         if not (known.done or known.forgotten):
