@@ -221,3 +221,10 @@ def impatient(connection: sqlite3.Connection) -> Iterator[None]:
 def wrong_version(path: str | None, version: object, ours: int) -> JournalVersion:
     """The tables in the file are of another version."""
     return JournalVersion(f"the inbox {path} has tables of version {version}; this zmqkit writes version {ours}")
+
+
+def roll_back(connection: sqlite3.Connection) -> None:
+    """Nothing of it happened."""
+    with contextlib.suppress(sqlite3.Error):
+        if connection.in_transaction:
+            connection.execute("rollback")

@@ -23,8 +23,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
-from zmqkit.errors import CommitIndeterminate, JournalError, UsageError
-from zmqkit.inbox.connections import Connections, Source, impatient, is_busy, translate, translated, wrong_version
+from zmqkit.errors import CommitIndeterminate, JournalError, UsageError, ZmqkitError
+from zmqkit.inbox.connections import (
+    Connections,
+    Source,
+    impatient,
+    is_busy,
+    roll_back,
+    translate,
+    translated,
+    wrong_version,
+)
 
 VERSION: Final = 1
 PRUNE_EVERY: Final = 100
@@ -133,6 +142,7 @@ class Inbox:
                 connection.execute("begin immediate")
             return Transaction(self, connection)
         except BaseException:
+            roll_back(connection)  # Ctrl-C may come between the statement and us
             self._connections.writing.release()
             raise
 
@@ -157,6 +167,7 @@ class Inbox:
             return Transaction(self, connection) if begun else None
         except BaseException:
             begun = False
+            roll_back(connection)
             raise
         finally:
             if not begun:
@@ -243,6 +254,12 @@ class Transaction:
         self._inbox = inbox
         self._proofs: list[Proof] = []
         self._open = True
+
+    def __del__(self) -> None:
+        # Ctrl-C came between its making and its keeping, or between its end and its commit: nobody can end it any more.
+        if self._open:
+            with contextlib.suppress(ZmqkitError, sqlite3.Error):  # a forked child must leave it alone
+                self.rollback()
 
     def moves(self) -> bool:
         """Whether this thread may commit what another began: not with a connection that SQLite's module ties to one."""

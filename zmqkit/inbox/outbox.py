@@ -12,7 +12,6 @@ journal holds its message; until then whoever opens the journal sends it, under 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sqlite3
@@ -23,6 +22,7 @@ from typing import Any, Final, NamedTuple
 
 from zmqkit.errors import JournalDamaged, UsageError
 from zmqkit.inbox.connections import BUSY_SECONDS, impatient, is_busy, translated
+from zmqkit.inbox.connections import roll_back as roll_back
 
 _TABLE: Final = (
     "create table if not exists zmqkit_outbox (n integer primary key autoincrement, pusher text not null,"
@@ -108,13 +108,6 @@ def commit(connection: sqlite3.Connection, path: str) -> None:
         except sqlite3.Error:
             roll_back(connection)
             raise
-
-
-def roll_back(connection: sqlite3.Connection) -> None:
-    """Nothing of it happened."""
-    with contextlib.suppress(sqlite3.Error):
-        if connection.in_transaction:
-            connection.execute("rollback")
 
 
 def moves(connection: sqlite3.Connection) -> bool:
