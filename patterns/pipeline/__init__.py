@@ -1,10 +1,10 @@
 """Pipelines: pushers hand out messages, pullers take and settle them, workers do both.
 
 The promise: a message that `Pusher.send` confirmed is waiting, leased or settled (acked, dead, expired), exactly one
-of them, through crashes of either side. ``pusher.py`` and ``puller.py``, with what they are made of (docs/architecture.md,
-"The pipeline"), are the pure cores; ``sending.py``, ``bulk.py``, ``taking.py``, ``jobs.py`` and ``custody.py`` what both
-faces share: each decision is there, once; ``effects.py`` and ``outbox.py`` what is done in the user's own database;
-``pushing*.py``, ``pulling*.py`` and ``worker*.py`` the faces, which wait.
+of them, through crashes of either side. ``pusher.py`` and ``puller.py``, with what they are made of
+(docs/architecture.md, "The pipeline"), are the pure cores; ``sending.py``, ``bulk.py``, ``taking.py``, ``jobs.py`` and
+``custody.py`` what both faces share: each decision is there, once; ``effects.py`` and ``outbox.py`` what is done in the
+user's own database; ``pushing*.py``, ``pulling*.py`` and ``worker*.py`` the faces, which wait.
 
 This file only says where each name lives; a name is imported when it is first used.
 """

@@ -239,6 +239,8 @@ class PullerCore(PatternCore):
         self.counters[COUNTED[kind]] += 1
         lease = parcel.delivery.lease + index
         doubt = parcel.doubted is not None and index in parcel.doubted
+        if self._inbox is not None and parcel.overdue >> index & 1:
+            doubt = True  # its user may commit yet
         reason, traceback = wire.sendable(reason)[: wire.MAX_REASON], wire.sendable(traceback)[-wire.MAX_TRACEBACK :]
         source.others.append(wire.Unsettled(lease, kind, delay, reason, traceback, doubt))
         self._changed[source.session.id] = source
@@ -549,8 +551,6 @@ class PullerCore(PatternCore):
             parcel.told = False
             self.counters["overdue"] += bits.bit_count()
             for index in told(bits):
-                if self._inbox is not None:  # its user may commit yet
-                    parcel.doubted = (parcel.doubted or set()) | {index}
                 self.settle(parcel, index, wire.NACK, None, reason, "", now)
         if again is not None:
             self._timers.set(LEASES, again)
