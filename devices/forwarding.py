@@ -156,12 +156,15 @@ class ForwardEngine:
             driver = self._make_driver(wanted)
             driver.start()
         self._driver = driver
-        own = (driver.addresses[: len(wanted[0])], driver.addresses[len(wanted[0]) :])
-        driver.submit(self._switch.bound_at, own[self._initiating], own[1 - self._initiating])
         self._hints = {}
-        for which in (0, 1):
-            self._hints.update(places.told(self._bound[which], own[which]))
+        for bound, own in zip(self._bound, self._recovery(driver), strict=True):
+            self._hints.update(places.told(bound, own))
         return driver
+
+    def _recovery(self, driver: WideIoThread) -> list[tuple[str, ...]]:
+        """Where each side's recovery channels are: one beside each data address."""
+        front = len(self._bound[0])
+        return [driver.addresses[:front], driver.addresses[front:]]
 
     def _make_driver(self, binds: list[list[str]]) -> WideIoThread:
         largest = max(each.frame_bytes for each in self._limits)
@@ -173,6 +176,13 @@ class ForwardEngine:
             limits=_with_room_for_heads(dataclasses.replace(self._limits[0], frame_bytes=largest)),
         )
         driver.on(Event, self._tell)
+
+        def tell_bound(now: float) -> None:
+            own = self._recovery(driver)
+            self._switch.bound_at(own[self._initiating], own[1 - self._initiating], now)
+
+        # The first that runs, before any message: only then the ports are known.
+        driver.post(tell_bound)
         return driver
 
     def _add_bound(self, which: int, driver: WideIoThread) -> None:

@@ -27,10 +27,11 @@ class Switch:
             open_ended=not dialled, rng=random.SystemRandom(),
         )  # fmt: skip
         self._driver = IoThread(core, name="between", heartbeat=BEAT, binds=[front, *([] if dialled else [ANY])])
+        # The first that runs, before any message: a HELLO that comes earlier would be dropped.
+        self._driver.post(lambda now: core.bound_at(self._driver.addresses[:1], self._driver.addresses[1:], now))
         self._driver.start()
         self.front, *back = self._driver.addresses
         self.back = back[0] if back else ""
-        self._driver.submit(core.bound_at, (self.front,), tuple(back))
         for address in dialled:
             self._driver.connect(address)
 
