@@ -46,12 +46,15 @@ async def test_a_list_and_the_environment_name_publishers(face: Face, monkeypatc
     async with face.Publisher() as one, face.Publisher() as other:
         ports = ",".join(each.addresses[0].removeprefix("tcp://") for each in (one, other))
         monkeypatch.setenv("ZMQKIT_TEST_PRICES", f"static://{ports}")
+        gone = [listen(face, pub, events.PeerLost) for pub in (one, other)]
         for address in (f"static://{ports}", "env://ZMQKIT_TEST_PRICES"):
             async with face.Subscriber(address) as sub:
                 for pub in (one, other):
                     await there(pub)
                     await pub.publish("a", address)
                 assert await bodies(sub, 2) == [address, address]
+            for each in gone:  # lest the next wait finds the subscriber that has left
+                await each.next()
 
 
 async def test_a_taken_address_is_said(face: Face) -> None:
