@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from zmqkit.patterns.pipeline.dedupe import Dedupe
+from zmqkit.patterns.pipeline.entries import hash_of
 from zmqkit.patterns.pipeline.hands import Arrival
-from zmqkit.patterns.pipeline.lanes import Lanes, hash_of
+from zmqkit.patterns.pipeline.lanes import Lanes
 from zmqkit.patterns.pipeline.rows import NO_KEYS, ROW_MESSAGES, Plan, Row
 
 STEP_US: Final = 1_000

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from zmqkit.patterns.pipeline.doubt import Doubt
@@ -63,6 +63,8 @@ class Backlog:
         """The last rows that were found may be none of ours."""
         self._reading: core.Read | None = None
         self._unmarked: list[Row] = []
+        self.hold: Callable[[Row, int], int] | None = None
+        """Told of each row that was read, and bits of what of it is left; returns those that are ready now."""
         self.ready = 0
         """Messages in memory that may be delivered now."""
 
@@ -275,8 +277,11 @@ class Backlog:
             self._keep(row)
             left = row.count - row.done.bit_count()
             self._behind -= left
-            if row.done or row.bound:
-                self.again(row, row.all & ~row.done)
+            bits = row.all & ~row.done
+            if self.hold is not None:
+                bits = self.hold(row, bits)
+            if row.bound or bits != row.all:
+                self.again(row, bits)
             else:
                 self._fresh.append((row, 0))
                 self.ready += row.count

@@ -122,7 +122,7 @@ class JobBase(Generic[T]):
         if seconds is not None:
             seconds = checks.seconds("seconds", seconds)
         self._check()
-        if self._parcel.lost:
+        if self._parcel.lost or self._parcel.gone >> self._index & 1:
             raise LeaseLost(f"job {self.id} was given to another puller: its pusher was lost, or has lost us")
         self._puller._extend(self._parcel, self._index, seconds)
 

@@ -15,17 +15,15 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from hashlib import blake2b
 from typing import Any, Final
 
 from zmqkit.errors import DecodeError
+from zmqkit.patterns.pipeline.entries import Entry, hash_of, unpack_entry
 from zmqkit.patterns.pipeline.rows import MESSAGES, Row
 from zmqkit.patterns.pipeline.runs import Run, runs
 from zmqkit.protocol import core, wire
 
 LANES: Final = "lanes"
-FORMAT: Final = 1
-
 LOOK_AHEAD: Final = 64
 """So many of the next rows of the highest lane are loaded at a time."""
 
@@ -34,76 +32,6 @@ READ_ALL: Final = 1 << 62
 
 Place = tuple[int, int]
 """A message: the key of its row, and its index there."""
-
-
-class Entry:
-    """One row that is not plain. Bits count from the first message, as in `Row`."""
-
-    __slots__ = (
-        "alone", "count", "due", "expires", "hashes", "held", "kept", "key", "lane", "late", "marks", "names", "ready",
-        "row", "saved", "stored",
-    )  # fmt: skip
-
-    def __init__(
-        self, key: int, count: int, lane: int, due: int, expires: int, hashes: Sequence[bytes], names: list[Any]
-    ) -> None:
-        self.key = key
-        self.count = count
-        self.lane = lane
-        self.due = due
-        """Not to be lent before, in microseconds since 1970; 0 once that has passed."""
-        self.expires = expires
-        self.hashes = hashes
-        """Of the key of each message, empty for one without; or nothing at all."""
-        self.names = names
-        """[origin, ids], while it is not due."""
-        self.row: Row | None = None
-        self.saved: tuple[Any, ...] | None = None
-        self.marks: bytes | None = None
-        self.held = self.ready = self.alone = self.kept = 0
-        self.late = False
-        """Its time to live is over."""
-        self.stored = False
-
-    @property
-    def all(self) -> int:
-        """Bits of all messages."""
-        return (1 << self.count) - 1
-
-    @property
-    def last(self) -> int:
-        """The last message's sequence."""
-        return self.key + self.count - 1
-
-    @property
-    def out(self) -> int:
-        """Bits of those that are lent, or wait for another try."""
-        return self.all & ~self.kept & ~self.ready & ~self.held
-
-    def pack(self) -> bytes:
-        """Its row of the log ``lanes``."""
-        flat = b"".join(each or bytes(8) for each in self.hashes)
-        return wire.pack([FORMAT, self.lane, self.due, self.expires, flat, self.names])
-
-
-def hash_of(key: str) -> bytes:
-    """What stands for a key in memory. Two keys of one hash keep order with each other, and nothing worse."""
-    return blake2b(key.encode(), digest_size=8).digest()
-
-
-def unpack_entry(key: int, weight: int, value: bytes) -> Entry:
-    """Back from the log ``lanes``; `weight`: how many messages its row has. Raises `DecodeError`."""
-    found = wire.unpack(value)
-    if type(found) is not list or len(found) < 6 or found[0] != FORMAT:
-        raise DecodeError(f"row {key} of lanes is of a format that this version does not read")
-    _, lane, due, expires, flat, names = found[:6]
-    if (
-        not all(type(each) is int for each in (lane, due, expires)) or type(flat) is not bytes
-        or type(names) is not list or not weight or len(flat) not in (0, 8 * weight)
-    ):  # fmt: skip
-        raise DecodeError(f"row {key} of lanes makes no sense")
-    hashes = [flat[at : at + 8] for at in range(0, len(flat), 8)]
-    return Entry(key, weight, lane, due, expires, [each if any(each) else b"" for each in hashes], names)
 
 
 class Lanes:
@@ -119,6 +47,8 @@ class Lanes:
         ready: messages that may be delivered now, in memory or not.
         waiting: messages that are ready, or will be: all but those that are lent, or wait for another try.
         suspended: nothing expires.
+        held_up_to: messages of rows up to this key may be somebody's who comes back: they are not ready, but in `back`
+            of their entry, until `let_go`.
     """
 
     def __init__(self, *, durable: bool, wall: float, found: Callable[[Row], None]) -> None:
@@ -128,6 +58,7 @@ class Lanes:
         self.ready = 0
         self.waiting = 0
         self.suspended = False
+        self.held_up_to = 0
         self.entries: dict[int, Entry] = {}
         self._durable = durable
         self._wall = wall
@@ -247,7 +178,10 @@ class Lanes:
     def _release(self, entry: Entry, bits: int) -> None:
         bits &= entry.held
         entry.held &= ~bits
-        self._offer(entry, bits)
+        if entry.key <= self.held_up_to:
+            entry.back |= bits
+        else:
+            self._offer(entry, bits)
 
     def _offer(self, entry: Entry, bits: int) -> None:
         if not bits:
@@ -345,6 +279,31 @@ class Lanes:
             self._late.append((entry, bits))
         else:
             self._offer(entry, bits)
+
+    def seek(self, entry: Entry) -> None:
+        """Have the bodies of a row read."""
+        self._seeking.append(entry.key)
+
+    def take_back(self, key: int, bits: int) -> None:
+        """These were held back, and are leased now."""
+        self.entries[key].back &= ~bits
+        self.waiting -= bits.bit_count()
+
+    def let_go(self) -> None:
+        """Nothing is held back any more."""
+        self.held_up_to = 0
+        for entry in self.entries.values():
+            bits, entry.back = entry.back, 0
+            if not bits:
+                continue
+            if not entry.late:
+                self._offer(entry, bits)
+                continue
+            entry.held |= bits
+            if entry.row is None:
+                self._seeking.append(entry.key)
+            else:
+                self._late.append((entry, bits))
 
     def settled(self, row: Row, done: int) -> None:
         """The journal has it that these messages of a row are settled."""

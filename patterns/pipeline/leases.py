@@ -5,7 +5,7 @@ Pure. A lease number is given once and never again by the same pusher, so a sett
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections import deque
 from collections.abc import Iterator
 
@@ -66,9 +66,12 @@ class Holder:
         """Of `Doubt`: nothing is lent before the journal has that."""
 
     def lease(self, lot: Lot) -> None:
-        """Lend a lot; its numbers are higher than all before."""
+        """Lend a lot."""
         self.lots[lot.first] = lot
-        self._starts.append(lot.first)
+        if self._starts and lot.first < self._starts[-1]:
+            insort(self._starts, lot.first)  # it was presented: its number was set aside before
+        else:
+            self._starts.append(lot.first)
         self.unheard.append(lot)
         self.held += lot.last - lot.first + 1
 

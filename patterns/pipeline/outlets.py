@@ -56,11 +56,6 @@ class OutletPusherCore(PusherCore):
         self.paused = paused
         self.out.replies.append((ticket, None))
 
-    @property
-    def broken(self) -> bool:
-        """The journal failed in such a way that nothing more is stored until it is opened again."""
-        return self._broken is not None
-
     def connected(self) -> set[str]:
         """Addresses of outlets that are up."""
         return {str(link[1]) for link in self._outlets}  # type: ignore[index]

@@ -9,14 +9,15 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-from collections import deque
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from zmqkit.errors import DecodeError, LeaseLost
 from zmqkit.patterns.pipeline import wire
 from zmqkit.patterns.pipeline.holding import Holding, told
+from zmqkit.patterns.pipeline.kept import HERE, TIMER, Keeping
 from zmqkit.patterns.pipeline.letter_takers import ABOUT
+from zmqkit.patterns.pipeline.parcels import Asked, Look, Parcel, Source
 from zmqkit.patterns.pipeline.prefetching import FIRST, Prefetch
 from zmqkit.patterns.pipeline.runs import runs
 from zmqkit.protocol.core import Frames
@@ -24,6 +25,8 @@ from zmqkit.protocol.local import Local
 from zmqkit.protocol.pattern import PatternCore
 from zmqkit.protocol.session import Session
 from zmqkit.protocol.timers import Timers
+
+__all__ = ["Look", "Parcel", "PullerCore"]
 
 SETTLE_OTHERS: Final = 10_000
 SETTLE_CHARACTERS: Final = 1 << 19
@@ -37,138 +40,6 @@ LOOK_AGAIN: Final = 0.02
 
 HELD_EVERY: Final = 10
 """Heartbeat intervals between two reports of what is held."""
-
-
-class Parcel:
-    """A run of jobs as it was delivered. The user's threads add to `acked` and `doubted`, and raise `commits`; all
-    else belongs to the core.
-
-    Attributes:
-        delivery: the message.
-        session: whose it is; in a core without sessions, what it has instead.
-        acked: indexes that the user acked and the core has not seen yet.
-        commits: how many the inbox had when the last of them was found in it; 0: there is none.
-        doubted: indexes of which the user's commit may have gone wrong.
-        told: the core has been told to look at `acked`.
-        lost: the session is gone; whoever holds these jobs now, it is not us.
-        open: bits of the jobs that are not settled, as far as the core knows.
-        bodies: decoded, by the face, when the first of them is taken.
-        spoiled: some body could not be decoded; a `DecodeError` stands in its place.
-        claims: gives out the indexes, each once, up to `offered`.
-        overdue: bits of jobs that were held for too long, and are somebody else's.
-        through: indexes of jobs that the user has handled, and will settle when something else is done.
-        size: bytes of all its frames: what it took of the credit.
-    """
-
-    __slots__ = (
-        "acked", "bodies", "claims", "commits", "delivery", "doubted", "lost", "offered", "open", "overdue", "session",
-        "size", "spoiled", "through", "told",
-    )  # fmt: skip
-
-    def __init__(self, delivery: wire.Deliver, session: Any, size: int = 0) -> None:
-        self.delivery = delivery
-        self.session = session
-        self.acked: deque[int] = deque()
-        self.told = False
-        self.lost = False
-        self.open = (1 << len(delivery.lengths)) - 1
-        self.bodies: list[Any] | None = None
-        self.spoiled = False
-        self.offered = len(delivery.lengths)
-        self.claims: Any = iter(range(self.offered))
-        self.overdue = 0
-        self.through: set[int] = set()
-        self.size = size or len(delivery.blob)
-        self.commits = 0
-        self.doubted: set[int] | None = None
-
-    @property
-    def parcel(self) -> Parcel:
-        """Itself; what the face takes jobs from has one."""
-        return self
-
-    @property
-    def started(self) -> int:
-        """How many of its jobs the user has claimed, the first ones."""
-        return self.offered - int(self.claims.__length_hint__())
-
-    def __len__(self) -> int:
-        return len(self.delivery.lengths)
-
-
-class Look(NamedTuple):
-    """Among the parcels: a pusher knows so many commits of the inbox, and lends nothing until it hears of as many.
-
-    Whoever takes it looks into the inbox, and tells what it holds by `PullerCore.inbox_at`.
-    """
-
-    known: int
-
-
-class _Source:
-    """One pusher, as its puller sees it."""
-
-    __slots__ = (
-        "asked",
-        "asks",
-        "behind",
-        "epoch",
-        "highest",
-        "newest",
-        "others",
-        "parcels",
-        "prefetch",
-        "released_bytes",
-        "released_messages",
-        "reported",
-        "session",
-        "started",
-        "target",
-        "unstarted",
-    )
-
-    def __init__(self, session: Session, epoch: bytes, target: int, prefetch: Prefetch | None) -> None:
-        self.session = session
-        self.epoch = epoch
-        self.target = target
-        """How many of its jobs may be here."""
-        self.prefetch = prefetch
-        """What sets the target; None: it is fixed."""
-        self.reported = 0
-        """Of `released_messages`, what the last report told."""
-        self.newest: Parcel | None = None
-        self.unstarted: deque[Parcel] = deque()
-        """Parcels of which some job was not started when it was looked last, in order."""
-        self.started = 0
-        """The highest lease that was started then."""
-        self.parcels: dict[int, Parcel] = {}
-        self.highest = 0
-        self.behind = 0
-        """So many commits of the inbox this pusher knows, and wants to hear of."""
-        self.released_messages = 0
-        self.released_bytes = 0
-        self.others: list[wire.Unsettled] = []
-        self.asks: dict[int, list[tuple[int, Any]]] = {}
-        self.asked: list[tuple[int, Any]] = []
-        """(lease, ticket) of settles in this turn that want an answer."""
-
-    def look(self) -> int:
-        """The highest lease that the user has started."""
-        waiting = self.unstarted
-        while waiting:
-            parcel = waiting[0]
-            started, offered = parcel.started, parcel.offered
-            if started:
-                self.started = max(self.started, parcel.delivery.lease + started - 1)
-            if started < offered:
-                break
-            waiting.popleft()
-        return self.started
-
-    @property
-    def ran_empty(self) -> bool:
-        """The pusher used all the credit that it has, and nothing of it is left for the user to take."""
-        return self.session.spent and (self.newest is None or self.newest.started == self.newest.offered)
 
 
 class PullerCore(PatternCore):
@@ -192,13 +63,14 @@ class PullerCore(PatternCore):
         self.prefetch = self.local.credit_messages
         """How many jobs each pusher may have here at least."""
         self._holding = Holding(local.busy_bound if max_lease is None else max_lease)
+        self._keeping = Keeping(self, self._holding.max_lease)
         self._inbox: bytes | None = self._about.get("inbox")
         self._looks: list[Look] = []
-        self._sources: dict[bytes, _Source] = {}
+        self._sources: dict[bytes, Source] = {}
         self._dirty: dict[int, Parcel] = {}
-        self._changed: dict[bytes, _Source] = {}
+        self._changed: dict[bytes, Source] = {}
         self._acks: dict[bytes, wire.Ranges] = {}
-        self._tell: dict[bytes, _Source] = {}
+        self._tell: dict[bytes, Source] = {}
         """Who must be told, at the turn's end, what is held."""
         self._asks = 0
         self._timers = Timers()
@@ -214,6 +86,7 @@ class PullerCore(PatternCore):
             "jobs_lost",
             "overdue",
             "recalled",
+            "went_on",
         ):
             self.counters.setdefault(name, 0)
 
@@ -221,6 +94,7 @@ class PullerCore(PatternCore):
         """All of which some job is not settled."""
         for source in self._sources.values():
             yield from source.parcels.values()
+        yield from self._keeping.parcels()
 
     # ---- verbs of the user ---------------------------------------------------------
 
@@ -233,28 +107,34 @@ class PullerCore(PatternCore):
     ) -> None:
         """A job ends otherwise: NACK, REJECT, RELEASE or ISOLATE."""
         source = self._sources.get(parcel.session.id)
-        if parcel.lost or source is None or not self._end(source, parcel, 1 << index):
+        left = self._keeping.of(parcel) if source is None else None
+        if parcel.lost or not parcel.open >> index & 1 or (source is None and left is None):
             self.counters["settles_stale"] += 1
             return
         self.counters[COUNTED[kind]] += 1
-        lease = parcel.delivery.lease + index
         doubt = parcel.doubted is not None and index in parcel.doubted
         if self._inbox is not None and parcel.overdue >> index & 1:
             doubt = True  # its user may commit yet
         reason, traceback = wire.sendable(reason)[: wire.MAX_REASON], wire.sendable(traceback)[-wire.MAX_TRACEBACK :]
-        source.others.append(wire.Unsettled(lease, kind, delay, reason, traceback, doubt))
-        self._changed[source.session.id] = source
+        other = wire.Unsettled(0, kind, delay, reason, traceback, doubt)
+        if source is not None:
+            self.end_otherwise(source, parcel, index, other)
+        elif left is not None:
+            left.others[index] = other
+            parcel.open &= ~(1 << index)
 
     def ack_asking(self, parcel: Parcel, index: int, ticket: Any, now: float) -> None:
         """Ack a job; `ticket` gets None when the pusher has stored that, `LeaseLost` if it changed nothing."""
-        source = self._sources.get(parcel.session.id)
-        if parcel.lost or source is None:
+        source, asked = self._sources.get(parcel.session.id), Asked(parcel, index, ticket)
+        gone = parcel.lost or parcel.gone >> index & 1
+        if gone or (source is None and not self._keeping.ask(asked)):
             self.out.replies.append((ticket, LeaseLost("the job was given to another puller; this ack came too late")))
             return
         parcel.acked.append(index)
         self._dirty[id(parcel)] = parcel
-        source.asked.append((parcel.delivery.lease + index, ticket))
-        self._changed[source.session.id] = source
+        if source is not None:
+            source.asked.append(asked)
+            self._changed[source.session.id] = source
 
     def extend(self, parcel: Parcel, index: int, seconds: float | None, now: float) -> None:
         """A job may be held for so many seconds from now on; None: for `max_lease`. It never shortens its time."""
@@ -280,11 +160,13 @@ class PullerCore(PatternCore):
             for source in self._sources.values():
                 self._give_back(source, now)
         super().close(now)
+        self._keeping.close()
 
-    def _give_back(self, source: _Source, now: float) -> None:
+    def _give_back(self, source: Source, now: float) -> None:
         """Say which jobs nobody has begun, so that they are not in doubt. This gives no credit."""
         others: list[wire.Unsettled] = []
-        for first, parcel in source.parcels.items():
+        for parcel in source.parcels.values():
+            first = parcel.delivery.lease
             left = list(parcel.claims)  # each is given out once: nobody can take it any more
             others += [wire.Unsettled(first + index, wire.RELEASE) for index in left if parcel.open >> index & 1]
         for each in _portions(others) if others else []:
@@ -327,25 +209,38 @@ class PullerCore(PatternCore):
             self.sessions.goodbye(session, "no dead letters", now)
             return
         prefetch = Prefetch(now) if self._adaptive else None
-        self._sources[session.id] = _Source(session, epoch, self.local.credit_messages, prefetch)
+        source = self._sources[session.id] = Source(session, epoch, self.local.credit_messages, prefetch)
         self._note_prefetch()
+        if source.journal and self._keeping:
+            self._keeping.present(source, now)
 
     def lost(self, session: Session, reason: str, now: float) -> None:
-        """A pusher is gone: what it lent us is ours no longer."""
+        """A pusher is gone: what it lent us is ours no longer, unless it is opened anew and goes on with it."""
         source = self._sources.pop(session.id, None)
         if source is None:
             return
         self._note_prefetch()
         self._changed.pop(session.id, None)
+        self._acks.pop(session.id, None)
+        self._keeping.lost(session)
+        self.held -= sum(parcel.open.bit_count() for parcel in source.parcels.values())
+        if source.journal and reason not in HERE and not self.local.about.get(ABOUT):
+            self._keeping.keep(source, now)
+            return
         for parcel in source.parcels.values():
             parcel.lost = True
-            self.held -= parcel.open.bit_count()
             self.counters["jobs_lost"] += parcel.open.bit_count()
             parcel.open = 0
         asked = [each for asks in source.asks.values() for each in asks] + source.asked
-        for _, ticket in asked:
+        for each in asked:
             why = f"the pusher was lost ({reason}) before it confirmed the ack: it may deliver the job again"
-            self.out.replies.append((ticket, LeaseLost(why)))
+            self.out.replies.append((each.ticket, LeaseLost(why)))
+
+    def heard(self, session: Session, now: float) -> None:
+        """A pusher heard of settles, or gave credit."""
+        source = self._sources.get(session.id)
+        if source is not None and source.unheard:
+            source.heard()
 
     def received(self, session: Session, frames: Frames, messages: int, now: float) -> None:
         """A pusher lends, or answers."""
@@ -368,11 +263,7 @@ class PullerCore(PatternCore):
             self.held += messages
             self.counters["received"] += messages
             self.out.items.append(parcel)
-            self.sessions.owe(session, True, now)
-            if ("held", session.id) not in self._timers:
-                self._timers.set(("held", session.id), now + HELD_EVERY * self.local.heartbeat.interval)
-            if LEASES not in self._timers:
-                self._timers.set(LEASES, now + self._holding.pause)
+            self._watch(source, now)
         elif isinstance(message, wire.Settled):
             self._answered(source, message)
         elif isinstance(message, wire.Recall):
@@ -384,19 +275,22 @@ class PullerCore(PatternCore):
                     self.inbox_at(self._commits, now)
                 else:
                     self.out.items.append(Look(message.commits))
+        elif isinstance(message, wire.Taken):
+            self._keeping.taken(source, message, now)
         else:
             raise DecodeError("a pusher must not settle")
 
-    def _answered(self, source: _Source, message: wire.Settled) -> None:
+    def _answered(self, source: Source, message: wire.Settled) -> None:
         stale = message.stale
         if stale:
             self.counters["settles_stale"] += len(stale) // 2
-        for lease, ticket in source.asks.pop(message.ask, ()):
+        for parcel, index, ticket in source.asks.pop(message.ask, ()):
+            lease = parcel.delivery.lease + index
             lost = any(stale[at] <= lease <= stale[at + 1] for at in range(0, len(stale), 2))
             error = LeaseLost("the job was given to another puller; this ack came too late") if lost else None
             self.out.replies.append((ticket, error))
 
-    def _recalled(self, source: _Source, count: int, now: float) -> None:
+    def _recalled(self, source: Source, count: int, now: float) -> None:
         """Give back what the user has not started, the last first; at most half of what is held."""
         held = sum(parcel.open.bit_count() for parcel in source.parcels.values())
         left = min(count, held // 2)
@@ -405,6 +299,8 @@ class PullerCore(PatternCore):
                 break
             rest = list(parcel.claims)  # all at once: each index goes to the user or to us
             if not rest:
+                if parcel.went_on:
+                    continue
                 break  # those before were claimed before
             kept, given = rest[: max(0, len(rest) - left)], rest[max(0, len(rest) - left) :]
             parcel.offered = given[0]
@@ -418,7 +314,7 @@ class PullerCore(PatternCore):
 
     # ---- settling ------------------------------------------------------------------
 
-    def _end(self, source: _Source, parcel: Parcel, bits: int) -> int:
+    def _end(self, source: Source, parcel: Parcel, bits: int) -> int:
         """Mark jobs as settled, and give the pusher as much new credit. Returns the bits that were open."""
         bits &= parcel.open
         if not bits:
@@ -426,12 +322,12 @@ class PullerCore(PatternCore):
         parcel.open &= ~bits
         count = bits.bit_count()
         self.held -= count
-        source.released_messages += count
-        delivery = parcel.delivery
         if not parcel.open:
+            del source.parcels[parcel.key]
+        if not parcel.went_on:  # which took no credit
+            source.released_messages += count
             # Bytes are given back by the parcel: its bodies are one block in memory.
-            del source.parcels[delivery.lease]
-            source.released_bytes += parcel.size
+            source.released_bytes += 0 if parcel.open else parcel.size
         self._changed[source.session.id] = source
         return bits
 
@@ -445,6 +341,8 @@ class PullerCore(PatternCore):
             if parcel.commits > self._commits:
                 self.inbox_at(parcel.commits, now)
             source = self._sources.get(parcel.session.id)
+            if source is None and self._keep_acks(parcel):
+                continue
             if parcel.lost or source is None:
                 self.counters["settles_stale"] += len(acked)
                 acked.clear()
@@ -457,10 +355,60 @@ class PullerCore(PatternCore):
                     bits |= 1 << acked.popleft()
             ended = self._end(source, parcel, bits)
             self.counters["acked"] += ended.bit_count()
-            first = parcel.delivery.lease
-            ranges = self._acks.setdefault(source.session.id, [])
-            for index, count in runs(ended):
-                ranges += (first + index, first + index + count - 1)
+            self._tell_acked(source, parcel, ended)
+
+    def _tell_acked(self, source: Source, parcel: Parcel, bits: int) -> None:
+        first = parcel.delivery.lease
+        ranges = self._acks.setdefault(source.session.id, [])
+        for index, count in runs(bits):
+            ranges += (first + index, first + index + count - 1)
+        if source.journal and bits:
+            source.ended.append((parcel, bits))
+
+    def end_otherwise(self, source: Source, parcel: Parcel, index: int, other: wire.Unsettled) -> None:
+        """A job that is open ends otherwise than by an ack; `other` says how."""
+        self._end(source, parcel, 1 << index)
+        source.others.append(other._replace(lease=parcel.delivery.lease + index))
+        if source.journal:
+            source.other_of.append((parcel, index))
+
+    # ---- when a pusher is opened anew ----------------------------------------------
+
+    def _keep_acks(self, parcel: Parcel) -> bool:
+        """Acks whose session is gone wait for the next one. False: the jobs are lost."""
+        left = self._keeping.of(parcel)
+        if left is None:
+            return False
+        while parcel.acked:
+            bit = 1 << parcel.acked.popleft()
+            self.counters["acked"] += bool(parcel.open & bit)
+            left.acks |= parcel.open & bit
+            parcel.open &= ~bit
+        return True
+
+    def go_on(self, source: Source, parcel: Parcel, base: int, bits: int, acks: int, now: float) -> None:
+        """These jobs of a parcel go on with this pusher, some of them acked meanwhile. `base`: see `Source.rehome`."""
+        self.counters["went_on"] += (parcel.open & bits).bit_count()
+        source.rehome(parcel, base, bits)
+        self.held += bits.bit_count()
+        self._tell_acked(source, parcel, self._end(source, parcel, acks))
+        self._watch(source, now)
+
+    def _watch(self, source: Source, now: float) -> None:
+        """Something is held: say so now and then, and see how long it is."""
+        self.sessions.owe(source.session, True, now)
+        if ("held", source.session.id) not in self._timers:
+            self._timers.set(("held", source.session.id), now + HELD_EVERY * self.local.heartbeat.interval)
+        if LEASES not in self._timers:
+            self._timers.set(LEASES, now + self._holding.pause)
+
+    def tell_held(self, source: Source) -> None:
+        """Say, at the turn's end, what is held."""
+        self._tell[source.session.id] = source
+
+    def set_timer(self, key: str, when: float) -> None:
+        """Have one of our parts called by then."""
+        self._timers.set(key, when)
 
     # ---- the turn ------------------------------------------------------------------
 
@@ -479,7 +427,7 @@ class PullerCore(PatternCore):
                     self._tell_held(source, now)
         super().end_turn(now)
 
-    def _report(self, source: _Source, acks: wire.Ranges, now: float) -> None:
+    def _report(self, source: Source, acks: wire.Ranges, now: float) -> None:
         session = source.session
         if source.prefetch is not None:
             if source.ran_empty:
@@ -495,15 +443,19 @@ class PullerCore(PatternCore):
         source.others = []
         commits = self._commits if self._inbox is not None else 0
         for each in more:
-            self.sessions.send(session, wire.Settle(source.epoch, [], each, 0, commits).pack(), 0, now)
+            number = self.sessions.send(session, wire.Settle(source.epoch, [], each, 0, commits).pack(), 0, now)
+            if source.journal:
+                source.unheard.append(source.told(number, each, acks=False))
         last = wire.Settle(source.epoch, acks, others, ask, commits, source.look())
-        self.sessions.send(session, last.pack(), 0, now)
+        number = self.sessions.send(session, last.pack(), 0, now)
+        if source.journal:
+            source.unheard.append(source.told(number, others))
         self.sessions.owe(session, bool(source.parcels) or bool(source.asks), now)
 
     def _note_prefetch(self) -> None:
         self.prefetch = min((each.target for each in self._sources.values()), default=self.local.credit_messages)
 
-    def _regrant(self, source: _Source) -> None:
+    def _regrant(self, source: Source) -> None:
         """Give credit for what was settled. A target that fell takes nothing back that was given."""
         if source.prefetch is not None and source.target != source.prefetch.target:
             source.target = source.prefetch.target
@@ -526,6 +478,9 @@ class PullerCore(PatternCore):
         while (key := self._timers.pop(now)) is not None:
             if key == LEASES:
                 self._look_for_overdue(now)
+                continue
+            if key == TIMER:
+                self._keeping.expire(now)
                 continue
             if key == "look":
                 looks, self._looks = self._looks, []
@@ -555,9 +510,10 @@ class PullerCore(PatternCore):
         if again is not None:
             self._timers.set(LEASES, again)
 
-    def _tell_held(self, source: _Source, now: float) -> None:
+    def _tell_held(self, source: Source, now: float) -> None:
         held: wire.Ranges = []
-        for first, parcel in source.parcels.items():
+        for parcel in source.parcels.values():
+            first = parcel.delivery.lease
             for index, count in runs(parcel.open):
                 held += (first + index, first + index + count - 1)
         self.sessions.send(source.session, wire.Held(source.epoch, source.highest, held).pack(), 0, now)

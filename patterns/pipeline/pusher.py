@@ -145,6 +145,7 @@ class PusherCore(StoringCore):
             return
         holder = self._holders.pop(session.id)
         self._recalls.forget(session.id)
+        self.returning.lost(session)
         inbox = holder.inbox
         for run in self.doubt.leave(inbox):
             self._free(run.row, run.bits)
@@ -190,10 +191,13 @@ class PusherCore(StoringCore):
             if message.commits and holder.inbox is not None:
                 self.doubt.heard(holder.inbox, message.commits)
                 holder.behind = message.commits < holder.inbox.commits and holder.behind
+                self.returning.loaded()
             self._settle(holder, message, now)
             self.sessions.owe(session, holder.held > 0, now)
         elif isinstance(message, wire.Held):
             self._reconcile(holder, message)
+        elif isinstance(message, wire.Present):
+            self.returning.present(holder, message, now)
         else:
             raise DecodeError("a puller must not deliver")
 
@@ -297,6 +301,7 @@ class PusherCore(StoringCore):
             if not self.takers.loaded(read, rows, now):
                 self.letters.loaded(read, rows)
             return
+        self.returning.loaded()
         try:
             more = self.backlog.loaded(read, rows)
         except DecodeError as error:
@@ -305,18 +310,25 @@ class PusherCore(StoringCore):
         if more is not None and self._broken is None:
             self.out.reads.append(more)
 
+    @property
+    def broken(self) -> bool:
+        """The journal failed in such a way that nothing more is stored until it is opened again."""
+        return self._broken is not None
+
     # ---- the turn ------------------------------------------------------------------
 
     def end_turn(self, now: float) -> None:
         """Store what arrived and what settled; lend what may be lent; tell those who wait."""
+        self.returning.turn(now)
         self.backlog.fall_due(now)
         if self.backlog.lanes.entries or not self.wall.believed:
             self._expire(now)
         self._store(now)
         if not self.settings.durable and (self._storing or self._settling):
             self.stored(self.out.written, now)
+        self.returning.answer(now)
         self._lend(now)
-        if self._turn.lendings:
+        if self._turn.lendings or self.returning.to_write(beside=False):
             self._store(now)  # at once: nothing else may come for long
         if self._broken is None:
             if self.takers.sessions:
@@ -415,6 +427,7 @@ class PusherCore(StoringCore):
         message = run.row.deliver(self._lease, run.index, run.count, alone=run.alone)
         number = self.sessions.send(session, message.pack(), run.count, now)
         holder.lease(Lot(self._lease, run, number))
+        self.returning.lent(run)
         self.sessions.owe(session, True, now)
         self._lease += run.count
         self.counters["delivered"] += run.count
@@ -433,8 +446,12 @@ class PusherCore(StoringCore):
 
     def next_lease(self) -> int:
         """A number for one more lease."""
-        self._lease += 1
-        return self._lease - 1
+        return self.next_leases(1)
+
+    def next_leases(self, count: int) -> int:
+        """The first of so many neighbouring numbers for leases."""
+        self._lease += count
+        return self._lease - count
 
     def _lend_alone(self, now: float) -> None:
         """Lend suspects, each to a puller that holds nothing else."""
@@ -519,8 +536,11 @@ class PusherCore(StoringCore):
 
     def close(self, now: float) -> None:
         """See `Core`."""
-        if self._broken is None and self._ailing is None and self.doubt.tighten():
-            self.doubt.flush(self._write)
+        if self._broken is None and self._ailing is None:
+            if self.doubt.tighten():
+                self.doubt.flush(self._write)
+            if self.unsettled and self.returning.tighten(self._holders.values()):
+                self.returning.flush(self._write)
         super().close(now)
 
     # ---- timers --------------------------------------------------------------------
@@ -529,7 +549,7 @@ class PusherCore(StoringCore):
         """See `Core`."""
         times = (
             self.sessions.next_deadline(), self.backlog.next_due(), self._timers.next(), self.wall.next_time(),
-            self.doubt.next_time(self._doubt_bound),
+            self.doubt.next_time(self._doubt_bound), self.returning.next_time(),
         )  # fmt: skip
         return min((each for each in times if each is not None), default=None)
 

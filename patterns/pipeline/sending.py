@@ -34,11 +34,11 @@ from zmqkit.patterns.pipeline.doubt import INBOXES
 from zmqkit.patterns.pipeline.endpoints import CLOSING, FOR_EVER, PipePeer
 from zmqkit.patterns.pipeline.hands import PusherSettings
 from zmqkit.patterns.pipeline.lanes import LANES
-from zmqkit.patterns.pipeline.letter_takers import ABOUT
 from zmqkit.patterns.pipeline.outbox import OutboxTransaction, Relay
 from zmqkit.patterns.pipeline.outgoing import NOTHING, Outgoing, Wanted, check_plain, plan_of, wanted_of
 from zmqkit.patterns.pipeline.outlets import FRAMES, OutletPusherCore
 from zmqkit.patterns.pipeline.pusher import PusherCore
+from zmqkit.patterns.pipeline.returning import about_of
 from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, DeadRow, Pack, Plan
 from zmqkit.patterns.pipeline.steering import ROLE
 from zmqkit.patterns.pipeline.steward import Steward, address_for, make_private, remove
@@ -193,7 +193,7 @@ class PusherBase(PipePeer):
             limits=self._limits,
             dedupe=self._dedupe,
         )
-        local = self._local(about={"epoch": epoch, ABOUT: True})
+        local = self._local(about=about_of(epoch, None if journal is None or self._plain else uuid))
         self._control = None if journal is None else address_for(uuid)
         if self._control is not None:
             local = dataclasses.replace(local, accepts=local.accepts | {ROLE})

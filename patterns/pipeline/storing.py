@@ -23,6 +23,8 @@ from zmqkit.patterns.pipeline.leases import Holder
 from zmqkit.patterns.pipeline.letter_takers import LetterTakers
 from zmqkit.patterns.pipeline.letters import Letters
 from zmqkit.patterns.pipeline.recalling import Recalls
+from zmqkit.patterns.pipeline.returning import ABOUT as JOURNAL
+from zmqkit.patterns.pipeline.returning import Returning
 from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, ROW_BYTES, ROW_MESSAGES, Pack, Row, unreadable
 from zmqkit.patterns.pipeline.runs import Run, runs
 from zmqkit.patterns.pipeline.steering import Steered
@@ -80,12 +82,13 @@ class StoringCore(PatternCore):
         self.letters = Letters(self.out, settings.durable)
         self.takers = LetterTakers(self)
         self.steered = Steered(self)
+        self.returning = Returning(self, enabled=settings.durable and bool(local.about.get(JOURNAL)))
         self._ailing: Exception | None = None
         self._broken: Exception | None = None
         for name in (
             "sent", "acked", "dead", "expired", "duplicates", "failed", "delivered", "delivered_bytes", "redelivered",
             "settles_stale", "sends_refused", "commits_failed", "recalls",
-            "suspected", "lent_alone", "inboxes_behind", "in_doubt",
+            "suspected", "lent_alone", "inboxes_behind", "in_doubt", "presented", "taken",
         ):  # fmt: skip
             self.counters.setdefault(name, 0)
 
@@ -104,11 +107,12 @@ class StoringCore(PatternCore):
         Raises:
             JournalDamaged: it cannot be read.
         """
+        state = list(state)
         try:
+            self.returning.restore(state, self.unsettled)
             self.backlog.apart(self.backlog.lanes.restore(lanes, {each.key: each.value for each in marks}))
             late = self.dedupe.restore((each.key, each.value) for each in ids)
             self._expired.update(dict.fromkeys(late))
-            state = list(state)
             for each in state:
                 if each.key == WALL:
                     self.wall.restore(each.value)
@@ -120,6 +124,7 @@ class StoringCore(PatternCore):
         """The first sequence that this opening gives out."""
         self.accepted_up_to = self.stored_up_to = sequence - 1
         self.doubt.opened_at(sequence)
+        self.returning.opened_at(sequence)
 
     def append(self, pack: Pack, first: int, ticket: Any, wait: bool, watcher: Any, now: float) -> None:
         """Accept messages; `ticket` gets None once they are stored, or an exception.
@@ -211,6 +216,7 @@ class StoringCore(PatternCore):
         self.letters.stored(up_to)
         self.takers.stored(up_to, now)
         self.doubt.written(up_to)
+        self.returning.written(up_to)
         if self._ailing is not None:
             self._ailing = None
             self.out.events.append(JournalRecovered(self.local.name))
@@ -298,6 +304,7 @@ class StoringCore(PatternCore):
         self.letters.store_failed(up_to, error)
         self.takers.store_failed(up_to)
         self.doubt.write_failed(up_to)
+        self.returning.write_failed(up_to)
         owed = Settling()
         while self._settling and self._settling[0].number <= up_to:
             later = self._settling.popleft()
@@ -527,14 +534,21 @@ class StoringCore(PatternCore):
                             self._write_beside(IDS, sequence, value)
         self._note_time(now)
 
+    def _write_lent(self, *, beside: bool) -> None:
+        """What the next opening must know of what is lent."""
+        if self.doubt.to_write(beside=beside):
+            self.doubt.flush(self._write)
+        if self.returning.to_write(beside=beside):
+            self.returning.flush(self._write)
+
     def _store(self, now: float) -> None:
         """Put out what is to be stored; while the journal refuses, settles first, and senders are told."""
         if self._broken is not None:
             return
         if self.takers.undropped and (self._ailing is None or "store" not in self._timers):
             self.takers.write(now)
-        if (self._ailing is None or "store" not in self._timers) and self.doubt.to_write(beside=bool(self._turn)):
-            self.doubt.flush(self._write)
+        if self._ailing is None or "store" not in self._timers:
+            self._write_lent(beside=bool(self._turn))
         if self._ailing is None:
             if self._turn:
                 self._write_settled(now)

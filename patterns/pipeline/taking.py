@@ -242,7 +242,7 @@ class PullerBase(PipePeer):
 
     def _make(self, parcel: Parcel, index: int) -> Any | None:
         """The job of this index; None if it is nobody's: lost, or its body cannot be decoded (then it is rejected)."""
-        if parcel.lost:
+        if parcel.lost or parcel.gone >> index & 1:
             return None
         assert parcel.bodies is not None
         body = parcel.bodies[index]

@@ -15,6 +15,8 @@ from zmqkit.protocol.core import Frames
 
 DELIVER, SETTLE, SETTLED, HELD, RECALL = range(1, 6)
 KNOWN: Final = 8
+PRESENT: Final = 9
+TAKEN: Final = 10
 
 NACK, REJECT, RELEASE, ISOLATE = range(1, 5)
 """How a job ends that was not acked. ISOLATE is a release whose next delivery is alone in its batch."""
@@ -153,7 +155,33 @@ class Known(NamedTuple):
         return [wire.pack([KNOWN, self.inbox, self.commits])]
 
 
-Message = Deliver | Settle | Settled | Held | Recall | Known
+class Present(NamedTuple):
+    """What a puller still has in hand of an opening of before (7.15)."""
+
+    epoch: bytes
+    runs: list[int]
+    """Flat: (delivery, first, last) of each run."""
+
+    def pack(self) -> Frames:
+        """The message's frames."""
+        return [wire.pack([PRESENT, self.epoch, self.runs])]
+
+
+class Taken(NamedTuple):
+    """What of that is leased to it from now on (7.15)."""
+
+    epoch: bytes
+    runs: list[int]
+    """Flat: (delivery, first, last, lease of the first) of each run."""
+    more: bool
+    """A further one follows."""
+
+    def pack(self) -> Frames:
+        """The message's frames."""
+        return [wire.pack([TAKEN, self.epoch, self.runs, int(self.more)])]
+
+
+Message = Deliver | Settle | Settled | Held | Recall | Known | Present | Taken
 
 
 def read(frames: Frames) -> Message:
@@ -272,6 +300,24 @@ def _read_known(head: list[Any], frames: Frames) -> Known:
     return Known(wire.octets(head[1], "inbox", 16), wire.number(head[2], "commits"))
 
 
+def _read_present(head: list[Any], frames: Frames) -> Present:
+    return Present(wire.octets(head[1], "epoch", 16), _runs(head[2], 3))
+
+
+def _read_taken(head: list[Any], frames: Frames) -> Taken:
+    return Taken(wire.octets(head[1], "epoch", 16), _runs(head[2], 4), wire.number(head[3], "more") > 0)
+
+
+def _runs(value: Any, width: int) -> list[int]:
+    if type(value) is not list or len(value) % width or len(value) > width * MAX_RANGES:
+        raise DecodeError(f"runs of {width} numbers each, at most {MAX_RANGES}")
+    for at in range(0, len(value), width):
+        numbers = [wire.number(each, "run") for each in value[at : at + width]]
+        if numbers[1] > numbers[2]:
+            raise DecodeError("a run that ends before it begins")
+    return value
+
+
 _Reader = Callable[[list[Any], Frames], Message]
 _READERS: Final[dict[int, tuple[str, int, int, _Reader]]] = {
     DELIVER: ("DELIVER", 8, 2, _read_deliver),
@@ -280,6 +326,8 @@ _READERS: Final[dict[int, tuple[str, int, int, _Reader]]] = {
     HELD: ("HELD", 4, 1, _read_held),
     RECALL: ("RECALL", 2, 1, _read_recall),
     KNOWN: ("KNOWN", 3, 1, _read_known),
+    PRESENT: ("PRESENT", 3, 1, _read_present),
+    TAKEN: ("TAKEN", 4, 1, _read_taken),
 }
 
 

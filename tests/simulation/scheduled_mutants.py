@@ -8,7 +8,8 @@ from typing import Any
 from tests.simulation.mutants import Mutant, replaced
 from zmqkit.patterns.pipeline import storing
 from zmqkit.patterns.pipeline.dedupe import Dedupe
-from zmqkit.patterns.pipeline.lanes import Entry, Lanes
+from zmqkit.patterns.pipeline.entries import Entry
+from zmqkit.patterns.pipeline.lanes import Lanes
 from zmqkit.patterns.pipeline.pusher import PusherCore
 from zmqkit.patterns.pipeline.rows import Row
 from zmqkit.patterns.pipeline.storing import StoringCore

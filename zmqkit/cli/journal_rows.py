@@ -11,7 +11,7 @@ from typing import Any
 
 from zmqkit.errors import DecodeError
 from zmqkit.journal.salvage import Get
-from zmqkit.patterns.pipeline import dedupe, doubt, lanes, walltime
+from zmqkit.patterns.pipeline import dedupe, doubt, entries, lanes, walltime
 from zmqkit.patterns.pipeline import rows as pipeline
 from zmqkit.patterns.pubsub import rows as pubsub
 from zmqkit.patterns.reqrep import rows as reqrep
@@ -107,8 +107,8 @@ class Judge:
         found = pipeline.Row.unpack(messages.key, messages.value)
         if found.count != row.weight:
             return f"its row holds {found.count} messages, and it is said to be about {row.weight}"
-        entry = lanes.unpack_entry(row.key, row.weight, row.value)
-        hashes = [lanes.hash_of(found.keys[at]) if at in found.keys else b"" for at in range(found.count)]
+        entry = entries.unpack_entry(row.key, row.weight, row.value)
+        hashes = [entries.hash_of(found.keys[at]) if at in found.keys else b"" for at in range(found.count)]
         of_keys = not found.keys if not entry.hashes else list(entry.hashes) == hashes
         if (entry.lane, entry.due, entry.expires) != (found.lane, found.due, found.expires) or not of_keys:
             return "it says otherwise than its row"
