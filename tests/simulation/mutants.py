@@ -23,6 +23,7 @@ MODULES = (
     "tests.simulation.session_mutants",
     "tests.simulation.pipeline_mutants",
     "tests.simulation.lease_mutants",
+    "tests.simulation.returning_mutants",
     "tests.simulation.scheduled_mutants",
     "tests.simulation.inboxes_mutants",
     "tests.simulation.chain_mutants",

@@ -12,14 +12,28 @@ from typing import Any, ClassVar
 
 from tests.simulation.history import OVERDUE, History, Message, Opening, waits
 from tests.simulation.paths import Direct
-from tests.simulation.users import LARGEST_ROW, CountingPusher, Job, Told, User, extend, forget, local_of, parts_of
+from tests.simulation.users import (
+    LARGEST_ROW,
+    CountingPuller,
+    CountingPusher,
+    Job,
+    Told,
+    User,
+    extend,
+    forget,
+    local_of,
+    parts_of,
+)
 from zmqkit.events import BadFrame, JobFailed, PeerLost
 from zmqkit.options import Backoff, Limits
 from zmqkit.patterns.pipeline import wire
 from zmqkit.patterns.pipeline.hands import Counts, PusherSettings
 from zmqkit.patterns.pipeline.puller import Parcel, PullerCore
 from zmqkit.patterns.pipeline.pusher import PusherCore
+from zmqkit.patterns.pipeline.returning import GIVEN, unpack_given
 from zmqkit.patterns.pipeline.rows import MARKS, MESSAGES, Pack
+from zmqkit.patterns.pipeline.walltime import STATE
+from zmqkit.protocol.core import Read
 from zmqkit.testing.faults import CRASH_FAULTS, DISK_FAULTS, JOURNAL_FAULTS, NETWORK_FAULTS, STALL_FAULTS, Faults
 from zmqkit.testing.journal import SimulatedJournal
 from zmqkit.testing.peers import SimPeer
@@ -41,7 +55,7 @@ class PipelineScenario(Direct, Scenario):
     most_pushers: ClassVar[int] = 2
     closes: ClassVar[float] = 0.006
     """How often somebody is closed, a step."""
-    logs: ClassVar[tuple[str, ...]] = ("messages", "marks", "dead")
+    logs: ClassVar[tuple[str, ...]] = ("messages", "marks", "dead", STATE)
     expects: ClassVar[tuple[str, ...]] = (
         *NETWORK_FAULTS, *STALL_FAULTS, *CRASH_FAULTS, *JOURNAL_FAULTS, *DISK_FAULTS, "closed", "commits lost",
         "sessions_opened", "sessions_lost", "sessions_resumed", "links_lost", "frames_stray",
@@ -58,6 +72,7 @@ class PipelineScenario(Direct, Scenario):
         "watched: acked", "watched: dead", "waited: journalled", "waited: received", "waited: settled",
         "overdue, and told", "held too long", "extended", "recalls", "recalled", "a part is offered again",
         "taken back unstarted",
+        "presented", "taken", "went_on", "went on in hand", "acked while its pusher was away", "lent at once",
         "forged: of another", "forged: of another epoch", "restart with rows", "restart, all settled",
     )  # fmt: skip
 
@@ -69,6 +84,8 @@ class PipelineScenario(Direct, Scenario):
         self.history = History(MAX_FAILURES)
         self.openings: dict[SimPeer, Opening] = {}
         self.users: dict[SimPeer, User] = {}
+        self.given: dict[bytes, tuple[int, int]] = {}
+        """By epoch: how far was lent before it, as the journal said."""
         self.max_leases: dict[SimPeer, float] = {}
         self.forgotten: set[Parcel] = set()
         self.eager = False
@@ -114,7 +131,9 @@ class PipelineScenario(Direct, Scenario):
             backoff=Backoff(0.05, 2.0, 0.5), max_waiting=40 if self.small else None,
             limits=Limits(queued_messages=60, queued_bytes=4000),
         )  # fmt: skip
-        made = CountingPusher(local_of(peer, "push", "pull", about={"epoch": epoch}), settings, peer.random)
+        about = {"epoch": epoch} if journal is None else {"epoch": epoch, "journal": bytes.fromhex(uuid)}
+        made = CountingPusher(local_of(peer, "push", "pull", about=about), settings, peer.random)
+        made.disk = peer.disk
         made.backlog.window_messages, made.backlog.window_bytes, made.backlog.read_bytes = 24, 1500, 400
         first, found = 1, 0
         if journal is not None:
@@ -123,6 +142,8 @@ class PipelineScenario(Direct, Scenario):
             made.found(messages.first_key, messages.last_key, found)
             first = journal.highest(MESSAGES) + LARGEST_ROW
             self.restore(made, journal)
+            for row in journal.read(Read(STATE, GIVEN, GIVEN, 1 << 60)):
+                made.given = self.given[epoch] = unpack_given(row.value)[:2]
         made.first = first
         made.opened_at(first)
         opening = Opening(peer.name, peer.incarnation, epoch, origin, first, first, found)
@@ -136,16 +157,19 @@ class PipelineScenario(Direct, Scenario):
 
     def restore(self, made: CountingPusher, journal: SimulatedJournal) -> None:
         """What a pusher takes in besides."""
+        made.restore((), (), (), journal.read(Read(STATE, 1, 1 << 60, 1 << 60)))
 
     def _make_puller(self, peer: SimPeer) -> PullerCore:
         self.users[peer] = User()
         prefetch = peer.random.choice((1, 4, 16))
         size = peer.random.choice((300, 1 << 20))
         self.max_leases[peer] = max_lease = peer.random.choice((0.8, 20.0, 20.0))
-        return PullerCore(
+        made = CountingPuller(
             local_of(peer, "pull", "push", credit_messages=prefetch, credit_bytes=size, busy_bound=20.0), peer.random,
             max_lease=max_lease, adaptive=peer.random.random() < 0.4,
         )  # fmt: skip
+        made.on_go_on = partial(self._went_on, peer)
+        return made
 
     # ---- what the pushers' users do ----------------------------------------------------
 
@@ -282,6 +306,30 @@ class PipelineScenario(Direct, Scenario):
         if self.eager:
             self._ack_all(peer)
 
+    def _went_on(self, peer: SimPeer, parcel: Parcel, before: bytes, first: int, bits: int, held: int) -> None:
+        """A later opening of its pusher leases a parcel now, some of it at least."""
+        user, session = self.users[peer], parcel.session
+        epoch, lease = session.peer.about["epoch"], parcel.delivery.lease
+        opening = self.history.openings[epoch]
+        pusher = next(each for each in self.pushers if each.name == opening.name)
+        sessions = {each.id for each in pusher.core.sessions} if isinstance(pusher.core, PusherCore) else set()
+        for index, message in enumerate(user.parcels[parcel]):
+            if not bits >> index & 1:
+                continue
+            known = opening.leases.get(lease + index)
+            assert known is None, f"lease {lease + index} was given to {known!r}, and {message.name!r} goes on by it"
+            opening.leases[lease + index] = message.name
+            user.leases.setdefault(session.id, set()).add(lease + index)
+            if self.openings[pusher] is opening and session.id in sessions:
+                for (of, other), holder in message.held.items():
+                    assert of != epoch or holder not in sessions, (
+                        f"{message.name!r} goes on, and lease {other} on it is held by a living puller"
+                    )
+        for job in [job for job in user.jobs if job.parcel is parcel]:
+            job.message.held.pop((before, first + job.index), None)
+            if held >> job.index & 1:
+                job.message.held[job.token] = session.id
+
     def _check_held(self, message: Message, epoch: bytes, newest: int) -> None:
         """Nobody has it in hand by an older lease whose session the pusher still has."""
         for pusher, opening in self.openings.items():
@@ -400,6 +448,9 @@ class PipelineScenario(Direct, Scenario):
                     f"{job.message.name!r} is overdue {job.held_until - now} s too early"
                 )
                 self.lost_in_hand(peer, job)
+            elif job.parcel.gone >> job.index & 1:
+                self.world.counts["gone, others of its parcel went on"] += 1
+                self.lost_in_hand(peer, job)
             else:
                 assert not job.started, f"{job.message.name!r} was started, and is taken back"
                 self.world.counts["taken back unstarted"] += 1
@@ -453,7 +504,7 @@ class PipelineScenario(Direct, Scenario):
             return
         source = rng.choice(sources)
         opening = self.history.openings[source.epoch]
-        mine = {first + at for first, parcel in source.parcels.items() for at in range(len(parcel))}
+        mine = {parcel.delivery.lease + at for parcel in source.parcels.values() for at in range(len(parcel))}
         ever = self.users[peer].leases.get(source.session.id, set())
         others = [lease for lease in opening.leases if lease not in ever]
         epoch, leases = source.epoch, others
@@ -530,7 +581,7 @@ class PipelineScenario(Direct, Scenario):
             made = peer.core
             if isinstance(made, PullerCore):
                 for source in made._sources.values():
-                    held = sum(parcel.open.bit_count() for parcel in source.parcels.values())
+                    held = sum(each.open.bit_count() for each in source.parcels.values() if not each.went_on)
                     most = source.session.limit_messages - source.released_messages
                     if not made._adaptive:
                         assert most == made.local.credit_messages, f"{peer.name} allows {most} jobs"

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from tests.simulation.history import Message
 from tests.simulation.pipeline import PipelineScenario
-from tests.simulation.users import CountingPusher, Job, Told, User
+from tests.simulation.users import CountingPuller, CountingPusher, Job, Told, User
 from zmqkit.patterns.pipeline import wire
 from zmqkit.patterns.pipeline.dedupe import IDS
 from zmqkit.patterns.pipeline.doubt import INBOXES
@@ -65,7 +65,7 @@ class InboxScenario(PipelineScenario):
         "committed after its session was lost", "known before it was handled", "known in its transaction",
         "restored", "looked, and all is there", "looked, and something is lost", "released by an operator",
         "bound while a pusher lives", "bound after a restart", "restart with one inbox", "restart with several",
-        "marked", "committed as its puller closed",
+        "marked", "committed as its puller closed", "presented", "taken", "went on in hand",
     )  # fmt: skip
 
     patterns: ClassVar[tuple[str, ...]] = ("I", "I", "II-", "IJ", "IJ", "I-", "IJ-")
@@ -103,7 +103,9 @@ class InboxScenario(PipelineScenario):
         if box is None:
             return made
         local = dataclasses.replace(made.local, about={"inbox": box.id, "commits": box.commits})
-        return PullerCore(local, peer.random)
+        bound = CountingPuller(local, peer.random)
+        bound.on_go_on = partial(self._went_on, peer)
+        return bound
 
     # ---- sending -------------------------------------------------------------------
 

@@ -73,7 +73,7 @@ class ScheduledScenario(PipelineScenario):
         "sent", "acked", "dead", "expired", "duplicates", "JobExpired", "redelivered", "restart with rows",
         "delivered with a key", "delivered after a delay", "delivered by priority", "told who is not due",
         "watched: expired", "watched: acked", "duplicate of an earlier opening", "a key waits behind a delay",
-        "lanes restored", "lanes loaded",
+        "lanes restored", "lanes loaded", "presented", "taken", "went on in hand",
     )  # fmt: skip
 
     def build(self, world: Any) -> None:
@@ -250,6 +250,7 @@ class ScheduledScenario(PipelineScenario):
             return
         lent = self.lent.setdefault(opening.epoch, [])
         known = wish.seen_at if message.opening is opening else 1
+        fresh = fresh and message.sequence > max(self.given.get(opening.epoch, (0, 0)))  # or it may be held back
         if fresh and known and wish.due is None and not opening.ended and message.state == "confirmed":
             for other, priority in lent:
                 assert not known <= other < lease or priority >= wish.priority, (

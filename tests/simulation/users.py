@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tests.simulation.history import Message
+from tests.simulation.history import Message, waits
 from zmqkit.options import Heartbeat
 from zmqkit.patterns.pipeline import wire
+from zmqkit.patterns.pipeline.hands import PusherSettings
 from zmqkit.patterns.pipeline.lanes import READ_ALL
 from zmqkit.patterns.pipeline.leases import Holder
+from zmqkit.patterns.pipeline.parcels import Source
 from zmqkit.patterns.pipeline.puller import Parcel, PullerCore
 from zmqkit.patterns.pipeline.pusher import PusherCore
+from zmqkit.patterns.pipeline.returning import Returning
 from zmqkit.patterns.pipeline.rows import MARKS, MESSAGES, Pack
+from zmqkit.patterns.pipeline.runs import Run
 from zmqkit.protocol import core
 from zmqkit.protocol.local import Local
+from zmqkit.testing.journal import Disk
 from zmqkit.testing.peers import SimPeer
 from zmqkit.testing.tickets import SimTicket
 
@@ -23,12 +29,58 @@ LARGEST_ROW = 1 << 12
 """What the face leaves free between the journal's highest key and the first sequence of an opening."""
 
 
+class JudgedReturning(Returning):
+    """Has what a pusher takes from those who come back judged."""
+
+    def _take(self, run: Run) -> Run:
+        self._pusher.judge_taken(run)
+        return super()._take(run)
+
+
 class CountingPusher(PusherCore):
-    """Counts what the pusher itself need not."""
+    """Counts what the pusher itself need not, and judges whom it lends to after it was opened."""
 
     first = 0
+    disk: Disk | None = None
+    given = (0, 0)
+    """How far it had lent, as its journal said when it was opened: plain rows, and others."""
+    opened_s: float | None = None
+    """When its first turn was."""
     on_append: Callable[[int, int, float], None] | None = None
     """Told of each group: first sequence, how many, and when it was handed over."""
+
+    def __init__(self, local: Local, settings: PusherSettings, rng: random.Random) -> None:
+        super().__init__(local, settings, rng)
+        enabled = settings.durable and "journal" in local.about
+        self.returning = JudgedReturning(self, enabled=enabled)
+        self.returning.reserved = 8
+        self.came_back: set[int] = set()
+        """Sequences of what was taken."""
+
+    def end_turn(self, now: float) -> None:
+        if self.opened_s is None:
+            self.opened_s = now
+        super().end_turn(now)
+
+    def judge_taken(self, run: Run) -> None:
+        """Somebody presented these, and is leased them now."""
+        assert self.disk is not None
+        for sequence in range(run.row.key + run.index, run.row.key + run.index + run.count):
+            assert waits(self.disk, sequence), f"message {sequence} is settled, and goes on"
+            assert sequence not in self.came_back, f"message {sequence} goes on twice"
+            self.came_back.add(sequence)
+
+    def _lend_run(self, holder: Holder, run: Run, now: float) -> None:
+        heartbeat = self.local.heartbeat
+        row = run.row
+        assert self.opened_s is not None
+        if now < self.opened_s + heartbeat.interval * heartbeat.liveness - 1e-6 and row.key < self.first:
+            for sequence in range(row.key + run.index, row.key + run.index + run.count):
+                assert sequence > self.given[row.special] or sequence in self.came_back, (
+                    f"message {sequence} may be somebody's who comes back, and is lent"
+                )
+            self.count("lent at once")
+        super()._lend_run(holder, run, now)
 
     def append(self, pack: Pack, first: int, ticket: Any, wait: bool, watcher: Any, now: float) -> None:
         if self.on_append is not None:
@@ -59,6 +111,26 @@ class CountingPusher(PusherCore):
         self.count("HELD agrees" if self.counters["redelivered"] == before else "HELD lacks some")
 
 
+class CountingPuller(PullerCore):
+    """Tells what goes on."""
+
+    on_go_on: Callable[[Parcel, bytes, int, int, int], None] | None = None
+    """Told of a parcel, its epoch and first lease before, bits of what goes on, and of what is in the user's hands."""
+
+    def go_on(self, source: Source, parcel: Parcel, base: int, bits: int, acks: int, now: float) -> None:
+        epoch, lease, held = parcel.session.peer.about["epoch"], parcel.delivery.lease, parcel.open & bits
+        if held:
+            self.count("went on in hand")
+        if acks:
+            self.count("acked while its pusher was away")
+        super().go_on(source, parcel, base, bits, acks, now)
+        if self.on_go_on is not None:
+            self.on_go_on(parcel, epoch, lease, bits, held)
+
+    def count(self, name: str) -> None:
+        self.counters[name] = self.counters.get(name, 0) + 1
+
+
 class Told(SimTicket):
     """A ticket, or a watcher, that hands on what it is told."""
 
@@ -87,6 +159,11 @@ class Job:
     """It was started, or extended, and may be held at least until then."""
 
     @property
+    def token(self) -> tuple[bytes, int]:
+        """Epoch and lease."""
+        return self.parcel.session.peer.about["epoch"], self.parcel.delivery.lease + self.index
+
+    @property
     def open(self) -> bool:
         """The core has it as ours."""
         return bool(self.parcel.open >> self.index & 1)
@@ -110,8 +187,7 @@ class Job:
 
     def let_go(self) -> None:
         """The user settles it, or loses it."""
-        delivery, session = self.parcel.delivery, self.parcel.session
-        self.message.held.pop((session.peer.about["epoch"], delivery.lease + self.index), None)
+        self.message.held.pop(self.token, None)
 
 
 @dataclasses.dataclass(slots=True)
@@ -134,6 +210,7 @@ def parts_of(made: PusherCore) -> dict[str, int]:
         "ready": made.backlog.ready,
         "on disk": made.backlog.waiting - made.backlog.ready - made.backlog.lanes.ready,
         "in lanes": made.backlog.lanes.waiting,
+        "held back": made.returning.held,
         "suspected": len(made.suspects.waiting),
         "waiting for an inbox": made.doubt.waiting + sum(run.count for each in settling for _, run in each.lendings),
         "delayed": made.backlog.delayed,
@@ -145,12 +222,15 @@ def parts_of(made: PusherCore) -> dict[str, int]:
 def forget(made: PullerCore, parcel: Parcel, now: float) -> None:
     """Have a puller lose a parcel without a word, as a bug of its would."""
     source = made._sources.get(parcel.session.id)
-    if source is not None and source.parcels.pop(parcel.delivery.lease, None) is not None:
+    if source is None:
+        parcel.open = 0
+    elif source.parcels.pop(parcel.key, None) is not None:
         count = parcel.open.bit_count()
         parcel.open = 0
         made.held -= count
-        source.released_messages += count
-        source.released_bytes += parcel.size
+        if not parcel.went_on:
+            source.released_messages += count
+            source.released_bytes += parcel.size
         made._changed[source.session.id] = source
 
 
