@@ -32,14 +32,16 @@ class Left:
     Attributes:
         acks: bits of what was acked.
         others: by index: how others ended, with leases that say nothing.
+        unbegun: bits of those among them that nobody had begun.
     """
 
-    __slots__ = ("acks", "others", "parcel")
+    __slots__ = ("acks", "others", "parcel", "unbegun")
 
     def __init__(self, parcel: Parcel) -> None:
         self.parcel = parcel
         self.acks = 0
         self.others: dict[int, wire.Unsettled] = {}
+        self.unbegun = 0
 
     @property
     def bits(self) -> int:
@@ -139,6 +141,7 @@ class Keeping:
                 if parcel.open >> index & 1:
                     parcel.open &= ~(1 << index)
                     left.others[index] = wire.Unsettled(0, wire.RELEASE)
+                    left.unbegun |= 1 << index
                     self._puller.counters["jobs_lost"] += 1
             parcel.lost = not parcel.open
         for asked in [*(each for asks in source.asks.values() for each in asks), *source.asked]:
@@ -209,6 +212,7 @@ class Keeping:
     def _go_on(self, source: Source, kept: Kept, left: Left, base: int, bits: int, now: float) -> None:
         puller, parcel = self._puller, left.parcel
         self._give_up(left, ~bits)
+        puller.counters["went_on"] += (bits & ~left.unbegun).bit_count()
         puller.go_on(source, parcel, base, bits, left.acks & bits, now)
         for index, other in left.others.items():
             if bits >> index & 1:

@@ -388,7 +388,6 @@ class PullerCore(PatternCore):
 
     def go_on(self, source: Source, parcel: Parcel, base: int, bits: int, acks: int, now: float) -> None:
         """These jobs of a parcel go on with this pusher, some of them acked meanwhile. `base`: see `Source.rehome`."""
-        self.counters["went_on"] += (parcel.open & bits).bit_count()
         source.rehome(parcel, base, bits)
         self.held += bits.bit_count()
         self._tell_acked(source, parcel, self._end(source, parcel, acks))

@@ -120,6 +120,10 @@ def message_of(meant: dict[str, Any]) -> Any:
         return wire.Known(meant["inbox"], meant["commits"])
     if kind == "RECALL":
         return wire.Recall(meant["most"])
+    if kind == "PRESENT":
+        return wire.Present(meant["epoch"], meant["runs"])
+    if kind == "TAKEN":
+        return wire.Taken(meant["epoch"], meant["runs"], meant["more"])
     if kind == "SETTLED":
         return wire.Settled(meant["ask"], meant["stale"])
     return wire.Held(meant["epoch"], meant["up_to"], meant["leases"])
@@ -178,7 +182,7 @@ def test_a_row_of_the_journal_is_read_and_written_so(vector: dict[str, Any]) -> 
 def test_there_is_a_vector_for_every_kind() -> None:
     assert {vector["kind"] for vector in SESSION["vectors"]} == set(session_wire.NAMES.values())
     kinds = {vector["message"]["kind"] for vector in PIPELINE["vectors"]}
-    assert kinds == {"DELIVER", "SETTLE", "SETTLED", "HELD", "RECALL", "KNOWN"}
+    assert kinds == {"DELIVER", "SETTLE", "SETTLED", "HELD", "RECALL", "KNOWN", "PRESENT", "TAKEN"}
     assert {vector["log"] for vector in JOURNAL["vectors"]} == {rows.MESSAGES, rows.MARKS, rows.DEAD}
     outcomes = {other[1] for vector in PIPELINE["vectors"] for other in vector["message"].get("others", [])}
     assert outcomes == {wire.NACK, wire.REJECT, wire.RELEASE, wire.ISOLATE}

@@ -78,6 +78,16 @@ def leave_behind(journal: str, count: str) -> None:
     heard()
 
 
+def lend(address: str, journal: str, count: str) -> None:
+    """Send so many messages, say their ids; say how many went on as soon as some did, when told; wait to be killed."""
+    push = zmqkit.Pusher(address, journal=journal, heartbeat=Heartbeat(2.0)).open()
+    say([push.send(n).id for n in range(int(count))])
+    while heard() is not None:
+        while not push.stats()["taken"]:
+            time.sleep(0.01)
+        say(push.stats()["taken"])
+
+
 def count_up(source: str, sink: str) -> None:
     """A worker that is to be killed."""
 
