@@ -81,7 +81,7 @@ class PlainPullerCore(PatternCore):
         self._told_shut: list[Any] = []
         for name in (
             "received", "acked", "nacked", "rejected", "released", "dead", "settles_stale", "jobs_lost",
-            "messages_undecodable", "overdue", "recalled",
+            "messages_undecodable", "overdue", "recalled", "went_on",
         ):  # fmt: skip
             self.counters.setdefault(name, 0)
 

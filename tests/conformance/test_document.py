@@ -57,7 +57,10 @@ def test_the_table_of_kinds_is_the_codes() -> None:
     found = dict(re.findall(r"^\| (\d+) \| ([A-Z]+) \|", section("2.2"), re.M))
     assert {int(kind): name for kind, name in found.items()} == wire.NAMES
     pairs = re.findall(r"^\| (\d+) \| ([A-Z]+) \|", section("7"), re.M)
-    kinds = {name: getattr(pipeline, name) for name in ("DELIVER", "SETTLE", "SETTLED", "HELD", "RECALL", "KNOWN", "PRESENT", "TAKEN")}
+    kinds = {
+        name: getattr(pipeline, name)
+        for name in ("DELIVER", "SETTLE", "SETTLED", "HELD", "RECALL", "KNOWN", "PRESENT", "TAKEN")
+    }
     assert {name: int(kind) for kind, name in pairs if name in kinds} == kinds
     found = dict(re.findall(r"^\| (\d+) \| ([A-Z]+) \|", section("7.3"), re.M))
     assert {name: int(kind) for kind, name in found.items()} == {
