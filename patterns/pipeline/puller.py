@@ -355,6 +355,8 @@ class PullerCore(PatternCore):
                     bits |= 1 << acked.popleft()
             ended = self._end(source, parcel, bits)
             self.counters["acked"] += ended.bit_count()
+            if parcel.gone:
+                self.counters["settles_stale"] += (bits & parcel.gone).bit_count()
             self._tell_acked(source, parcel, ended)
 
     def _tell_acked(self, source: Source, parcel: Parcel, bits: int) -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from tests.simulation.history import OVERDUE, History, Message, Opening, waits
+from tests.simulation.in_hand import InHand
 from tests.simulation.paths import Direct
 from tests.simulation.users import (
     LARGEST_ROW,
@@ -44,7 +45,7 @@ BOUND_S = 1.0
 MAX_FAILURES = 3
 
 
-class PipelineScenario(Direct, Scenario):
+class PipelineScenario(InHand, Direct, Scenario):
     """One or two pushers, one to three pullers; either side binds."""
 
     faults = Faults(break_s=1.5, partition_s=3.0, freeze_s=4.0, stop_s=4.0, crash_s=1.5, disk_s=3.0)
@@ -82,8 +83,8 @@ class PipelineScenario(Direct, Scenario):
         rng = self.random
         self.world = world
         self.history = History(MAX_FAILURES)
-        self.openings: dict[SimPeer, Opening] = {}
-        self.users: dict[SimPeer, User] = {}
+        self.openings = {}
+        self.users = {}
         self.given: dict[bytes, tuple[int, int]] = {}
         """By epoch: how far was lent before it, as the journal said."""
         self.max_leases: dict[SimPeer, float] = {}
@@ -102,8 +103,8 @@ class PipelineScenario(Direct, Scenario):
         names = [f"push{n}" for n in range(pushers)], [f"pull{n}" for n in range(pullers)]
         bound = names[self.binding == "pullers"]
         self.arrange(world, bound, ("pull", "push") if self.binding == "pushers" else ("push", "pull"))
-        self.pushers: list[SimPeer] = []
-        self.pullers: list[SimPeer] = []
+        self.pushers = []
+        self.pullers = []
         for name in (*bound, *(set_ for set_ in (*names[0], *names[1]) if set_ not in bound)):
             pusher = name.startswith("push")
             peer = world.peer(
@@ -306,40 +307,6 @@ class PipelineScenario(Direct, Scenario):
         if self.eager:
             self._ack_all(peer)
 
-    def _went_on(self, peer: SimPeer, parcel: Parcel, before: bytes, first: int, bits: int, held: int) -> None:
-        """A later opening of its pusher leases a parcel now, some of it at least."""
-        user, session = self.users[peer], parcel.session
-        epoch, lease = session.peer.about["epoch"], parcel.delivery.lease
-        opening = self.history.openings[epoch]
-        pusher = next(each for each in self.pushers if each.name == opening.name)
-        sessions = {each.id for each in pusher.core.sessions} if isinstance(pusher.core, PusherCore) else set()
-        for index, message in enumerate(user.parcels[parcel]):
-            if not bits >> index & 1:
-                continue
-            known = opening.leases.get(lease + index)
-            assert known is None, f"lease {lease + index} was given to {known!r}, and {message.name!r} goes on by it"
-            opening.leases[lease + index] = message.name
-            user.leases.setdefault(session.id, set()).add(lease + index)
-            if self.openings[pusher] is opening and session.id in sessions:
-                for (of, other), holder in message.held.items():
-                    assert of != epoch or holder not in sessions, (
-                        f"{message.name!r} goes on, and lease {other} on it is held by a living puller"
-                    )
-        for job in [job for job in user.jobs if job.parcel is parcel]:
-            job.message.held.pop((before, first + job.index), None)
-            if held >> job.index & 1:
-                job.message.held[job.token] = session.id
-
-    def _check_held(self, message: Message, epoch: bytes, newest: int) -> None:
-        """Nobody has it in hand by an older lease whose session the pusher still has."""
-        for pusher, opening in self.openings.items():
-            if opening.epoch == epoch and message.held and isinstance(pusher.core, PusherCore):
-                sessions = {session.id for session in pusher.core.sessions}
-                for (of, lease), session in message.held.items():
-                    assert of != epoch or lease > newest or session not in sessions, (
-                        f"{message.name!r} is delivered again, and lease {lease} on it is held by a living puller"
-                    )
-
     def _check_order(self, user: User, parcel: Parcel, epoch: bytes) -> None:
         """Fresh messages come in the order in which they were sent."""
         delivery, session = parcel.delivery, parcel.session.id
@@ -416,46 +383,12 @@ class PipelineScenario(Direct, Scenario):
         """What these jobs are for is done now; returns those that are to be acked."""
         return jobs
 
-    def lost_in_hand(self, peer: SimPeer, job: Job) -> None:
-        """The user lets go of a job whose session is gone."""
-
     def kept_in_hand(self, peer: SimPeer, job: Job) -> None:
         """The user has begun a job, and takes a while."""
 
     def _dies(self, peer: SimPeer) -> bool:
         """Whether its process dies of what its user has just started."""
         return False
-
-    def _look_for_all_lost(self) -> None:
-        for each in self.pullers:
-            self._look_for_lost(each)
-
-    def _look_for_lost(self, peer: SimPeer) -> None:
-        """Jobs that were taken back: recalled before they were started, or held for too long; no others."""
-        user = self.users.get(peer)
-        if user is None:
-            return
-        for parcel, messages in user.parcels.items():
-            if parcel.overdue:
-                for index, message in enumerate(messages):
-                    message.overdue |= bool(parcel.overdue >> index & 1)
-        for job in [job for job in user.jobs if not job.parcel.lost and not job.open]:
-            if job.parcel.overdue >> job.index & 1:
-                self.world.counts["held too long"] += 1
-                now = max(peer.now(), peer.turn_at)
-                assert job.started, f"{job.message.name!r} is overdue, and was never handed out"
-                assert job.held_until <= now + 1e-6, (
-                    f"{job.message.name!r} is overdue {job.held_until - now} s too early"
-                )
-                self.lost_in_hand(peer, job)
-            elif job.parcel.gone >> job.index & 1:
-                self.world.counts["gone, others of its parcel went on"] += 1
-                self.lost_in_hand(peer, job)
-            else:
-                assert not job.started, f"{job.message.name!r} was started, and is taken back"
-                self.world.counts["taken back unstarted"] += 1
-            job.let_go()
-            user.jobs.remove(job)
 
     def _ack(self, peer: SimPeer, jobs: list[Job]) -> None:
         for job in jobs:
