@@ -24,12 +24,14 @@ from tests.bad_input.strangers import (
     NACK,
     PING,
     PONG,
+    PRESENT,
     REFUSED,
     REJECT,
     RESUME,
     SETTLE,
     SETTLED,
     STATE,
+    TAKEN,
     WELCOME,
     Dealer,
     Router,
@@ -355,6 +357,25 @@ def test_every_field_of_held_with_every_wrong_value() -> None:
         cases.append(("a pusher's message", deliver()[0], True))
         cases.append(("a pusher's answer", [SETTLED, 1, []], True))
         each_is_judged(scene, lambda: Dealer(scene.peer.addresses[0], "pull"), cases, b"blob")
+        scene.finish()
+
+
+def triples(value: Any) -> bool:
+    return type(value) is list and len(value) % 3 == 0 and all(map(number, value)) and ranges(value[1:3])
+
+
+def test_every_field_of_present_with_every_wrong_value() -> None:
+    with bound_pusher() as scene:
+        good: dict[str, tuple[Any, Allowed]] = {
+            "kind": (PRESENT, lambda value: False),
+            "epoch": (b"e" * 16, octets(16)),
+            "runs": ([1, 5, 9], triples),
+        }
+        cases = list(pipeline_cases(good))
+        cases.append(("65,537 runs", [PRESENT, b"e" * 16, [1, 1, 1] * 65_537], True))
+        cases.append(("a pusher's answer", [TAKEN, b"e" * 16, [], 0], True))
+        each_is_judged(scene, lambda: Dealer(scene.peer.addresses[0], "pull"), cases)
+        scene.expect(taken=0)
         scene.finish()
 
 
