@@ -170,10 +170,12 @@ class Source:
 
     def told(self, number: int, others: list[wire.Unsettled], *, acks: bool = True) -> Told:
         """What a message of this number tells: the next of the others, and whatever was acked."""
-        of, self.other_of = self.other_of[: len(others)], self.other_of[len(others) :]
         ended: list[tuple[Parcel, int]] = []
         if acks:
             ended, self.ended = self.ended, []
+        if not others:
+            return Told(number, ended, [])
+        of, self.other_of = self.other_of[: len(others)], self.other_of[len(others) :]
         return Told(number, ended, [(*place, other) for place, other in zip(of, others, strict=True)])
 
     def heard(self) -> None:

@@ -319,16 +319,19 @@ class PusherCore(StoringCore):
 
     def end_turn(self, now: float) -> None:
         """Store what arrived and what settled; lend what may be lent; tell those who wait."""
-        self.returning.turn(now)
+        returning = self.returning
+        if returning.holding:
+            returning.turn(now)
         self.backlog.fall_due(now)
         if self.backlog.lanes.entries or not self.wall.believed:
             self._expire(now)
         self._store(now)
         if not self.settings.durable and (self._storing or self._settling):
             self.stored(self.out.written, now)
-        self.returning.answer(now)
+        if returning.look:
+            returning.answer(now)
         self._lend(now)
-        if self._turn.lendings or self.returning.to_write(beside=False):
+        if self._turn.lendings or returning.urgent:
             self._store(now)  # at once: nothing else may come for long
         if self._broken is None:
             if self.takers.sessions:
@@ -549,7 +552,7 @@ class PusherCore(StoringCore):
         """See `Core`."""
         times = (
             self.sessions.next_deadline(), self.backlog.next_due(), self._timers.next(), self.wall.next_time(),
-            self.doubt.next_time(self._doubt_bound), self.returning.next_time(),
+            self.doubt.next_time(self._doubt_bound), self.returning.due,
         )  # fmt: skip
         return min((each for each in times if each is not None), default=None)
 

@@ -59,6 +59,11 @@ class Returning:
         reserved: see `RESERVED`.
         held: messages of plain rows that are held back in memory. (Those of others are counted in `Lanes.waiting`.)
         taking: what is presented may be leased.
+        holding: something is held back, or may be when it is read; `turn` must be called.
+        look: `answer` must be called.
+        changed, urgent: there is something to write, beside other writes or at once; call `flush`.
+        due: when `turn` must be called; None: no matter when.
+        flushed: numbers of writes that are not known to be stored.
     """
 
     def __init__(self, pusher: Any, *, enabled: bool) -> None:
@@ -70,9 +75,8 @@ class Returning:
         self.reserved = RESERVED
         self.held = 0
         self.taking = False
-        self._holding = False
-        self._until: float | None = None
-        """When the bound is over."""
+        self.holding = False
+        self.due: float | None = None
         self._up_to = [0, 0]
         """The highest sequence that may have been lent, of plain rows, and of others."""
         self._found = 0
@@ -83,15 +87,15 @@ class Returning:
         """Plain rows, by key, and bits of what of them is held back."""
         self._waiting: list[_Presented] = []
         self._sought: set[int] = set()
-        self._look = False
+        self.look = False
         """There may be more to answer than when it was looked last."""
         self._lent = False
         """Something was, in this opening."""
-        self._changed = self._urgent = False
+        self.changed = self.urgent = False
         self._ending = False
         self._end: int | None = None
         """The number of the write that ends it all."""
-        self._flushed: deque[int] = deque()
+        self.flushed: deque[int] = deque()
 
     # ---- opening -------------------------------------------------------------------
 
@@ -104,11 +108,11 @@ class Returning:
             if not (plain or other):
                 continue
             if not waiting:
-                self._changed = True
+                self.changed = True
                 continue
             self._up_to = [plain, other]
             self._epochs = [*epochs, self._epoch][-MAX_EPOCHS:]
-            self.taking = self._holding = True
+            self.taking = self.holding = True
             self._pusher.backlog.hold = self._hold
             self._pusher.backlog.lanes.held_up_to = other
 
@@ -137,11 +141,11 @@ class Returning:
             self._up_to[which] = last + self.reserved
         elif self._lent:
             return
-        self._lent = self._changed = self._urgent = True
+        self._lent = self.changed = self.urgent = True
 
     def tighten(self, holders: Iterable[Holder]) -> bool:
         """Nothing more is lent: of what was, only this is still leased. True: that is to be written."""
-        if self._holding or not self._lent:
+        if self.holding or not self._lent:
             return False
         self._up_to = [0, 0]
         for holder in holders:
@@ -166,7 +170,7 @@ class Returning:
             self._pusher.sessions.send(session, wire.Taken(message.epoch, [], False).pack(), 0, now)
             return
         self._waiting.append(_Presented(session.id, message.epoch, message.runs))
-        self._look = True
+        self.look = True
 
     def lost(self, session: Session) -> None:
         """A puller is gone."""
@@ -174,13 +178,11 @@ class Returning:
 
     def loaded(self) -> None:
         """Rows came from the journal; or a puller may be given something that could not before."""
-        self._look = True
+        self.look = bool(self._waiting)
 
     def answer(self, now: float) -> None:
         """Lease what is there of what was presented, and say so."""
-        if not (self._waiting and self._look):
-            return
-        self._look = False
+        self.look = False
         self._waiting = [each for each in self._waiting if not self._answer(each, now)]
 
     def _answer(self, presented: _Presented, now: float) -> bool:
@@ -195,7 +197,7 @@ class Returning:
             delivery, first, last = presented.runs[at : at + 3]
             if len(taken) >= 4 * wire.MAX_RANGES:
                 later += (delivery, first, last)
-                self._look = True
+                self.look = True
                 continue
             found = self._find(holder, first, last)
             if found is None:
@@ -271,27 +273,24 @@ class Returning:
 
     def turn(self, now: float) -> None:
         """See whether the bound is over."""
-        if not self._holding:
-            return
-        if self._until is None:
-            self._until = now + self._bound
-        if self.taking and now >= self._until:
+        if not self.taking:
+            pass
+        elif self.due is None:
+            self.due = now + self._bound
+        elif now >= self.due:
+            self.due = None
             self.taking = False
-            self._look = True
+            self.look = bool(self._waiting)
             self._epochs = [self._epoch]
-            self._changed = self._urgent = self._ending = True
+            self.changed = self.urgent = self._ending = True
         if not self.taking and self._pusher.broken:
             self._let_go()  # nothing is stored any more
 
-    def next_time(self) -> float | None:
-        """When the bound is over, if it is waited for."""
-        return self._until if self.taking else None
-
     def _let_go(self) -> None:
         """Nothing is held back any more."""
-        if not self._holding:
+        if not self.holding:
             return
-        self._holding = False
+        self.holding = False
         self._lent = True  # the journal names our epoch
         backlog = self._pusher.backlog
         backlog.hold = None
@@ -303,31 +302,27 @@ class Returning:
 
     # ---- the journal ---------------------------------------------------------------
 
-    def to_write(self, *, beside: bool) -> bool:
-        """Whether to write now; `beside`: something else is written anyhow."""
-        return self._urgent or (beside and self._changed)
-
     def flush(self, write: Write) -> None:
         """Put out what changed."""
         number = write(STATE, GIVEN, 0, pack_given(self._up_to[0], self._up_to[1], self._epochs))
-        self._flushed.append(number)
+        self.flushed.append(number)
         if self._ending:
             self._ending, self._end = False, number
-        self._changed = self._urgent = False
+        self.changed = self.urgent = False
 
     def written(self, up_to: int) -> None:
         """Writes up to this number are in the journal."""
-        while self._flushed and self._flushed[0] <= up_to:
-            self._flushed.popleft()
+        while self.flushed and self.flushed[0] <= up_to:
+            self.flushed.popleft()
         if self._end is not None and self._end <= up_to:
             self._end = None
             self._let_go()
 
     def write_failed(self, up_to: int) -> None:
         """Writes up to this number are not: all is written once more. Nobody waits for a disk that is full."""
-        while self._flushed and self._flushed[0] <= up_to:
-            self._flushed.popleft()
-            self._changed = True
+        while self.flushed and self.flushed[0] <= up_to:
+            self.flushed.popleft()
+            self.changed = True
         if self._end is not None and self._end <= up_to:
             self._end = None
             self._let_go()

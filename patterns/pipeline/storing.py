@@ -216,7 +216,8 @@ class StoringCore(PatternCore):
         self.letters.stored(up_to)
         self.takers.stored(up_to, now)
         self.doubt.written(up_to)
-        self.returning.written(up_to)
+        if self.returning.flushed:
+            self.returning.written(up_to)
         if self._ailing is not None:
             self._ailing = None
             self.out.events.append(JournalRecovered(self.local.name))
@@ -534,13 +535,6 @@ class StoringCore(PatternCore):
                             self._write_beside(IDS, sequence, value)
         self._note_time(now)
 
-    def _write_lent(self, *, beside: bool) -> None:
-        """What the next opening must know of what is lent."""
-        if self.doubt.to_write(beside=beside):
-            self.doubt.flush(self._write)
-        if self.returning.to_write(beside=beside):
-            self.returning.flush(self._write)
-
     def _store(self, now: float) -> None:
         """Put out what is to be stored; while the journal refuses, settles first, and senders are told."""
         if self._broken is not None:
@@ -548,7 +542,12 @@ class StoringCore(PatternCore):
         if self.takers.undropped and (self._ailing is None or "store" not in self._timers):
             self.takers.write(now)
         if self._ailing is None or "store" not in self._timers:
-            self._write_lent(beside=bool(self._turn))
+            # What the next opening must know of what is lent.
+            beside, returning = bool(self._turn), self.returning
+            if self.doubt.to_write(beside=beside):
+                self.doubt.flush(self._write)
+            if returning.urgent or (beside and returning.changed):
+                returning.flush(self._write)
         if self._ailing is None:
             if self._turn:
                 self._write_settled(now)

@@ -55,7 +55,7 @@ def keeps_what_it_let_go(old: Callable[..., None]) -> Callable[..., None]:
         rows = dict(self._rows)
         old(self)
         self._rows.update(rows)
-        self.taking, self._until = True, None
+        self.taking, self.due = True, None
 
     return let_go
 
