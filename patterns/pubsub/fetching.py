@@ -486,8 +486,11 @@ class Fetching(Delivering):
             self.begin(stream, repair, now)
             return
         if verdict != WRONG:
-            if verdict != RIGHT and task.topic:
+            if verdict != RIGHT:
                 self.counters["gaps_doubtful"] += 1
+                if stream.lossy and not task.topic:
+                    why = "it cannot be told any more whether all of them came, and some before them had not"
+                    self.tell_lost(stream, stream.epoch, (), task.span.after + 1, task.until, why)
             self._finish(stream, task.until, stream.epoch, now)
             return
         self.counters["comparisons_wrong"] += 1
