@@ -28,6 +28,9 @@ from zmqkit.protocol.session import Session
 MAX_STREAMS: Final = 10_000
 """So many publishers at most; those that are away are forgotten first."""
 
+MAX_LEFT: Final = 1_000
+"""So many positions are remembered of publishers that were forgotten, the newest: they may come back elsewhere."""
+
 MAX_STREAMS_OF_LINK: Final = 1_000
 """So many publishers may be behind one address that we connected to; more than one only where something forwards..."""
 
@@ -50,6 +53,8 @@ class Joining(Living):
         self._hints: dict[str, str] = {}
         self._numbers = 0
         self._by_name: dict[bytes, Stream] = {}
+        self._left: dict[str, tuple[str, int]] = {}
+        """Where publishers were that are forgotten now: epoch and offset."""
         self._sessions_by_name: dict[bytes, list[Session]] = {}
 
     # ---- links -----------------------------------------------------------------------
@@ -205,7 +210,7 @@ class Joining(Living):
         self.streams[fence.publisher] = stream
         self._by_name[fence.stream] = stream
         self.share_memory()
-        known = self.settings.positions.get(fence.publisher)
+        known = self._left.pop(fence.publisher, None) or self.settings.positions.get(fence.publisher)
         if known is not None:
             epoch, offset = known
             stream.turn_over(offset, epoch)
@@ -247,8 +252,12 @@ class Joining(Living):
         return False
 
     def _forget(self, stream: Stream, reason: str, now: float) -> None:
-        """A publisher will not come back."""
+        """A publisher will not come back, as far as one can tell."""
         stream.state = WAITING
+        if stream.position is not None:
+            self._left[stream.publisher] = (stream.position_epoch, stream.position)
+            if len(self._left) > MAX_LEFT:
+                del self._left[next(iter(self._left))]
         self.drop_held(stream)
         self.stop(stream, now)
         del self.streams[stream.publisher]
