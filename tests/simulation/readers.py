@@ -316,7 +316,9 @@ class Reader:
         self.counts[f"raised: {type(error).__name__}"] += 1
         self.ended = self.ended or gone.final
         if isinstance(error, MessagesLost):
-            self.is_lost(error.publisher, error.first, error.last, excused=gone.final or self.on_gap == "raise")
+            excused = gone.final or self.on_gap == "raise"
+            for topic in error.topics or ("",):
+                self.is_lost(error.publisher, error.first, error.last, topic, excused=excused)
 
     def is_lost(self, publisher: str, first: int, last: int, topic: str = "", *, excused: bool) -> None:
         """It was told that these are lost. Nothing of it may be in the history, unless that is excused."""
@@ -324,7 +326,7 @@ class Reader:
         hearing = self.hearing(line)
         for message in line.messages:
             if first <= message.offset <= last and message.due and self.sure(message.topic):
-                if message.place in hearing.seen:
+                if message.place in hearing.seen or topic not in ("", message.topic):
                     continue
                 self.counts["messages told to be lost"] += 1
                 assert excused or self.unreachable or not self.holds(message), (
