@@ -32,6 +32,7 @@ LEVELS = {
     "events": 0,
     "options": 0,
     "checks": 0,
+    "lazily": 0,
     "codec": 1,
     "address": 1,
     "protocol": 1,
