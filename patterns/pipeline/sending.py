@@ -43,7 +43,7 @@ from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, DeadRow, Pack, 
 from zmqkit.patterns.pipeline.steering import ROLE
 from zmqkit.patterns.pipeline.steward import Steward, address_for, make_private, remove
 from zmqkit.patterns.pipeline.walltime import STATE
-from zmqkit.peer.base import Common, check_types, deadline_of, left_of
+from zmqkit.peer.base import Common, check_types
 from zmqkit.protocol import core
 from zmqkit.protocol.local import Local
 from zmqkit.transport.driver import Driver
@@ -272,12 +272,8 @@ class PusherBase(PipePeer):
         return OutboxTransaction(self, db, waits=self._waits)
 
     def _drain_outbox(self, seconds: float | None) -> float | None:
-        """Wait until what was committed before is in the journal, so long at most. Returns the seconds left."""
-        if self._relay is None:
-            return seconds
-        deadline = deadline_of(seconds)
-        self._relay.drain(seconds)
-        return left_of(deadline)
+        """Wait until what was committed before is in the journal. Returns the seconds left. See `Relay.flush`."""
+        return seconds if self._relay is None else self._relay.flush(seconds)
 
     def _end_outbox(self, linger: float | None) -> None:
         relay = self._relay

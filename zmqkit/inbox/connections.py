@@ -12,7 +12,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from zmqkit.errors import Closed, Forked, JournalBusy, JournalDamaged, JournalError, JournalVersion, UsageError
 
@@ -35,12 +35,47 @@ _DAMAGED_CODES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB
 
 def check_source(source: Source | None) -> None:
     """Raises `TypeError` or `UsageError` for what cannot be an inbox, before anything is opened."""
+    if isinstance(source, sqlite3.Connection):  # which is callable, too
+        raise TypeError(
+            "inbox must be a path, or a callable that gives a connection, got a connection: each thread needs its own, "
+            "so give the path, or a function that connects"
+        )
     if source is None or callable(source):
         return
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(f"inbox must be a path, or a callable that gives a connection, got {source!r}")
     if os.fspath(source) in ("", ":memory:"):
         raise UsageError("an inbox in memory would forget what was done: give it a file")
+
+
+class OwnConnection(sqlite3.Connection):
+    """A connection that lets nobody end, by a method of its own, a transaction that zmqkit is to end.
+
+    Found out afterwards, as it is of a COMMIT in plain SQL, it would be too late: effects are there already.
+    """
+
+    def commit(self) -> None:
+        self._leave()
+        super().commit()
+
+    def rollback(self) -> None:
+        self._leave()
+        super().rollback()
+
+    def executescript(self, sql_script: str, /) -> sqlite3.Cursor:
+        self._leave("executescript() commits first: say execute() for each statement. ")
+        return super().executescript(sql_script)
+
+    def __enter__(self) -> Self:
+        self._leave("`with` on a connection commits at its end. ")
+        return super().__enter__()
+
+    def _leave(self, why: str = "") -> None:
+        if self.in_transaction:
+            raise UsageError(
+                f"{why}The end of the transaction() block commits, and an exception that leaves it rolls back: leave "
+                f"both to it, or effect and record are not one"
+            )
 
 
 class Connections:
@@ -115,7 +150,7 @@ class Connections:
 
     def _open(self) -> sqlite3.Connection:
         if callable(self._source):
-            connection = self._source()
+            connection: sqlite3.Connection = self._source()
             if not isinstance(connection, sqlite3.Connection):
                 raise UsageError(
                     f"the inbox's callable gave {type(connection).__name__}, not a sqlite3.Connection; for another "
@@ -124,7 +159,9 @@ class Connections:
             if connection.in_transaction:
                 raise UsageError("the inbox's callable gave a connection that is within a transaction")
         else:
-            connection = sqlite3.connect(self._source, timeout=BUSY_SECONDS, check_same_thread=False)
+            connection = sqlite3.connect(
+                self._source, timeout=BUSY_SECONDS, check_same_thread=False, factory=OwnConnection
+            )
         try:
             connection.isolation_level = None  # we say BEGIN and COMMIT ourselves
             self._check(connection)
@@ -176,29 +213,30 @@ def _ask(connection: sqlite3.Connection, pragma: str) -> Any:
 
 
 @contextlib.contextmanager
-def translated(path: str | None) -> Iterator[None]:
+def translated(path: str | None, what: str = "inbox") -> Iterator[None]:
     """SQLite's errors become `JournalError`s that say what to do."""
     try:
         yield
     except sqlite3.Error as error:
-        raise translate(error, path) from error
+        raise translate(error, path, what) from error
 
 
-def translate(error: sqlite3.Error, path: str | None) -> JournalError:
+def translate(error: sqlite3.Error, path: str | None, what: str = "inbox") -> JournalError:
     """The `JournalError` for an error of SQLite's before a commit: nothing was stored."""
+    where = f"the {what} {path}"
     code = getattr(error, "sqlite_errorcode", None)
     code = code & 0xFF if isinstance(code, int) else None
     if code in _BUSY_CODES:
-        return JournalBusy(f"the inbox {path} is held by another process for longer than {BUSY_SECONDS:.0f} s: {error}")
+        return JournalBusy(f"{where} is held by another process for longer than {BUSY_SECONDS:.0f} s: {error}")
     if code in _DAMAGED_CODES:
-        return JournalDamaged(f"the inbox {path} is not a database, or is damaged: {error}; restore it from a copy")
+        return JournalDamaged(f"{where} is not a database, or is damaged: {error}; restore it from a copy")
     if code == sqlite3.SQLITE_CANTOPEN:
-        return JournalError(f"the inbox {path} cannot be opened: {error}; does its folder exist, may we write there?")
+        return JournalError(f"{where} cannot be opened: {error}; does its folder exist, may we write there?")
     if code in _FULL_CODES:
-        return JournalError(f"no room on the disk for the inbox {path}: {error}; nothing was stored")
+        return JournalError(f"no room on the disk for {where}: {error}; nothing was stored")
     if code == sqlite3.SQLITE_READONLY:
-        return JournalError(f"the inbox {path} cannot be written: {error}; may we write the file and its folder?")
-    return JournalError(f"the inbox {path}: {error}")
+        return JournalError(f"{where} cannot be written: {error}; may we write the file and its folder?")
+    return JournalError(f"{where}: {error}")
 
 
 def is_busy(error: sqlite3.Error) -> bool:
