@@ -70,7 +70,7 @@ class Fetching(Delivering):
         stream.asked = None
         self._timers.cancel(("reach", stream.publisher))
         self._by_session[session.id] = stream
-        self._released[session.id] = [0, 0]
+        self._released.setdefault(session.id, [0, 0])
         self.tell_topics(stream, now)
         if stream.behind_fence:
             self._say(stream, talk.Joined(stream.number, stream.fence), now)
@@ -81,8 +81,7 @@ class Fetching(Delivering):
             self.ask(stream, now)
 
     def detach(self, session: Session, now: float) -> Stream | None:
-        """The session is gone. Returns its stream."""
-        self._released.pop(session.id, None)
+        """The session is gone, or not the stream's any more. Returns its stream."""
         stream = self._by_session.pop(session.id, None)
         if stream is None or stream.session is not session:
             return None
@@ -92,6 +91,7 @@ class Fetching(Delivering):
         stream.since = now
         self._timers.cancel(("again", stream.publisher))
         if stream.task is not None:
+            self._stop_feed(stream.task, session, now)
             stream.task.ask = 0
         if stream.link is not None:
             self.await_session(stream, now)
@@ -181,8 +181,12 @@ class Fetching(Delivering):
         """Take a stream's task from it. What is on its way is not taken any more."""
         task, stream.task = stream.task, None
         self._timers.cancel(("again", stream.publisher))
-        if task is not None and task.ask and task.why != "compare":
-            self._say(stream, talk.Stop(task.ask), now)
+        if task is not None and stream.session is not None:
+            self._stop_feed(task, stream.session, now)
+
+    def _stop_feed(self, task: Task, session: Session, now: float) -> None:
+        if task.ask and task.why != "compare" and not session.ended:
+            self.sessions.send(session, talk.Stop(task.ask).pack(), 0, now)
 
     def ask(self, stream: Stream, now: float) -> None:
         """Say in the session what is wanted, from where it was on."""
@@ -228,7 +232,8 @@ class Fetching(Delivering):
     def received(self, session: Session, frames: Frames, messages: int, now: float) -> None:
         """A publisher tells something."""
         stream = self._by_session.get(session.id)
-        if stream is None:
+        if stream is None:  # it was asked for when the session was a stream's: its publisher has another one now
+            self.give_credit(session, messages, sum(map(len, frames)))
             return
         message = talk.read_from_publisher(frames)
         kind = type(message)
@@ -282,8 +287,9 @@ class Fetching(Delivering):
 
     def _chosen(self, stream: Stream, task: Task, block: Block) -> list[int] | None:
         """The indexes of the messages that the user wants and has not got; None: all."""
-        matches = self.filter.matches
-        wanted = list(map(matches, block.topics))
+        if task.why == "values" and block.epoch == stream.epoch != stream.position_epoch:
+            return []  # it was opened anew, and uses offsets again: these are no values of what was before
+        wanted = list(map(self.filter.matches, block.topics))
         if task.why == "gap" and not task.whole:
             # Of other topics something older may be missing, too: they have gaps of their own.
             wanted = [topic == task.topic for topic in block.topics]
@@ -431,9 +437,7 @@ class Fetching(Delivering):
             stream.arrive(until, stream.position_epoch)
             stream.tally.restart(until)
         else:
-            if task.why == "values":
-                offset = until
-            elif task.why == "compare":
+            if task.why in ("values", "compare"):
                 offset, epoch = until, stream.position_epoch
             stream.arrive(offset, epoch)
             stream.tally.restart(stream.position or 0)

@@ -218,7 +218,7 @@ class Joining(Living):
         if before is not None:
             # Who was here is gone, and somebody else came in his place.
             self._leave_seat(before, now)
-            stream.anew = True
+            stream.anew = known is None
             last = before.position or 0
             self.out.events.append(EpochChanged(self.local.name, fence.publisher, fence.epoch, last, tail_unknown=True))
             if not before.durable and self.streams.get(before.publisher) is before:
@@ -357,6 +357,7 @@ class Joining(Living):
             if not sessions:
                 del self._sessions_by_name[name or b""]
         stream = self.detach(session, now)
+        self._released.pop(session.id, None)
         if stream is None:
             return
         if sessions:
@@ -400,6 +401,8 @@ class Joining(Living):
         self._say(stream, talk.Joined(stream.number, fence), now)
         task = stream.task
         if task is not None and task.why == "values":
+            if stream.unreachable:
+                self.give_up(stream, now)
             return
         task = self._first_task(stream, fence)
         if task is not None:
@@ -461,6 +464,8 @@ class Joining(Living):
     def _follow(self, stream: Stream, fence: int, now: float) -> None:
         """The stream is not on the data plane: a feed brings what there is, and what will be."""
         stream.state = FEED
+        if stream.task is not None and stream.task.why == "values":
+            return  # what there was before the first fence comes first
         if stream.task is None or stream.task.why not in ("compare", "repair", "follow"):
             doubt = self._doubt(stream)
             if doubt is not None:

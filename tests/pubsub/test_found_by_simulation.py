@@ -9,8 +9,9 @@ import pytest
 from tests.pubsub.listening import EPOCH, Scene
 from tests.pubsub.plane import Plane
 from tests.pubsub.test_history import EPOCH2, Durable, reopened
+from zmqkit.events import FellBehind
 from zmqkit.options import Limits, Retention
-from zmqkit.patterns.pubsub import talk
+from zmqkit.patterns.pubsub import talk, wire
 from zmqkit.patterns.pubsub.settings import stream_name
 
 
@@ -189,3 +190,76 @@ def test_the_frames_of_two_openings_bear_different_names_even_if_the_same_bytes_
     assert len(stream_name(fresh, EPOCH)) == 8
     assert stream_name(fresh, EPOCH) != stream_name(fresh, EPOCH2)
     assert stream_name(fresh, EPOCH) != stream_name(b"others!!", EPOCH)
+
+
+def test_last_values_come_first_also_where_too_much_is_published_until_they_can_be_asked_for():
+    plane = Plane(topics=("a", "b"), limits=Limits(queued_messages=2))
+    site = plane.add("pub", last_value=True)
+    plane.publish(site, "a")
+    site.blocked = True
+    plane.took.clear()
+    plane.restart_subscriber()
+    plane.flow()
+    sent = plane.publish(site, "b", "b", "b")
+    assert plane.happened(FellBehind)
+    site.blocked = False
+    plane.connect(site)
+    plane.flow()
+    assert plane.offsets == [1, *sent]
+
+
+def test_what_comes_does_not_wait_for_last_values_that_nobody_can_tell():
+    plane = Plane(topics=("a",), unreachable=1.0)
+    site = plane.add("pub", last_value=True)
+    site.blocked = True
+    plane.restart_subscriber()
+    plane.flow()
+    plane.cut(site, "data")
+    plane.advance(2.0)
+    plane.connect(site)
+    plane.flow()
+    assert plane.publish(site, "a") == plane.offsets
+
+
+def test_last_values_that_are_asked_for_after_a_power_failure_do_not_stand_for_what_was_published_since():
+    plane = Plane(topics=("a",))
+    site = plane.add("pub", journal=True, last_value=True)
+    plane.publish(site, "a", "a")
+    site.blocked = True
+    plane.took.clear()
+    plane.restart_subscriber()
+    plane.flow()
+    plane.kill(site)
+    assert site.rows is not None
+    site.rows.clear()
+    plane.start(site)
+    again = plane.post(site, "a", "a")
+    plane.turn()
+    site.blocked = False
+    plane.connect(site)
+    plane.flow()
+    assert plane.offsets == again == [1, 2]
+
+
+def test_what_comes_while_a_publisher_seems_to_be_an_earlier_opening_costs_no_credit():
+    plane = Plane(topics=("a",), start="earliest", credit=4)
+    site = plane.add("pub", journal=True)
+    assert site.core is not None
+    before = site.core.settings
+    plane.restart(site)
+    plane.flow()
+    plane.cut(site, "data")
+    sent = plane.post(site, *"a" * 10)
+    plane.connect(site)
+    while not any(len(frames) > 1 for frames in site.ways["down"]):
+        assert any(plane.step(site, way) for way in ("subs", "data", "up"))
+    # A fence of the opening before, which lay in another connection, overtakes what was asked for.
+    private = plane.core._links[site.data].private
+    port = site.recovery.rpartition(":")[2]
+    late = wire.Fence(private, before.stream, before.publisher, before.epoch, before.publisher, 0, f":{port}")
+    plane.core.receive_message(("d", site.data), [late.pack()], plane.now)
+    plane.flow()
+    plane.cut(site, "data")
+    plane.connect(site)
+    plane.flow()
+    assert plane.offsets == sent
