@@ -300,6 +300,9 @@ class PubsubScenario(Scenario):
     def _on_items(self, peer: SimPeer, items: list[Any]) -> None:
         reader = self.readers[peer]
         # Events of a turn come after its items; who is told of holes by events looks at both.
+        for event in peer.core.out.events if peer.core is not None else ():
+            if isinstance(event, events.RecoveryUnreachable):
+                reader.unreachable.add(event.publisher)
         if (reader.eager or self.world.healed) and reader.on_gap != "report":
             reader.take(1000)
 
@@ -328,7 +331,10 @@ class PubsubScenario(Scenario):
         elif isinstance(core, SubscriberCore):
             self._check_subscriber(peer, core)
             reader = self.by_instance[core.local.instance] = self.readers[peer]
-            for stream in () if reader.follows else core.streams.values():
+            reader.met = set(core.streams)
+            for stream in core.streams.values():
+                if reader.follows and not stream.anew:
+                    continue  # who came in the place of another is read from the earliest, whatever the start
                 if stream.publisher not in reader.known and stream.position is not None:
                     reader.begun(self.book.lines[stream.publisher], stream.position_epoch, stream.position)
             if reader.eager and reader.on_gap == "report":

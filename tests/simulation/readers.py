@@ -78,7 +78,8 @@ class Reader:
     was: list[str] = dataclasses.field(default_factory=list)
     hearings: dict[str, Hearing] = dataclasses.field(default_factory=dict)
     progress: Progress | None = None
-    unreachable: bool = False
+    unreachable: set[str] = dataclasses.field(default_factory=set)
+    """Publishers whose recovery channel was said to be unreachable: what is missing of them may be given up."""
     limits: Limits = Limits()
     ended: bool = False
     shaken: bool = False
@@ -90,6 +91,8 @@ class Reader:
     known: set[str] = dataclasses.field(default_factory=set)
     """Publishers that it is known to be owed something by."""
     epochs_told: set[tuple[str, str]] = dataclasses.field(default_factory=set)
+    met: set[str] = dataclasses.field(default_factory=set)
+    """Publishers that it follows, or whose place it knows."""
 
     @property
     def durable(self) -> bool:
@@ -135,8 +138,10 @@ class Reader:
         """A new incarnation. Returns the positions of its inbox."""
         self.hearings = {}
         self.was = list(self.patterns)
-        self.unreachable = self.ended = False
+        self.ended = False
+        self.unreachable = set()
         self.epochs_told = set()
+        self.met = set()
         self.known = set()
         self.changed = set()
         self.gaps = []
@@ -172,9 +177,8 @@ class Reader:
 
     def begun(self, line: Line, epoch: str, offset: int) -> None:
         """Its publisher told where it begins: with all that there is, if its position is not known."""
-        if not self.follows:
-            held = next((each.place for each in line.messages if self.holds(each)), len(line.messages))
-            self._owed_from(line, min(held, line.after(epoch, offset)))
+        held = next((each.place for each in line.messages if self.holds(each)), len(line.messages))
+        self._owed_from(line, min(held, line.after(epoch, offset)))
 
     def _owed_from(self, line: Line, place: int) -> None:
         hearing = self.hearing(line)
@@ -329,7 +333,7 @@ class Reader:
                 if message.place in hearing.seen or topic not in ("", message.topic):
                     continue
                 self.counts["messages told to be lost"] += 1
-                assert excused or self.unreachable or not self.holds(message), (
+                assert excused or publisher in self.unreachable or not self.holds(message), (
                     f"{self.peer.name} is told that {first} to {last} are lost, and the history holds {message}"
                 )
         hearing.lose(first, last, topic)
@@ -342,11 +346,13 @@ class Reader:
         elif isinstance(event, events.GapFound) and self.on_gap == "recover":
             self.gaps.append((event.publisher, event.first, event.last))
         elif isinstance(event, events.RecoveryUnreachable):
-            self.unreachable = True
+            self.unreachable.add(event.publisher)
         elif isinstance(event, events.EpochChanged):
             self.epochs_told.add((event.publisher, event.epoch))
             if not self.durable:
-                self.hearing(self.book.lines[event.publisher]).changed(event.epoch, event.last)
+                # Of one that is met for the first time `last` is where the one before it was, in whose place it came.
+                last = event.last if event.publisher in self.met else 0
+                self.hearing(self.book.lines[event.publisher]).changed(event.epoch, last)
 
     # ---- what it is owed -------------------------------------------------------------
 
