@@ -336,7 +336,7 @@ class Puller(PullerBase, Peer, Generic[T]):
                 could not be begun go back untried.
         """
         check_handler(handler, coroutines=False, yields=False)
-        check_run(batch, wait, threads=threads)
+        check_run(batch, wait, threads=threads, processes=processes)
         whole = takes(handler, BatchBase if batch is not None else JobBase)
         check_effects(handler, self._inbox_source is not None, whole=whole)
         limit = check_places(handler, processes, executor, time_limit, whole=whole)

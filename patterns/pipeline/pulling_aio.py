@@ -256,7 +256,7 @@ class Puller(PullerBase, Peer, Generic[T]):
             UsageError: as there.
         """
         check_handler(handler, coroutines=True, yields=False)
-        check_run(batch, wait, tasks=tasks, threads=threads)
+        check_run(batch, wait, tasks=tasks, threads=threads, processes=processes)
         whole = takes(handler, BatchBase if batch is not None else JobBase)
         check_effects(handler, self._inbox_source is not None, whole=whole)
         limit = check_places(handler, processes, executor, time_limit, whole=whole)

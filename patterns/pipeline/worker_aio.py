@@ -59,7 +59,7 @@ class Worker(TwoSided, Peer):
         **common: Unpack[Common],
     ) -> None:
         check_handler(handler, coroutines=True, yields=True)
-        check_run(batch, tasks=tasks, threads=threads)
+        check_run(batch, tasks=tasks, threads=threads, processes=processes)
         plain = not (inspect.iscoroutinefunction(handler) or inspect.isasyncgenfunction(handler))
         at_a_time = processes or threads if plain else tasks
         super().__init__(handler, at_a_time, batch, on_error, processes, time_limit, source, sink, common)
