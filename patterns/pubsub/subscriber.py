@@ -156,11 +156,16 @@ class SubscriberCore(Joining):
 
     def handle_timer(self, now: float) -> None:
         """See `Core`."""
+        due = self._timers.next()
+        overslept = due is not None and now > due + self.local.heartbeat.interval
         while (key := self._timers.pop(now)) is not None:
             assert isinstance(key, tuple)
             what, name = key
             if what == "fence":
                 self.fence_late(name, now)
+            elif what == "reach" and overslept:
+                # We ourselves stood still, and could not try: what is missing is not given up for that.
+                self._timers.set(key, now + self.unreachable_after)
             elif what == "unmatched":
                 self.unmatched_still(name, now)
             else:

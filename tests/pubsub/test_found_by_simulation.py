@@ -9,7 +9,7 @@ import pytest
 from tests.pubsub.listening import EPOCH, Scene
 from tests.pubsub.plane import Plane
 from tests.pubsub.test_history import EPOCH2, Durable, reopened
-from zmqkit.events import FellBehind
+from zmqkit.events import FellBehind, PeerLost
 from zmqkit.options import Limits, Retention
 from zmqkit.patterns.pubsub import talk, wire
 from zmqkit.patterns.pubsub.settings import stream_name
@@ -263,3 +263,23 @@ def test_what_comes_while_a_publisher_seems_to_be_an_earlier_opening_costs_no_cr
     plane.connect(site)
     plane.flow()
     assert plane.offsets == sent
+
+
+def test_a_subscriber_that_stood_still_tries_to_reach_its_publisher_before_it_gives_up_what_is_missing():
+    plane = Plane(topics=("a",), unreachable=100.0)
+    site = plane.add("pub")
+    site.blocked = True
+    plane.cut(site, "recovery")
+    plane.advance(50.0)
+    assert plane.happened(PeerLost)
+    plane.cut(site, "data")
+    sent = plane.post(site, "a", "a")
+    plane.connect(site)
+    plane.flow()
+    plane.now += 200.0
+    plane.core.handle_timer(plane.now)
+    site.blocked = False
+    plane.connect(site)
+    plane.flow()
+    assert plane.offsets == sent
+    assert not plane.lost
