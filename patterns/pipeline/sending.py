@@ -458,10 +458,10 @@ class PusherBase(PipePeer):
 
     def _unflushed(self, until: Point, timeout: float | None) -> WaitTimeout:
         count = self._core.unsettled
-        waiting = f"{counted(count)} {'is' if count == 1 else 'are'} not settled{self._doubtful()}"
-        if until == "settled":
-            return WaitTimeout(f"{waiting} after {timeout} s")
-        return WaitTimeout(f"not all is {until} after {timeout} s; {waiting}")
+        waiting = f"{counted(count)} {'is' if count == 1 else 'are'} not settled"
+        late = f"after {timeout} s"
+        told = f"{waiting} {late}" if until == "settled" else f"not all is {until} {late}; {waiting}"
+        return WaitTimeout(f"{told}{self._doubtful()}; {self._company()}")
 
     def _doubtful(self) -> str:
         """What to add about messages that wait for their inbox; nothing if none does."""
