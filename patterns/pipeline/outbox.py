@@ -208,12 +208,15 @@ class OutboxTransaction:
         if t is not None or self._waits or not self._ours:
             self.__exit__(t, v, tb)
             return
-        import anyio.to_thread
+        from zmqkit.peer.aio import to_the_end
 
-        outbox = self._end()
-        with anyio.CancelScope(shield=True):  # not to be cancelled halfway
-            if not await anyio.to_thread.run_sync(self._commit_elsewhere, outbox):
-                self._commit(outbox)
+        await to_the_end(self._commit_async, self._end())  # not to be cancelled halfway
+
+    async def _commit_async(self, outbox: Outbox) -> None:
+        from zmqkit.peer.aio import in_thread
+
+        if not await in_thread(self._commit_elsewhere, outbox):
+            self._commit(outbox)
 
     def _commit_elsewhere(self, outbox: Outbox) -> bool:
         """In a worker thread: a sync takes its time. False: the user's connection is tied to its thread."""
