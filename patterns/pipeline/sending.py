@@ -38,6 +38,9 @@ from zmqkit.patterns.pipeline.letter_takers import ABOUT
 from zmqkit.patterns.pipeline.outbox import OutboxTransaction, Relay
 from zmqkit.patterns.pipeline.outgoing import NOTHING, Outgoing, Wanted, check_plain, plan_of, wanted_of
 from zmqkit.patterns.pipeline.outlets import FRAMES, OutletPusherCore
+from zmqkit.patterns.pipeline.packing import CHUNK_BYTES as CHUNK_BYTES
+from zmqkit.patterns.pipeline.packing import CHUNK_MESSAGES as CHUNK_MESSAGES
+from zmqkit.patterns.pipeline.packing import pack_many
 from zmqkit.patterns.pipeline.pusher import PusherCore
 from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, DeadRow, Pack, Plan
 from zmqkit.patterns.pipeline.steering import ROLE
@@ -52,11 +55,6 @@ from zmqkit.transport.tickets import Ticket, WaitExpired, wait
 Path = str | PathLike[str]
 
 log = logging.getLogger("zmqkit.pipeline")
-
-CHUNK_MESSAGES: Final = 256
-CHUNK_BYTES: Final = 1 << 20
-"""Bodies are packed, journalled and sent in runs of at most so many messages or bytes; a larger body goes alone."""
-
 
 MAX_FAILURES: Final = 20
 """The default of ``max_failures=``."""
@@ -312,12 +310,7 @@ class PusherBase(PipePeer):
         return self._packed(codec, data, found, kept)
 
     def _pack_many(self, bodies: list[Any], ids: list[str] | None = None) -> list[Pack]:
-        """Encode bodies, `Outgoing` ones among them, into packs that keep to the limits of a chunk.
-
-        Args:
-            bodies: what is sent.
-            ids: of all of them, where they have none of their own; then none is looked for among those sent before.
-        """
+        """Encode bodies, `Outgoing` ones among them. See `packing.pack_many`."""
         asked = Outgoing in set(map(type, bodies))
         if self._plain and (self._codec == "raw" or asked):
             return [
@@ -326,44 +319,7 @@ class PusherBase(PipePeer):
                 else self._pack_plain(each, NOTHING)
                 for each in bodies
             ]
-        found: dict[int, Wanted] = {}
-        if asked:
-            for at, each in enumerate(bodies):
-                if type(each) is Outgoing:
-                    bodies[at] = each.body
-                    found[at] = wanted_of(each)
-        lengths, blob = codecs.encode_many(bodies, self._codec, limits=self._limits)
-        now = time.time_ns() // 1000
-        if not asked and len(blob) <= CHUNK_BYTES and len(lengths) <= CHUNK_MESSAGES:
-            return [Pack(self._codec, now, lengths, blob, dict(enumerate(ids)) if ids else {}, {})]
-        packs = []
-        start = offset = 0
-        while start < len(lengths):
-            end, size = start, 0
-            times = found.get(start, NOTHING).times
-            while end < len(lengths) and end - start < CHUNK_MESSAGES and found.get(end, NOTHING).times == times:
-                if end > start and size + lengths[end] > CHUNK_BYTES:
-                    break
-                size += lengths[end]
-                end += 1
-            named = dict(enumerate(ids[start:end])) if ids else {}
-            here = {at - start: found[at] for at in range(start, end) if at in found} if found else {}
-            own = {at: each.id for at, each in here.items() if each.id is not None}
-            keys = {at: each.key for at, each in here.items() if each.key is not None}
-            packs.append(
-                Pack(
-                    self._codec,
-                    now,
-                    lengths[start:end],
-                    blob[offset : offset + size],
-                    {**named, **own},
-                    {at: each.headers for at, each in here.items() if each.headers},
-                    False,
-                    plan_of(keys, found.get(start, NOTHING), bool(own) and not ids),
-                )
-            )
-            start, offset = end, offset + size
-        return packs
+        return pack_many(bodies, self._codec, self._limits, time.time_ns() // 1000, ids)
 
     def _append(self, pack: Pack, ticket: Ticket | None, *, wait: bool, watcher: Any = None, lazy: bool = False) -> int:
         """Give the messages their sequences and hand them to the core. Returns the first one."""
@@ -376,6 +332,15 @@ class PusherBase(PipePeer):
             self._handed_bytes += len(pack.blob)
             hand(self._core.append, pack, first, ticket, wait, watcher)
         return first
+
+    def _append_all(self, packs: Sequence[Pack], ticket: Ticket) -> None:
+        """The same for packs that are accepted together: all of them, or none."""
+        driver = self._open_driver
+        with self._state_lock:
+            first = self._sequence
+            self._sequence = first + sum(map(len, packs))
+            self._handed_bytes += sum([len(pack.blob) for pack in packs])
+            driver.post(self._core.append_all, packs, first, ticket)
 
     def _relay_pack(self, pack: Pack) -> Ticket:
         """Take messages from an outbox, also while this closes. Returns what to wait for until they are stored."""
@@ -416,6 +381,11 @@ class PusherBase(PipePeer):
         ticket = self._open_driver.ticket()
         first = self._append(pack, ticket, wait=wait, lazy=lazy)
         return self._receipt(self, pack.ids.get(0) or self._id(first), first, ticket)
+
+    @property
+    def _bounded(self) -> bool:
+        """What waits is bounded: senders may wait for room."""
+        return self._max_waiting is not None or self._journal_path is None
 
     def _check_room(self, pack: Pack) -> None:
         """For sends that do not wait: refuse before anything is handed over."""
