@@ -98,10 +98,13 @@ async def test_flush_out_of_time_says_how_many_are_left(face: Face) -> None:
 async def test_what_ends_a_block_is_raised_and_what_it_leaves_behind_is_logged_in_a_line(
     face: Face, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(LookupError):
+    async def leave() -> None:
         async with face.Pusher(LOCAL, linger=0, name="leaving") as push:
             await push.send("a")
             raise LookupError
+
+    with pytest.raises(LookupError):
+        await leave()
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert record.message.startswith("leaving was closed with 1 message not settled, and no journal")
     assert record.exc_info is None
