@@ -181,6 +181,14 @@ def believes_no_clock(old: Callable[..., Any]) -> Callable[..., Any]:
     return look
 
 
+def confirms_together_too_early(old: Callable[..., None]) -> Callable[..., None]:
+    def admit_together(self: StoringCore, arrival: Any, now: float) -> None:
+        old(self, arrival._replace(ticket=None), now)
+        self.out.replies.append((arrival.ticket, None))
+
+    return admit_together
+
+
 MUTANTS = [
     Mutant(name, "scheduled", lambda owner=owner, method=method, make=make: replaced(owner, method, make))  # type: ignore[misc]
     for name, owner, method, make in (
@@ -201,6 +209,7 @@ MUTANTS = [
         ("forgets the last row when it restarts", Lanes, "restore", forgets_rows_on_disk),
         ("reads no marks of lanes", Lanes, "restore", reads_no_marks),
         ("loads nothing while its window is full", Lanes, "wanted", loads_only_what_is_near),
+        ("confirms what comes together too early", StoringCore, "_admit_together", confirms_together_too_early),
         ("believes no clock", WallTime, "look", believes_no_clock),
     )
 ]
