@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import signal
 import sqlite3
 from pathlib import Path
@@ -59,6 +60,21 @@ def test_a_killed_push_leaves_a_journal_that_is_listed_shown_and_served(zmqkit: 
         "found": len(shown), "sent": 0, "acked": len(shown), "dead": 0, "expired": 0, "waiting": 0, "journal": "jobs.db"
     }  # fmt: skip
     assert zmqkit("journal", "ls", "jobs.db", "--json").finish_json()[0]["waiting"] == 0
+
+
+def test_the_table_of_what_waits_says_its_key_and_when_it_is_due(zmqkit: Start) -> None:
+    more = ("--journal", "jobs.db", "--no-wait")
+    zmqkit("push", ANYWHERE, *more, stdin="now\n").finish()
+    zmqkit("push", ANYWHERE, *more, "--key", "mine", "--delay", "3600", stdin="later\n").finish()
+    (due,) = [each["due"] for each in zmqkit("journal", "show", "jobs.db", "--json").finish_lines() if each["due"]]
+    columns, now, later = (re.split(r" {2,}", line.strip()) for line in
+                           zmqkit("journal", "show", "jobs.db").finish().splitlines())  # fmt: skip
+    assert columns == ["id", "key", "failures", "sent at", "due", "body"]
+    assert (now[1], now[4:]) == ("-", ["-", "now"])
+    assert (later[1], later[5]) == ("mine", "later")
+    assert abs(datetime.datetime.fromisoformat(later[4]) - datetime.datetime.fromisoformat(due)) < datetime.timedelta(
+        seconds=1
+    ), "to the second"
 
 
 def test_a_later_push_delivers_what_waits_too(zmqkit: Start, left_behind: str) -> None:

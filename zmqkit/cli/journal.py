@@ -86,8 +86,15 @@ def show_waiting(path: options.JournalFile, limit: options.Limit = 100, as_json:
             for each in found:
                 show.print_json(messages.whole(each))
         else:
-            rows = ((each.id, each.failures, show.moment(each.sent_at), messages.body(each)) for each in found)
-            messages.print_rows(("id", "failures", "sent at", "body"), rows)
+            rows = (
+                (each.id, each.key, each.failures, show.moment(each.sent_at), _moment(each.due), messages.body(each))
+                for each in found
+            )
+            messages.print_rows(("id", "key", "failures", "sent at", "due", "body"), rows)
             for inbox, count in closed.in_doubt(journal).items():
                 say(f"{count} in doubt: only the inbox {inbox} knows whether they were done")
         return messages.conclude(closed.count_waiting(journal), limit, f"no messages wait in {path}")
+
+
+def _moment(microseconds: int) -> str | None:
+    return show.moment(microseconds) if microseconds else None
