@@ -438,20 +438,20 @@ class StoringCore(PatternCore):
         wall_us = self.wall.us(now)
         for sequence in self.dedupe.evict(wall_us):
             self._write_beside(IDS, sequence, None)
-        rows, ids, before = cut(group, self.settings.origin, self.backlog.lanes, self.dedupe, wall_us)
+        rows, ids, hashes, before = cut(group, self.settings.origin, self.backlog.lanes, self.dedupe, wall_us)
         last = group[-1].first + len(group[-1].pack) - 1
         letters = [key for each in group for key in each.letters]
         if letters:
             self.letters.remove(letters)
         if before:
             self._leave_out(group, before)
-        for row, fresh in zip(rows, ids, strict=True):
+        for row, fresh, hashed in zip(rows, ids, hashes, strict=True):
             number = self._write(MESSAGES, row.key, row.count, row.pack() if self.settings.durable else b"")
             self._bind(row, group)
             if row.bound:
                 number = self._write_bound(row)
             if row.special:
-                entry = self.backlog.lanes.accept(row)
+                entry = self.backlog.lanes.accept(row, hashed)
                 number = self._write(LANES, row.key, row.count, entry.pack() if self.settings.durable else b"")
             for sequence in fresh:
                 number = self._write(IDS, sequence, 0, pack_id(row.ids[sequence - row.key], wall_us))

@@ -165,11 +165,11 @@ def loads_only_what_is_near(old: Callable[..., list[core.Read]]) -> Callable[...
 
 
 def mixes_up_a_key(old: Callable[..., None]) -> Callable[..., None]:
-    def advance(self: Lanes, hash: bytes) -> None:
+    def advance(self: Lanes, hash: bytes, *more: Any) -> None:
         queue = self._queues[hash][1]
         if len(queue) > 2:
             queue[1], queue[-1] = queue[-1], queue[1]
-        old(self, hash)
+        old(self, hash, *more)
 
     return advance
 
