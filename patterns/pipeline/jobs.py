@@ -121,7 +121,8 @@ class JobBase(Generic[T]):
     def _extend(self, seconds: float | None) -> None:
         if seconds is not None:
             seconds = checks.seconds("seconds", seconds)
-        self._check()
+        if self.outcome is not None or self._parcel.overdue >> self._index & 1:
+            self._check()
         if self._parcel.lost:
             raise LeaseLost(f"job {self.id} was given to another puller: its pusher was lost, or has lost us")
         self._puller._extend(self._parcel, self._index, seconds)

@@ -241,14 +241,14 @@ class PusherBase(PipePeer):
         super()._set_up(driver)
         if self._control is not None:
             make_private(self._control)
-        if self._journal is not None and not self._plain and os.path.exists(f"{self._journal_path}-outboxes"):
+        if self._journal is not None and not self._plain and os.path.exists(f"{self._journal.path}-outboxes"):
             self._outbox_relay()  # what is left there from an earlier life is sent
 
     def _outbox_relay(self) -> Relay:
         with self._state_lock:
             if self._relay is None:
                 assert self._journal is not None
-                self._relay = Relay(self, str(self._journal_path), self._journal.uuid)
+                self._relay = Relay(self, self._journal.path, self._journal.uuid)
             return self._relay
 
     def transaction(self, db: Connection | Path | None = None, /) -> OutboxTransaction:

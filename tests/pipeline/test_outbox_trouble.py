@@ -164,3 +164,22 @@ def test_flush_may_wait_for_ever(tmp_path: Path) -> None:
         put(push, tmp_path / "shop.db", 1)
         assert come(pull, 1) == [1]
         assert push.flush(float("inf")).acked == 1
+
+
+@pytest.mark.parametrize("how", ["after a chdir", "by a link"])
+def test_what_is_left_is_found_whatever_the_journal_was_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    journal = "j.db"
+    if how == "by a link":
+        (tmp_path / "elsewhere" / "j.db").symlink_to(tmp_path / "j.db")
+        journal = "elsewhere/j.db"
+    with Pusher(LOCAL, journal=journal, linger=0) as push:
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        put(push, tmp_path / "shop.db")
+        push._outbox_relay().end()  # what comes now waits for the next opening
+        put(push, tmp_path / "shop.db", "left")
+    with Pusher(LOCAL, journal=tmp_path / "j.db") as push, Puller(push.addresses[0]) as pull:
+        assert come(pull, 1) == ["left"]

@@ -101,10 +101,12 @@ class Connections:
         self._here = threading.local()
         self._pid = os.getpid()
         self._closed = False
-        self._opened: set[sqlite3.Connection] = set()
-        """Those that we opened; they may be closed from any thread."""
+        self._opened: dict[sqlite3.Connection, threading.Thread] = {}
+        """Those that we opened, and for whom; they may be closed from any thread."""
         self._spent: set[sqlite3.Connection] = set()
         """Not to be used again by the thread whose they are: a commit of theirs failed."""
+        self._place: tuple[int, int] | None = None
+        """Device and inode of the file that was prepared."""
 
     def here(self) -> sqlite3.Connection:
         """This thread's connection, in autocommit mode. Raises `JournalError`, `Closed`, `Forked`."""
@@ -112,7 +114,7 @@ class Connections:
         if self._closed:
             raise Closed(f"the inbox {self.path} is closed")
         connection: sqlite3.Connection | None = getattr(self._here, "connection", None)
-        if connection is not None and connection in self._spent:
+        if connection is not None and (connection in self._spent or _is_closed(connection)):
             self._spent.discard(connection)
             self.drop()
             connection = None
@@ -127,7 +129,7 @@ class Connections:
         connection: sqlite3.Connection | None = getattr(self._here, "connection", None)
         if connection is not None:
             del self._here.connection
-            self._opened.discard(connection)
+            self._opened.pop(connection, None)
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
 
@@ -148,7 +150,33 @@ class Connections:
                     connection.close()
             self._opened.clear()
 
+    def check_place(self) -> None:
+        """Raises `JournalDamaged` where the file is no longer that which was opened: what goes there now is lost."""
+        assert self.path is not None  # it was opened
+        try:
+            found = os.stat(self.path)
+        except OSError as error:
+            why = f"it cannot be found: {error}"
+        else:
+            if self._place in (None, (found.st_dev, found.st_ino)):
+                return
+            why = "another file is in its place"
+        raise JournalDamaged(
+            f"the inbox {self.path} was removed or replaced while it was open ({why}): what was committed to it now "
+            "would be lost. Put the file back; or, to go on with what is there, close this peer and open it again"
+        )
+
+    def _leave_dead(self) -> None:
+        """Close what was opened for threads that have ended, but what another thread is to commit."""
+        for connection, thread in list(self._opened.items()):
+            if not thread.is_alive() and not is_open(connection):
+                self._opened.pop(connection, None)
+                self._spent.discard(connection)
+                with contextlib.suppress(sqlite3.Error):
+                    connection.close()
+
     def _open(self) -> sqlite3.Connection:
+        self._leave_dead()
         if callable(self._source):
             connection: sqlite3.Connection = self._source()
             if not isinstance(connection, sqlite3.Connection):
@@ -160,7 +188,7 @@ class Connections:
                 raise UsageError("the inbox's callable gave a connection that is within a transaction")
         else:
             connection = sqlite3.connect(
-                self._source, timeout=BUSY_SECONDS, check_same_thread=False, factory=OwnConnection
+                str(self.path), timeout=BUSY_SECONDS, check_same_thread=False, factory=OwnConnection
             )
         try:
             connection.isolation_level = None  # we say BEGIN and COMMIT ourselves
@@ -169,11 +197,14 @@ class Connections:
                 if self._prepare is not None:
                     self._prepare(connection)
                     self._prepare = None
+                    assert self.path is not None  # it was checked
+                    found = os.stat(self.path)
+                    self._place = found.st_dev, found.st_ino
         except BaseException:
             connection.close()
             raise
         if not callable(self._source):
-            self._opened.add(connection)
+            self._opened[connection] = threading.current_thread()
         return connection
 
     def check_process(self) -> None:
@@ -237,6 +268,22 @@ def translate(error: sqlite3.Error, path: str | None, what: str = "inbox") -> Jo
     if code == sqlite3.SQLITE_READONLY:
         return JournalError(f"{where} cannot be written: {error}; may we write the file and its folder?")
     return JournalError(f"{where}: {error}")
+
+
+def is_open(connection: sqlite3.Connection) -> bool:
+    """Whether a transaction is open there; may be asked from any thread. Not on one that was closed."""
+    try:
+        return connection.in_transaction
+    except sqlite3.ProgrammingError:
+        return False
+
+
+def _is_closed(connection: sqlite3.Connection) -> bool:
+    try:
+        _ = connection.in_transaction
+    except sqlite3.ProgrammingError:
+        return True
+    return False
 
 
 def is_busy(error: sqlite3.Error) -> bool:

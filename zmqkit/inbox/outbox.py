@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple
 from zmqkit.errors import JournalDamaged, JournalError, UsageError
 from zmqkit.inbox import connections as shared
 from zmqkit.inbox.connections import BUSY_SECONDS, impatient, is_busy
+from zmqkit.inbox.connections import is_open as is_open
 from zmqkit.inbox.connections import roll_back as roll_back
 
 _TABLE: Final = (
@@ -131,14 +132,6 @@ def moves(connection: sqlite3.Connection) -> bool:
     except sqlite3.ProgrammingError:
         return False
     return True
-
-
-def is_open(connection: sqlite3.Connection) -> bool:
-    """Whether a transaction is open there; may be asked from any thread."""
-    try:
-        return connection.in_transaction
-    except sqlite3.ProgrammingError:
-        return False  # it was closed
 
 
 class OutboxFile:
