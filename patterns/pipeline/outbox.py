@@ -16,13 +16,14 @@ from os import PathLike
 from types import TracebackType
 from typing import Any, Final
 
+from zmqkit import codec as codecs
 from zmqkit.errors import Closed, JournalBusy, JournalDamaged, JournalError, UsageError, WaitTimeout, ZmqkitError
 from zmqkit.inbox import Connection
 from zmqkit.inbox import outbox as files
 from zmqkit.inbox.connections import BUSY_SECONDS
 from zmqkit.inbox.outbox import OutboxFile, Outgone
 from zmqkit.patterns.pipeline.effects import PAUSES
-from zmqkit.patterns.pipeline.outgoing import Headers, Wanted, asked, plan_of, wanted
+from zmqkit.patterns.pipeline.outgoing import NOTHING, Headers, Wanted, asked, plan_of, wanted
 from zmqkit.patterns.pipeline.rows import Pack
 from zmqkit.patterns.pipeline.wire import MAX_CODEC, MAX_SENT_AT
 from zmqkit.peer.base import deadline_of, left_of
@@ -31,6 +32,8 @@ from zmqkit.transport.tickets import Ticket, WaitExpired, wait
 log = logging.getLogger("zmqkit.pipeline")
 
 PACK_BYTES: Final = 1 << 20
+REMOVE_AFTER: Final = 5_000
+"""While more waits, so many messages that the journal has are removed together."""
 SHORTEST: Final = 0.005
 LONGEST: Final = 1.0
 """Seconds between two looks whether a transaction that is not ours was committed; and after a failure."""
@@ -79,10 +82,11 @@ class Outbox:
             raise UsageError("this transaction has ended")
         pusher = self._pusher
         found = asked(id, key, priority, delay, ttl, headers)
-        pack: Pack = pusher._pack_one(body, found)
+        codec = pusher._codec
+        data = codecs.encode(body, codec, limits=pusher._limits)
         uuid = pusher._journal.uuid
         name = found.id or f"{uuid[:16]}-{os.urandom(12).hex()}"
-        message = Outgone(0, name, pack.codec, self._sent_at, _options(found, time.time()), bytes(pack.blob))
+        message = Outgone(0, name, codec, self._sent_at, _options(found, time.time()), data)
         files.put(self.connection, self._path, uuid, message)
         return name
 
@@ -380,15 +384,24 @@ class Relay:
 
     def _move(self, file: OutboxFile) -> int:
         """All that waits in one file. Returns how many messages."""
-        count = 0
-        while not self._ending and (messages := file.read()):
-            stored, error = self._hand_over(messages)
+        count, after = 0, 0
+        done: list[Outgone] = []
+        try:
+            while not self._ending and (messages := file.read(after)):
+                stored, error = self._hand_over(messages)
+                count += len(stored)
+                done += [each._replace(body=b"") for each in stored]
+                if error is not None:
+                    raise error
+                after = stored[-1].n
+                # To remove them is to wait for whoever writes there: not for each thousand while more comes in.
+                if len(done) >= REMOVE_AFTER:
+                    removed, done = done, []
+                    file.remove(removed)
+        finally:
             # From the journal's commit up to here a crash leaves both: it is sent once more, under the same ids.
-            if stored:
-                file.remove(stored)
-            if error is not None:
-                raise error
-            count += len(stored)
+            if done:
+                file.remove(done)
         return count
 
     def _hand_over(self, messages: Sequence[Outgone]) -> tuple[list[Outgone], ZmqkitError | None]:
@@ -429,6 +442,8 @@ class Relay:
 
 def _options(found: Wanted, now: float) -> dict[str, Any]:
     """What a message has besides its body, with wall times instead of spans."""
+    if found is NOTHING:
+        return {}
     every = {
         "once": found.id is not None,
         "key": found.key,

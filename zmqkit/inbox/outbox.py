@@ -36,8 +36,11 @@ _COLUMNS: Final = ["n", "pusher", "id", "codec", "sent_at", "options", "body"]
 _READ: Final = (
     "select n, id, codec, sent_at, options, body from zmqkit_outbox where pusher = ? and n > ? order by n limit ?"
 )
+_PUT: Final = (
+    "insert or ignore into zmqkit_outbox (pusher, id, codec, sent_at, options, body) values (?, ?, ?, ?, ?, ?)"
+)
 AT_ONCE: Final = 1000
-"""So many rows are read, and deleted, together."""
+"""So many rows are read together."""
 
 
 ENDED: Final = (
@@ -107,12 +110,11 @@ def put(connection: sqlite3.Connection, path: str, pusher: str, message: Outgone
     if not is_open(connection):
         raise UsageError(ENDED)  # in autocommit it would be sent at once, whatever becomes of the block
     _, id, codec, sent_at, options, body = message
-    shown = json.dumps(options, ensure_ascii=False, separators=(",", ":"))
-    with translated(path):
-        connection.execute(
-            "insert or ignore into zmqkit_outbox (pusher, id, codec, sent_at, options, body) values (?, ?, ?, ?, ?, ?)",
-            (pusher, id, codec, sent_at, shown, body),
-        )
+    shown = json.dumps(options, ensure_ascii=False, separators=(",", ":")) if options else "{}"
+    try:
+        connection.execute(_PUT, (pusher, id, codec, sent_at, shown, body))
+    except sqlite3.Error as error:  # as `translated`, which costs as much as this whole function
+        raise shared.translate(error, path, "outbox") from error
 
 
 def commit(connection: sqlite3.Connection, path: str) -> None:
@@ -181,7 +183,7 @@ class OutboxFile:
         """A row as it was written down. Raises `JournalDamaged`."""
         n, id, codec, at, options, body = row
         try:
-            found = json.loads(options)
+            found = {} if options == "{}" else json.loads(options)
         except (TypeError, ValueError, RecursionError) as error:
             raise self._unsound(n, f"its options are not JSON: {error}") from error
         if not (type(id) is str and type(codec) is str and type(at) is int and type(found) is dict):
