@@ -1,4 +1,4 @@
-"""The subscriber's core, fourth part: data links, fences, and which streams live on the data plane (14.3 and 14.7).
+"""The subscriber's core, fifth part: data links, fences, and which streams live on the data plane (14.3 and 14.7).
 
 Pure. A fence says who publishes here, and from which offset on what comes is whole. A link whose user is slow is left,
 its streams are followed by feeds, and it is joined again when they have caught up.
@@ -211,7 +211,9 @@ class Joining(Living):
         self._by_name[fence.stream] = stream
         self.share_memory()
         known = self._left.pop(fence.publisher, None) or self.settings.positions.get(fence.publisher)
-        if known is not None:
+        if known is None:
+            stream.met = fence.epoch, fence.offset
+        else:
             epoch, offset = known
             stream.turn_over(offset, epoch)
         before = self._predecessor(link, fence)
@@ -489,7 +491,7 @@ class Joining(Living):
             task = Task("follow", "earliest", stream.epoch, 0, None)
         else:
             stream.turn_over(fence, stream.epoch)
-            task = Task("follow", "after", stream.epoch, fence, None)
+            task = Task("values", "after", stream.epoch, 0, fence)
         self.begin(stream, task, now)
 
     def _leave(self, link: DataLink, reason: str, now: float) -> None:

@@ -1,4 +1,4 @@
-"""The subscriber's core, third part: what comes over the data plane (docs/protocol.md, 14.2 and 14.6).
+"""The subscriber's core, fourth part: what comes over the data plane (docs/protocol.md, 14.2 and 14.6).
 
 Pure. A frame is handed on if its stream is live and nothing is missing before it; else it is held, or the hole is told.
 A stream compares with its publisher, now and then, whether that was all.

@@ -1,8 +1,8 @@
 """The subscriber's core: what is published comes whole, or its holes are named (docs/protocol.md, section 14).
 
 Pure. Which states a publisher's stream goes through is in `zmqkit.patterns.pubsub.streams`; the parts below:
-`delivering` hands on, `fetching` asks over the recovery channel, `living` takes what comes over the data plane,
-`joining` has the data links and fences.
+`delivering` hands on, `committing` has the cursor, `fetching` asks over the recovery channel, `living` takes what comes
+over the data plane, `joining` has the data links and fences.
 
 The verbs of the user::
 
