@@ -93,6 +93,8 @@ class Reader:
     epochs_told: set[tuple[str, str]] = dataclasses.field(default_factory=set)
     met: set[str] = dataclasses.field(default_factory=set)
     """Publishers that it follows, or whose place it knows."""
+    came_anew: set[str] = dataclasses.field(default_factory=set)
+    """Publishers that it was told of as having come in another's place."""
 
     @property
     def durable(self) -> bool:
@@ -142,6 +144,7 @@ class Reader:
         self.unreachable = set()
         self.epochs_told = set()
         self.met = set()
+        self.came_anew = set()
         self.known = set()
         self.changed = set()
         self.gaps = []
@@ -175,9 +178,20 @@ class Reader:
         if self.follows:
             self._owed_from(line, len(line.messages))
 
-    def begun(self, line: Line, epoch: str, offset: int) -> None:
-        """Its publisher told where it begins: with all that there is, if its position is not known."""
+    def begun(self, line: Line, epoch: str, offset: int, met: tuple[str, int] | None, *, anew: bool) -> None:
+        """Its publisher told where it begins: with all that there is, if its position is not known.
+
+        Args:
+            line: what of.
+            epoch, offset: where.
+            met: where the publisher was when it was first heard of; what came after that may not be gone in silence.
+            anew: it came in the place of another, and had never been open before: nothing of it may.
+        """
         held = next((each.place for each in line.messages if self.holds(each)), len(line.messages))
+        if anew and line.id in self.came_anew:
+            held = 0
+        elif met is not None and (line.id in self.came_anew or self.inbox or self.start == "earliest"):
+            held = min(held, line.after(*met))
         self._owed_from(line, min(held, line.after(epoch, offset)))
 
     def _owed_from(self, line: Line, place: int) -> None:
@@ -350,9 +364,10 @@ class Reader:
         elif isinstance(event, events.EpochChanged):
             self.epochs_told.add((event.publisher, event.epoch))
             if not self.durable:
-                # Of one that is met for the first time `last` is where the one before it was, in whose place it came.
-                last = event.last if event.publisher in self.met else 0
-                self.hearing(self.book.lines[event.publisher]).changed(event.epoch, last)
+                if event.publisher in self.met:
+                    self.hearing(self.book.lines[event.publisher]).changed(event.epoch, event.last)
+                else:  # `last` is where the one before it was, in whose place it came
+                    self.came_anew.add(event.publisher)
 
     # ---- what it is owed -------------------------------------------------------------
 
