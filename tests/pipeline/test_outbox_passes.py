@@ -1,15 +1,17 @@
-"""What one pass of an outbox's relay reads, hands over and removes. No file, and no journal."""
+"""What one pass of an outbox's relay reads, hands over and removes. No journal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from zmqkit.errors import JournalError, ZmqkitError
-from zmqkit.inbox.outbox import AT_ONCE, Outgone
+from zmqkit.inbox import outbox as files
+from zmqkit.inbox.outbox import AT_ONCE, OutboxFile, Outgone
 from zmqkit.patterns.pipeline.outbox import REMOVE_AFTER, Relay
 
 
@@ -70,3 +72,19 @@ def test_a_relay_that_ends_removes_what_it_has_handed_over(tmp_path: Path) -> No
     relay, file = Ending(tmp_path), File(2 * AT_ONCE)
     assert move(relay, file) == AT_ONCE
     assert [len(each) for each in file.removed] == [AT_ONCE]
+
+
+def test_nothing_is_removed_from_a_file_that_was_put_in_the_place_of_the_one_that_was_read(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        with closing(files.connect(tmp_path / name)) as db:
+            files.begin(db, name, wait=True)
+            files.make_table(db, name)
+            files.put(db, name, "pusher", Outgone(0, f"of the {name} one", "raw", 1, {}, b"x"))
+            files.commit(db, name)
+    file = OutboxFile(str(tmp_path / "old"), "pusher")
+    with closing(file):
+        (first,) = file.read()
+        (tmp_path / "new").replace(tmp_path / "old")
+        assert file.read(first.n) == []
+        file.remove([first])
+        assert [(each.n, each.id) for each in file.read()] == [(first.n, "of the new one")]

@@ -204,7 +204,10 @@ class OutboxFile:
             connection = self._connected()
             connection.execute("begin immediate")
             try:
-                connection.executemany("delete from zmqkit_outbox where n = ?", [(each.n,) for each in messages])
+                # By the id, too: the file may have been replaced since they were read.
+                connection.executemany(
+                    "delete from zmqkit_outbox where n = ? and id = ?", [(each.n, each.id) for each in messages]
+                )
                 connection.execute("commit")
             except BaseException:
                 roll_back(connection)
