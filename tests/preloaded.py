@@ -23,6 +23,7 @@ import subprocess
 import sys
 import threading
 import types
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -168,6 +169,7 @@ def import_everything() -> None:
     for name in LATE:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    warnings.filterwarnings("ignore", "This process", DeprecationWarning)  # programs fork while I/O threads run
     gc.collect()
     gc.freeze()  # children need not look at it again
 
