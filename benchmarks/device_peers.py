@@ -61,14 +61,18 @@ def made(kind: int, context: zmq.Context[zmq.Socket[bytes]] | None = None) -> zm
 # ---- plain -------------------------------------------------------------------------
 
 
-def blind(pipe: Pipe, front: int, back: int) -> None:
-    """ZeroMQ's own proxy."""
+def blind(pipe: Pipe, front: int, back: int, steered: bool = False) -> None:
+    """ZeroMQ's own proxy, or its own steerable one, which nobody steers."""
     context = zmq.Context()  # one for both, as a device has
     sockets = made(front, context), made(back, context)
     for socket in sockets:
         socket.bind(ANY)
     pipe.send([socket.getsockopt_string(zmq.LAST_ENDPOINT) for socket in sockets])
-    zmq.proxy(*sockets)
+    if not steered:
+        zmq.proxy(*sockets)
+    with context.socket(zmq.PAIR) as control:
+        control.bind("inproc://control")
+        zmq.proxy_steerable(*sockets, None, control)
 
 
 def flood(pipe: Pipe) -> None:

@@ -23,6 +23,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import zmq
@@ -166,12 +167,14 @@ def plain(messages: int, calls: int, rounds: int) -> None:
             Queue: lambda ends: requests(workers, ends, calls),
         }
         for kind, measure in measures.items():
-            with device(kind, plain=True, limits=LIMITS) as (ours, _), process(blind, *PAIRS[kind]) as (pipe, _):
-                theirs = heard(pipe)
-                speeds = alternate(
-                    rounds,
-                    {"proxy": lambda: measure(theirs), "device": lambda: measure(ours)},  # noqa: B023
-                )
+            with (
+                device(kind, plain=True, limits=LIMITS) as (ours, _),
+                process(blind, *PAIRS[kind]) as (pipe, _),
+                process(blind, *PAIRS[kind], True) as (steered_pipe, _),
+            ):
+                theirs, steered = heard(pipe), heard(steered_pipe)
+                ends = {"proxy": theirs, "steerable": steered, "device": ours}
+                speeds = alternate(rounds, {name: partial(measure, each) for name, each in ends.items()})
                 if kind is Queue:
                     ways = {DIRECT: None, "zmq.proxy": theirs, "Queue": ours}
                     one = alternate(
@@ -181,8 +184,9 @@ def plain(messages: int, calls: int, rounds: int) -> None:
                     tell_ratio("plain, one request at a time", "requests/s", one)
             unit = "requests/s" if kind is Queue else "messages/s"
             row(f"plain, zmq.proxy {unit}, as a {kind.__name__.lower()}", f"{speeds['proxy']:,.0f}")
-            ratio = speeds["device"] / speeds["proxy"]
-            row(f"plain, {kind.__name__}", f"{speeds['device']:,.0f}", f"{ratio:.2f} x zmq.proxy")
+            for name, shown in (("steerable", "zmq.proxy_steerable"), ("device", kind.__name__)):
+                ratio = speeds[name] / speeds["proxy"]
+                row(f"plain, {shown}", f"{speeds[name]:,.0f}", f"{ratio:.2f} x zmq.proxy")
 
 
 # ---- zmqkit peers ------------------------------------------------------------------

@@ -6,8 +6,9 @@ Run it with ``python -m benchmarks.pipeline_features [--only WORD] [--messages N
   of asyncio, on one pusher without a puller. Senders share commits: how much faster than one alone are they together?
 - *features*: a pusher and a puller in two processes, as in benchmarks/pipeline.py, batches of 1,000. *plain* is its
   row *batches*; *partial acks* settles every second job of a batch, and the others while the next one is in hand;
-  *inbox* counts in the puller's SQLite file in one transaction a batch, or a job; *outbox* sends 100 messages, and
-  writes a row of its own, in one transaction of the sender's SQLite file.
+  *inbox* counts in the puller's SQLite file in one transaction a batch, or a job, with a rollback journal as SQLite has
+  it by default, or in WAL mode; *outbox* sends 100 messages, and writes a row of its own, in one transaction of the
+  sender's SQLite file, in WAL mode.
 - *kill*: a worker is killed (SIGKILL) with a job in hand; how long until another worker has it? Its death is proven on
   the same host; from elsewhere (here: it gives another host's name) it is silence for so long as the heartbeat says.
 
@@ -152,6 +153,8 @@ def take(pipe: Pipe, address: str, count: int, way: str, place: str) -> None:
     if way.startswith("inbox"):
         inbox = os.path.join(place, "inbox.db")
         with contextlib.closing(sqlite3.connect(inbox)) as db:
+            if "wal" in way:
+                db.execute("pragma journal_mode = wal")
             db.execute("create table seen (number integer)")
     with zmqkit.Puller(address, prefetch=PREFETCH, inbox=inbox) as pull:
         pipe.send("ready")
@@ -233,6 +236,8 @@ WAYS: dict[str, Callable[[zmqkit.Puller[Any], int], int]] = {
     "partial": _partly,
     "inbox": _in_batches,
     "inbox jobs": _effects,
+    "inbox, wal": _in_batches,
+    "inbox jobs, wal": _effects,
 }
 """How the puller takes."""
 
@@ -293,6 +298,8 @@ FEATURES: dict[str, tuple[Callable[[zmqkit.Pusher, int, str], None], str, int]] 
     "partial acks": (send_plain, "partial", 1),
     "inbox, a transaction a batch": (send_plain, "inbox", 5),
     "inbox, a transaction a job": (send_plain, "inbox jobs", 50),
+    "the same, WAL: a batch": (send_plain, "inbox, wal", 5),
+    "the same, WAL: a job": (send_plain, "inbox jobs, wal", 50),
     "outbox, 100 a transaction": (send_by_outbox, "batches", 5),
 }
 """How it is sent, how it is taken, and how many times fewer messages it gets."""

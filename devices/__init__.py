@@ -15,8 +15,9 @@ name and get a second copy of every class; this file refuses that.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from zmqkit import lazily
 
 if __name__ != "zmqkit.devices":
     raise ImportError(f"the package is called zmqkit.devices, not {__name__}: import zmqkit.devices instead")
@@ -57,17 +58,4 @@ __all__ = [
     "aio",
 ]
 
-
-def __getattr__(name: str) -> object:
-    if name in _MODULES:
-        return importlib.import_module(f"zmqkit.devices.{name}")
-    try:
-        home = _HOMES[name]
-    except KeyError:
-        raise AttributeError(f"module 'zmqkit.devices' has no attribute {name!r}") from None
-    value = globals()[name] = getattr(importlib.import_module(home), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazily.attach(__name__, _HOMES, _MODULES)

@@ -135,6 +135,8 @@ class Running:
     def __init__(self, label: str, process: subprocess.Popen[str] | Process) -> None:
         self.label = label[:200]
         self.output = ""
+        self._line = 0
+        """Where its last line begins."""
         self.process = process
         self._chunks: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -153,14 +155,15 @@ class Running:
             line = self._chunks.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
             raise AssertionError(f"{self.label!r} said no more for {WAIT_S:.0f} s\n{self.output}") from None
+        self._line = len(self.output)
         self.output += line
         return bool(line)
 
     def wait_for_lines(self, expected: list[str]) -> None:
         """Until the output shows these lines, anywhere in it."""
         deadline = time.monotonic() + WAIT_S
-        pattern = pattern_of(expected)
-        while not pattern.search(self.output):
+        pattern, last = pattern_of(expected), pattern_of(expected[-1:])
+        while not (last.search(self.output, self._line) and pattern.search(self.output)):
             if not self._next_line(deadline):
                 raise AssertionError(f"{self.label!r} ended without showing\n{expected}\nbut\n{self.output}")
 

@@ -3,17 +3,19 @@
 One server forks a process for each. It is a process like any other, with pipes, a folder, an environment, a
 group, signals and an exit code of its own. What only a fresh interpreter shows, such as a module that nobody imported,
 is seen by the tests that start one: those of README.md and docs/cli.md, of examples, of terminals, of what may be
-imported.
+imported. So is how an interpreter takes itself apart: here that is left out, once threads and exit handlers are done.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
 import json
 import os
 import queue
+import runpy
 import select
 import signal
 import socket
@@ -21,6 +23,7 @@ import subprocess
 import sys
 import threading
 import types
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -94,7 +97,7 @@ class Preloaded:
         environment: Mapping[str, str] = os.environ,
         session: bool = False,
     ) -> Process:
-        """Run ``zmqkit`` or ``python`` with what follows: arguments, or a program and its arguments.
+        """Run ``zmqkit`` or ``python`` with what follows: arguments; a program, or ``-m`` and a module, and arguments.
 
         Args:
             arguments: the name of either, and what follows.
@@ -166,6 +169,7 @@ def import_everything() -> None:
     for name in LATE:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    warnings.filterwarnings("ignore", "This process", DeprecationWarning)  # programs fork while I/O threads run
     gc.collect()
     gc.freeze()  # children need not look at it again
 
@@ -252,6 +256,7 @@ def become(request: dict[str, Any], given: list[int]) -> None:
 
 
 def run(descriptor: int) -> int:
+    atexit.register(leave)  # the first to be registered is the last to be called
     import_everything()
     with socket.socket(fileno=descriptor) as link:
         link.set_inheritable(False)
@@ -259,18 +264,49 @@ def run(descriptor: int) -> int:
     if request is None:
         return 0
     name, *arguments = request["arguments"]
-    sys.modules["__main__"] = main = types.ModuleType("__main__")
-    if name == "zmqkit":
-        from zmqkit.cli import main as command
+    global status
+    try:
+        status = run_command(arguments) if name == "zmqkit" else run_python(arguments)
+    except SystemExit as ended:
+        if ended.code is None or isinstance(ended.code, int):
+            status = ended.code or 0
+        raise
+    return status
 
-        script = Path(sys.executable).with_name(name)
-        sys.argv, sys.path[0] = [str(script), *arguments], str(script.parent)
-        return command()
+
+def run_command(arguments: list[str]) -> int:
+    from zmqkit.cli import main as command
+
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    script = Path(sys.executable).with_name("zmqkit")
+    sys.argv, sys.path[0] = [str(script), *arguments], str(script.parent)
+    return command()
+
+
+def run_python(arguments: list[str]) -> int:
+    if arguments[0] == "-m":
+        sys.argv, sys.path[0] = arguments[1:], os.getcwd()
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+        return 0
+    sys.modules["__main__"] = main = types.ModuleType("__main__")
     program = Path(arguments[0]).absolute()
     sys.argv, sys.path[0] = arguments, str(program.parent)
     main.__file__ = str(program)
     exec(compile(program.read_bytes(), program, "exec", dont_inherit=True), vars(main))
     return 0
+
+
+status: int | None = None
+"""With which this process ends; None: as Python has it, because something was raised."""
+
+
+def leave() -> None:
+    """End at once: to take apart all that was imported costs more than most commands do."""
+    if status is not None:
+        with contextlib.suppress(OSError):  # as when nobody reads it: Python says so
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ LEVELS = {
     "events": 0,
     "options": 0,
     "checks": 0,
+    "lazily": 0,
     "codec": 1,
     "address": 1,
     "protocol": 1,
@@ -141,8 +142,8 @@ def read_imports(name: str, path: Path, modules: dict[str, Path]) -> Iterator[Im
                     yield from walk(ast.Module([statement], []), True, deferred)
                 for statement in child.orelse:
                     yield from walk(ast.Module([statement], []), typing_only, deferred)
-            else:
-                inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            elif isinstance(child, ast.stmt | ast.ExceptHandler | ast.match_case):  # no expression imports
+                inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
                 yield from walk(child, typing_only, deferred or inside)
 
     yield from walk(ast.parse(path.read_text(), str(path)), False, False)
@@ -195,7 +196,10 @@ def draws_itself(module: str, path: Path) -> bool:
     """Whether a pure module uses more of `random` than its class, as an annotation or default."""
     if not is_pure(module):
         return False
-    nodes = list(ast.walk(ast.parse(path.read_text())))
+    text = path.read_text()
+    if "random" not in text:
+        return False
+    nodes = list(ast.walk(ast.parse(text)))
     used = {node.attr for node in nodes if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "random"}
     for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module == "random":

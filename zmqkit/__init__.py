@@ -18,8 +18,9 @@ imported when it is first used, so that ``import zmqkit`` costs next to nothing 
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from zmqkit import lazily
 
 if TYPE_CHECKING:
     from zmqkit import aio, devices, events, testing
@@ -278,20 +279,7 @@ __all__ = [
     "version",
 ]
 
-
-def __getattr__(name: str) -> object:
-    if name in _MODULES:
-        return importlib.import_module(f"zmqkit.{name}")
-    try:
-        home = _HOMES[name]
-    except KeyError:
-        raise AttributeError(f"module 'zmqkit' has no attribute {name!r}") from None
-    value = globals()[name] = getattr(importlib.import_module(home), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazily.attach(__name__, _HOMES, _MODULES)
 
 
 def version() -> str:

@@ -15,7 +15,7 @@ from typing import Any
 def number(name: str, value: Any, allowed: str) -> float:
     """A real number as a float: an int, a Fraction, a Decimal or one of NumPy's too. NaN is none, nor is a bool."""
     if isinstance(value, bool) or not hasattr(type(value), "__float__"):
-        raise TypeError(f"{name} must be {allowed}, got {value!r}")
+        raise TypeError(f"{name} must be {allowed}, got {value!r}{_instead(value)}")
     try:
         found = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -23,6 +23,13 @@ def number(name: str, value: Any, allowed: str) -> float:
     if math.isnan(found):
         raise ValueError(f"{name} must be {allowed}, got {value!r:.100}")
     return found
+
+
+def _instead(value: Any) -> str:
+    """What to say instead of a time in other words than seconds."""
+    if hasattr(value, "total_seconds"):
+        return ": say its .total_seconds()"
+    return ": say how far off it is, as in (when - now).total_seconds()" if hasattr(value, "timestamp") else ""
 
 
 def seconds(name: str, value: Any, *, none: bool = False) -> float:
@@ -84,6 +91,10 @@ def file_path(name: str, value: Any) -> str:
         path.encode()
     except UnicodeEncodeError:
         raise ValueError(f"{name} must be a path that can be written in UTF-8, got {path!r}") from None
+    if path == ":memory:":
+        raise ValueError(
+            f"{name} must be the path of a file, got {path!r}: to keep nothing on the disk leave {name}= out"
+        )
     if "\0" in path:
         raise ValueError(f"{name} must be a path without null characters, got {path!r}")
     return path

@@ -578,6 +578,8 @@ def _advice(value: object) -> str:
         advice = 'send str.encode("utf-8", "surrogateescape")'
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         advice = "send dataclasses.asdict(it)"
+    elif type(value).__name__ == "Outgoing":
+        advice = "it is for send_many() and for what a worker returns; to send() say key=, delay=... beside the body"
     elif hasattr(value, "tolist"):
         advice = "send its .tolist()"
     elif isinstance(value, int) or type(value).__name__ in ("UUID", "Decimal", "Fraction", "PosixPath"):

@@ -34,81 +34,107 @@ class Cut(NamedTuple):
     rows: list[Row]
     ids: list[list[int]]
     """For each row: sequences of the messages whose ids are to be remembered."""
+    hashes: list[list[bytes]]
+    """For each row: of the key of each message, empty for one without; or nothing at all."""
     duplicates: dict[int, int]
     """For each message that was sent before: the sequence that it was sent under."""
 
 
 def cut(group: list[Arrival], origin: str, lanes: Lanes, dedupe: Dedupe, wall_us: int) -> Cut:
     """Make rows of neighbouring messages. New ids are added to the window."""
-    found = Cut([], [], {})
-    open_row: _Open | None = None
+    found = Cut([], [], [], {})
+    row: _Open | None = None
     given: dict[bytes, int] = {}
     for arrival in group:
         pack, plan = arrival.pack, arrival.pack.plan or Plan()
-        offset = 0
+        keys, ids, once, headers = plan.keys, pack.ids, plan.once, pack.headers
+        begin = end = 0  # of the bodies that go into the row, and are not there yet
         for index, length in enumerate(pack.lengths):
-            body = pack.blob[offset : offset + length]
-            offset += length
             sequence = arrival.first + index
-            id, key = pack.ids.get(index), plan.keys.get(index)
-            fresh = plan.once and id is not None
+            id, key = ids.get(index), keys.get(index)
+            fresh = once and id is not None
             if fresh:
                 assert id is not None
                 before = dedupe.find(id, wall_us)
                 if before is not None:
                     found.duplicates[sequence] = before
+                    if row is not None:
+                        row.bodies.append(pack.blob[begin:end])
+                    begin = end = end + length
                     continue
                 dedupe.add(id, sequence, wall_us)
-            lane = plan.priority
+            lane, hash = plan.priority, b""
             if key is not None:
                 hash = hash_of(key)
-                lane = given.setdefault(hash, lanes.lane_of(hash, lane))
-            shape = (lane, arrival.due, arrival.expires)
-            if open_row is None or not open_row.takes(sequence, shape):
-                if open_row is not None:
-                    open_row.close(found, origin)
-                open_row = _Open(sequence, shape, pack.sent_at, pack.codec)
-            at = len(open_row.bodies)
-            open_row.bodies.append(body)
+                if hash in given:
+                    lane = given[hash]
+                else:
+                    lane = given[hash] = lanes.lane_of(hash, lane)
+            if row is None or not row.takes(sequence, lane, arrival.due, arrival.expires):
+                if row is not None:
+                    row.bodies.append(pack.blob[begin:end])
+                    row.close(found, origin)
+                row = _Open(sequence, lane, arrival.due, arrival.expires, pack.sent_at, pack.codec)
+                begin = end
+            end += length
+            at = len(row.lengths)
+            row.lengths.append(length)
             if id is not None:
-                open_row.ids[at] = id
+                row.ids[at] = id
             if key is not None:
-                open_row.keys[at] = key
-            if index in pack.headers:
-                open_row.headers[at] = pack.headers[index]
+                row.keys[at] = key
+                row.hashes += [b""] * (at - len(row.hashes))
+                row.hashes.append(hash)
+            if index in headers:
+                row.headers[at] = headers[index]
             if fresh:
-                open_row.fresh.append(sequence)
-    if open_row is not None:
-        open_row.close(found, origin)
+                row.fresh.append(sequence)
+        if row is not None:
+            row.bodies.append(pack.blob[begin:end])
+    if row is not None:
+        row.close(found, origin)
     return found
 
 
 class _Open:
     """A row that is being filled."""
 
-    __slots__ = ("bodies", "codec", "first", "fresh", "headers", "ids", "keys", "sent_at", "shape")
+    __slots__ = (
+        "bodies", "codec", "due", "expires", "first", "fresh", "hashes", "headers", "ids", "keys", "lane", "lengths",
+        "sent_at",
+    )  # fmt: skip
 
-    def __init__(self, first: int, shape: tuple[int, int, int], sent_at: int, codec: str) -> None:
+    def __init__(self, first: int, lane: int, due: int, expires: int, sent_at: int, codec: str) -> None:
         self.first = first
-        self.shape = shape
+        self.lane = lane
+        self.due = due
+        self.expires = expires
         self.sent_at = sent_at
         self.codec = codec
+        self.lengths: list[int] = []
         self.bodies: list[bytes] = []
+        """Some in a piece."""
         self.ids: dict[int, str] = {}
         self.keys: dict[int, str] = {}
+        self.hashes: list[bytes] = []
         self.headers: dict[int, Any] = {}
         self.fresh: list[int] = []
 
-    def takes(self, sequence: int, shape: tuple[int, int, int]) -> bool:
-        count = len(self.bodies)
-        return sequence == self.first + count and shape == self.shape and count < ROW_MESSAGES
+    def takes(self, sequence: int, lane: int, due: int, expires: int) -> bool:
+        count = len(self.lengths)
+        return (
+            sequence == self.first + count and lane == self.lane and count < ROW_MESSAGES
+            and due == self.due and expires == self.expires
+        )  # fmt: skip
 
     def close(self, found: Cut, origin: str) -> None:
-        lane, due, expires = self.shape
         found.rows.append(
             Row(
-                self.first, origin, self.sent_at, self.codec, list(map(len, self.bodies)), b"".join(self.bodies),
-                self.ids, self.headers, self.keys or NO_KEYS, lane, due, expires,
+                self.first, origin, self.sent_at, self.codec, self.lengths, b"".join(self.bodies), self.ids,
+                self.headers, self.keys or NO_KEYS, self.lane, self.due, self.expires,
             )
         )  # fmt: skip
+        if self.hashes:
+            self.hashes += [b""] * (len(self.lengths) - len(self.hashes))
+        found.hashes.append(self.hashes)
         found.ids.append(self.fresh)

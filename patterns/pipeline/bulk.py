@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from zmqkit.errors import PartlySent, WaitTimeout
 from zmqkit.patterns.pipeline.outgoing import Outgoing
+from zmqkit.patterns.pipeline.packing import CHUNK_BYTES, CHUNK_MESSAGES, CHUNK_PACKS
 from zmqkit.patterns.pipeline.rows import Pack
-from zmqkit.patterns.pipeline.sending import CHUNK_BYTES, CHUNK_MESSAGES, PusherBase, counted
+from zmqkit.patterns.pipeline.sending import PusherBase, counted
 from zmqkit.peer.base import deadline_of, left_of
 from zmqkit.transport.tickets import Ticket, WaitExpired
 
 WINDOW: Final = 16
 """So many chunks may be on their way to the journal."""
+
+FEW: Final = 8
+"""With fewer messages of a kind than that, longer chunks would be as many packs."""
 
 
 class Bulk:
@@ -50,7 +54,13 @@ class Bulk:
             return False
         pusher = self._pusher
         packs = pusher._pack_many(chunk)
-        self._size = chunk_size(self._size, packs)
+        self._size = chunk_size(self._size, packs, pusher._bounded)
+        if len({each.plan and each.plan[1:4] for each in packs}) > 1:
+            # They may be in another order than the bodies: only all of them are the first ones.
+            ticket = pusher._open_driver.ticket()
+            pusher._append_all(packs, ticket)
+            self._on_the_way.append((ticket, len(chunk)))
+            return True
         for pack in packs:
             ticket = pusher._open_driver.ticket()
             pusher._append(pack, ticket, wait=True, lazy=True)
@@ -94,8 +104,15 @@ def cause_of(error: Exception) -> Exception:
     return WaitTimeout("out of time") if isinstance(error, WaitExpired) else error
 
 
-def chunk_size(before: int, packs: Iterable[Pack]) -> int:
-    """How many bodies to encode next, so that a chunk has about its bytes."""
+def chunk_size(before: int, packs: Sequence[Pack], bounded: bool = False) -> int:
+    """How many bodies to encode next, so that a chunk has about its bytes.
+
+    Where bodies of a few kinds alternate, more of them make full packs; not where room is `bounded`, for all of them
+    need it at once.
+    """
     size = sum(len(pack.blob) for pack in packs)
     count = sum(len(pack) for pack in packs)
-    return max(1, min(CHUNK_MESSAGES, before * 4, count * CHUNK_BYTES // max(size, 1)))
+    most = CHUNK_MESSAGES
+    if not bounded and count >= FEW * len(packs):
+        most *= min(len(packs), CHUNK_PACKS)
+    return max(1, min(most, before * 4, count * CHUNK_BYTES // max(size, 1)))

@@ -114,7 +114,7 @@ class Child:
             raise NotTried(f"no process can be started for the handler: {error}") from error
         finally:
             theirs.close()
-        trouble = "it does not answer"
+        trouble = 'it does not answer; does the program start under if __name__ == "__main__":'
         with contextlib.suppress(EOFError, OSError):
             if ours.poll(STARTING):
                 trouble = ours.recv()

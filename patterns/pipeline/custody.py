@@ -221,6 +221,11 @@ class TwoSided:
         self, handler: Callable[..., object], at_a_time: int, batch: int | None, on_error: OnError, processes: int,
         time_limit: float | None, source: Any, sink: Any, common: Common,
     ) -> None:  # fmt: skip
+        if unknown := sorted(set(common) - set(Common.__annotations__) - {"inbox"}):  # which is told of below
+            raise TypeError(
+                f"Worker() got an unexpected keyword argument {unknown[0]!r}: what its puller or its pusher takes is "
+                f"given there, as in source=Puller(..., prefetch=1) or sink=Pusher(..., journal=PATH)"
+            )
         own_source, own_sink = isinstance(source, self._puller), isinstance(sink, self._pusher)
         check_sides(own_source, own_sink or sink is None, on_error, common)
         self._parts = WorkerParts(handler, at_a_time, batch, on_error, processes, time_limit, common)

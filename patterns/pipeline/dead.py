@@ -30,6 +30,8 @@ class DeadLetter:
         traceback: of the handler, where it raised.
         failures: how often a handler had failed on it.
         at: when it was found dead, UTC.
+        sent_at: when it was sent, UTC.
+        key, priority: as it was sent with them; it keeps them when it is sent again.
     """
 
     id: str
@@ -39,6 +41,9 @@ class DeadLetter:
     traceback: str | None
     failures: int
     at: datetime
+    sent_at: datetime
+    key: str | None = None
+    priority: int = 0
 
 
 def letter_of(found: DeadRow, limits: Limits) -> DeadLetter:
@@ -55,6 +60,9 @@ def letter_of(found: DeadRow, limits: Limits) -> DeadLetter:
         traceback=found.traceback or None,
         failures=found.failures,
         at=datetime.fromtimestamp(found.at / 1e6, UTC),
+        sent_at=datetime.fromtimestamp(found.sent_at / 1e6, UTC),
+        key=found.key,
+        priority=found.priority,
     )
 
 

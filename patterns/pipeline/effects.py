@@ -228,14 +228,17 @@ class Transaction:
         if t is not None or self._waits:
             self.__exit__(t, v, tb)
             return
-        import anyio.to_thread
+        from zmqkit.peer.aio import to_the_end
 
-        commit = self._end()
         # Not to be cancelled halfway: what is committed is acked, too.
-        with anyio.CancelScope(shield=True):
-            if not await anyio.to_thread.run_sync(self._commit_elsewhere, commit):
-                self._commit_it(commit)
-            self._committed()
+        await to_the_end(self._commit_and_ack, self._end())
+
+    async def _commit_and_ack(self, commit: Commit) -> None:
+        from zmqkit.peer.aio import in_thread
+
+        if not await in_thread(self._commit_elsewhere, commit):
+            self._commit_it(commit)
+        self._committed()
 
     def _commit_elsewhere(self, commit: Commit) -> bool:
         """In a worker thread: a sync takes its time. False: the user's connection is tied to its thread."""

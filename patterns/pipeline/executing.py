@@ -16,7 +16,7 @@ from zmqkit import checks
 from zmqkit.errors import UsageError
 from zmqkit.patterns.pipeline.beside import Submitted, Timed
 from zmqkit.patterns.pipeline.children import Child, Handler, HandlerDied, NotTried
-from zmqkit.peer.importable import importable
+from zmqkit.peer.importable import check_main, importable
 
 
 class Hand(Protocol):
@@ -74,9 +74,13 @@ class Hands:
 def executing(
     handler: Handler, processes: int, executor: concurrent.futures.Executor | None, time_limit: float | None
 ) -> Iterator[Handler]:
-    """What to call in place of the handler, so long as the block runs; coroutines are called as they are."""
+    """What to call in place of the handler, so long as the block runs; coroutines are called as they are.
+
+    Raises `UsageError` where no processes may be started.
+    """
     made: Hands | None = None
     if processes:
+        check_main()
         place = importable(handler, shown_name(handler))
         made = Hands(lambda: Child(place, time_limit))
     elif executor is not None:

@@ -56,6 +56,18 @@ class Arrival(NamedTuple):
     """Not before, in microseconds since 1970; 0: at once."""
     expires: int = 0
     """Not after, likewise; 0: for ever."""
+    more: Sequence[Any] = ()
+    """Further ones, which are accepted together with this one."""
+
+    @property
+    def messages(self) -> int:
+        """How many messages, of all of them."""
+        return len(self.pack) + sum([len(each.pack) for each in self.more])
+
+    @property
+    def size(self) -> int:
+        """How many bytes of bodies."""
+        return len(self.pack.blob) + sum([len(each.pack.blob) for each in self.more])
 
 
 class Storing(NamedTuple):

@@ -121,7 +121,8 @@ class JobBase(Generic[T]):
     def _extend(self, seconds: float | None) -> None:
         if seconds is not None:
             seconds = checks.seconds("seconds", seconds)
-        self._check()
+        if self.outcome is not None or self._parcel.overdue >> self._index & 1:
+            self._check()
         if self._parcel.lost or self._parcel.gone >> self._index & 1:
             raise LeaseLost(f"job {self.id} was given to another puller: its pusher was lost, or has lost us")
         self._puller._extend(self._parcel, self._index, seconds)
@@ -242,7 +243,7 @@ class JobBase(Generic[T]):
         """A handler raised. True contains it."""
         policy: OnError = self._puller._on_error
         trace = shown(error)
-        reason = wire.sendable(str(error) if isinstance(error, Retry | Reject) else f"{type(error).__name__}: {error}")
+        reason = line_of(error)
         if self.outcome is not None:
             log.error("job %s was %s, then its handler raised:\n%s", self.id, self.outcome, trace)
         else:
@@ -286,6 +287,15 @@ def records_of(parcel: Parcel, indexes: Iterable[int]) -> list[JobRecord]:
 def shown(error: Exception) -> str:
     """A handler's exception in a form that a log and a frame can carry, whatever it says."""
     return wire.sendable("".join(tracebacks.format_exception(error)))
+
+
+def line_of(error: Exception) -> str:
+    """What a handler's exception says, likewise. One that cannot say it is a failure as any other."""
+    try:
+        told = str(error)
+    except Exception as another:
+        told = f"and str() of it raises {type(another).__name__}"
+    return wire.sendable(told if isinstance(error, Retry | Reject) else f"{type(error).__name__}: {told}")
 
 
 def contained(policy: OnError, error: Exception) -> bool:

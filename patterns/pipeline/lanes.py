@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from zmqkit.errors import DecodeError
-from zmqkit.patterns.pipeline.entries import Entry, hash_of, unpack_entry
+from zmqkit.patterns.pipeline.entries import Entry, unpack_entry
 from zmqkit.patterns.pipeline.rows import MESSAGES, Row
 from zmqkit.patterns.pipeline.runs import Run, runs
 from zmqkit.protocol import core, wire
@@ -85,9 +85,8 @@ class Lanes:
         queue = self._queues.get(hash)
         return priority if queue is None else queue[0]
 
-    def accept(self, row: Row) -> Entry:
-        """A row is about to be stored. Rows come in the order of their sequences."""
-        hashes = [hash_of(row.keys[at]) if at in row.keys else b"" for at in range(row.count)] if row.keys else []
+    def accept(self, row: Row, hashes: Sequence[bytes]) -> Entry:
+        """A row is about to be stored. Rows come in the order of their sequences; `hashes` as those of an `Entry`."""
         names: list[Any] = [row.origin, dict(row.ids)] if row.due else []
         entry = Entry(row.key, row.count, row.lane, row.due, row.expires, hashes, names)
         entry.row = row
@@ -194,17 +193,25 @@ class Lanes:
             heapq.heappush(self._order, -entry.lane)
         heapq.heappush(hints, (entry.key + _lowest(bits), entry.key))
 
-    def _advance(self, hash: bytes) -> None:
-        """Leave behind what is settled of a key; the next one may be ready."""
+    def _advance(self, hash: bytes, freed: dict[int, int] | None = None) -> None:
+        """Leave behind what is settled of a key; the next one may be ready.
+
+        Args:
+            freed: takes what is ready, by row, instead of the queue.
+        """
         queue = self._queues[hash][1]
+        entries = self.entries
         while queue:
             key, index = queue[0]
-            entry = self.entries.get(key)
+            entry = entries.get(key)
             if entry is None or entry.kept >> index & 1:
                 queue.popleft()
                 continue
             if entry.stored and not entry.due and not entry.late:
-                self._release(entry, 1 << index)
+                if freed is None:
+                    self._release(entry, 1 << index)
+                else:
+                    freed[key] = freed.get(key, 0) | 1 << index
             return
         del self._queues[hash]
 
@@ -311,10 +318,13 @@ class Lanes:
         ended = done & ~entry.kept
         entry.kept = done
         if entry.hashes:
+            freed: dict[int, int] = {}
             for index, count in runs(ended):
                 for hash in entry.hashes[index : index + count]:
                     if hash and hash in self._queues:
-                        self._advance(hash)
+                        self._advance(hash, freed)
+            for key, bits in freed.items():
+                self._release(self.entries[key], bits)
         if done == entry.all:
             del self.entries[row.key]
             self._unload(entry)

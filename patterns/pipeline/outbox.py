@@ -11,25 +11,29 @@ import os
 import threading
 import time
 import weakref
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from types import TracebackType
 from typing import Any, Final
 
-from zmqkit.errors import Closed, JournalBusy, JournalDamaged, JournalError, UsageError, ZmqkitError
+from zmqkit import codec as codecs
+from zmqkit.errors import Closed, JournalBusy, JournalDamaged, JournalError, UsageError, WaitTimeout, ZmqkitError
 from zmqkit.inbox import Connection
 from zmqkit.inbox import outbox as files
 from zmqkit.inbox.connections import BUSY_SECONDS
 from zmqkit.inbox.outbox import OutboxFile, Outgone
 from zmqkit.patterns.pipeline.effects import PAUSES
-from zmqkit.patterns.pipeline.outgoing import Headers, Wanted, asked, plan_of, wanted
+from zmqkit.patterns.pipeline.outgoing import NOTHING, Headers, Wanted, asked, plan_of, wanted
 from zmqkit.patterns.pipeline.rows import Pack
-from zmqkit.transport.tickets import WaitExpired, wait
+from zmqkit.patterns.pipeline.wire import MAX_CODEC, MAX_SENT_AT
+from zmqkit.peer.base import deadline_of, left_of
+from zmqkit.transport.tickets import Ticket, WaitExpired, wait
 
 log = logging.getLogger("zmqkit.pipeline")
 
 PACK_BYTES: Final = 1 << 20
+REMOVE_AFTER: Final = 5_000
+"""While more waits, so many messages that the journal has are removed together."""
 SHORTEST: Final = 0.005
 LONGEST: Final = 1.0
 """Seconds between two looks whether a transaction that is not ours was committed; and after a failure."""
@@ -78,10 +82,11 @@ class Outbox:
             raise UsageError("this transaction has ended")
         pusher = self._pusher
         found = asked(id, key, priority, delay, ttl, headers)
-        pack: Pack = pusher._pack_one(body, found)
+        codec = pusher._codec
+        data = codecs.encode(body, codec, limits=pusher._limits)
         uuid = pusher._journal.uuid
         name = found.id or f"{uuid[:16]}-{os.urandom(12).hex()}"
-        message = Outgone(0, name, pack.codec, self._sent_at, _options(found, time.time()), bytes(pack.blob))
+        message = Outgone(0, name, codec, self._sent_at, _options(found, time.time()), data)
         files.put(self.connection, self._path, uuid, message)
         return name
 
@@ -153,10 +158,7 @@ class OutboxTransaction:
             return
         try:
             if not files.is_open(connection):
-                raise UsageError(
-                    "the transaction was ended by a COMMIT or ROLLBACK within the block: leave both to zmqkit, or "
-                    "begin it before"
-                )
+                raise UsageError(files.ENDED)
             files.commit(connection, outbox._path)
         finally:
             self._let_go(connection)
@@ -166,6 +168,9 @@ class OutboxTransaction:
         if self._ours:
             files.roll_back(outbox.connection)
             self._let_go(outbox.connection)
+        else:
+            # Its owner decides, and may commit all the same.
+            self._pusher._outbox_relay().expect(outbox.connection)
 
     def __enter__(self) -> Outbox:
         if not self._waits:
@@ -207,12 +212,15 @@ class OutboxTransaction:
         if t is not None or self._waits or not self._ours:
             self.__exit__(t, v, tb)
             return
-        import anyio.to_thread
+        from zmqkit.peer.aio import to_the_end
 
-        outbox = self._end()
-        with anyio.CancelScope(shield=True):  # not to be cancelled halfway
-            if not await anyio.to_thread.run_sync(self._commit_elsewhere, outbox):
-                self._commit(outbox)
+        await to_the_end(self._commit_async, self._end())  # not to be cancelled halfway
+
+    async def _commit_async(self, outbox: Outbox) -> None:
+        from zmqkit.peer.aio import in_thread
+
+        if not await in_thread(self._commit_elsewhere, outbox):
+            self._commit(outbox)
 
     def _commit_elsewhere(self, outbox: Outbox) -> bool:
         """In a worker thread: a sync takes its time. False: the user's connection is tied to its thread."""
@@ -246,6 +254,8 @@ class Relay:
         self._told = threading.Condition(self._lock)
         self._ending = False
         self._thread: threading.Thread | None = None
+        self.trouble: ZmqkitError | None = None
+        """Why the last pass has left messages where they were; None: it has not."""
         if self._files:
             self.hurry()
 
@@ -278,9 +288,20 @@ class Relay:
         if self._thread is None:
             return True
         self.hurry()
+        most = None if seconds is None else min(seconds, threading.TIMEOUT_MAX)
         with self._told:
             asked = self._asked
-            return self._told.wait_for(lambda: self._passed >= asked or self._ending, seconds) and not self._ending
+            return self._told.wait_for(lambda: self._passed >= asked or self._ending, most) and not self._ending
+
+    def flush(self, seconds: float | None) -> float | None:
+        """`drain`, and return the seconds left. Raises `WaitTimeout` if something is left behind, `Closed`."""
+        deadline = deadline_of(seconds)
+        if not self.drain(seconds):
+            if self._ending:
+                raise Closed("the pusher was closed; what is left in an outbox is sent by the next opening")
+            why = "" if self.trouble is None else f": {self.trouble}"
+            raise WaitTimeout(f"messages of an outbox are not in the journal after {seconds} s{why}")
+        return left_of(deadline)
 
     def end(self) -> None:
         """Stop; what is left waits for the next opening."""
@@ -300,6 +321,16 @@ class Relay:
             self._thread.start()
 
     def _run(self) -> None:
+        try:
+            self._go_round()
+        finally:
+            for each in self._files.values():
+                each.close()
+            with self._told:
+                self._ending = True
+                self._told.notify_all()
+
+    def _go_round(self) -> None:
         pause: float | None = 0.0
         while not self._ending and self._pusher() is not None:
             if pause is None or pause > 0:
@@ -312,15 +343,16 @@ class Relay:
                 expecting = bool(self._expected)
             before = pause
             try:
-                moved = sum(self._move(each) for each in waiting)
+                moved, trouble = self._pass(waiting)
             except (Closed, ReferenceError):
-                break
-            except ZmqkitError as error:
+                return
+            if trouble is not None:
                 if self._ending:
-                    break
-                log.warning("messages of an outbox are not in the journal yet: %s", error)
+                    return
+                self._tell(trouble)
                 pause = LONGEST
                 continue
+            self.trouble = None
             with self._told:
                 self._passed = asked
                 self._told.notify_all()
@@ -331,37 +363,78 @@ class Relay:
                 pause = min(2 * (before or SHORTEST / 2), LONGEST)
             if self._asked != asked:
                 pause = 0.0
-        for each in self._files.values():
-            each.close()
-        with self._told:
-            self._ending = True
-            self._told.notify_all()
+
+    def _tell(self, trouble: ZmqkitError) -> None:
+        """Say it, once; it is tried again and again."""
+        if self.trouble is None or str(self.trouble) != str(trouble):
+            log.warning("messages of an outbox are not in the journal yet: %s", trouble)
+        self.trouble = trouble
+
+    def _pass(self, waiting: Sequence[OutboxFile]) -> tuple[int, ZmqkitError | None]:
+        """Look at each file, whatever is wrong with others. Returns how many messages moved, and what went wrong."""
+        moved, trouble = 0, None
+        for each in waiting:
+            try:
+                moved += self._move(each)
+            except (Closed, ReferenceError):
+                raise
+            except ZmqkitError as error:
+                trouble = trouble or error
+        return moved, trouble
 
     def _move(self, file: OutboxFile) -> int:
         """All that waits in one file. Returns how many messages."""
-        count = 0
-        while not self._ending and (messages := file.read()):
-            self._hand_over(messages)
+        count, after = 0, 0
+        done: list[Outgone] = []
+        try:
+            while not self._ending and (messages := file.read(after)):
+                stored, error = self._hand_over(messages)
+                count += len(stored)
+                done += [each._replace(body=b"") for each in stored]
+                if error is not None:
+                    raise error
+                after = stored[-1].n
+                # To remove them is to wait for whoever writes there: not for each thousand while more comes in.
+                if len(done) >= REMOVE_AFTER:
+                    removed, done = done, []
+                    file.remove(removed)
+        finally:
             # From the journal's commit up to here a crash leaves both: it is sent once more, under the same ids.
-            file.remove(messages)
-            count += len(messages)
+            if done:
+                file.remove(done)
         return count
 
-    def _hand_over(self, messages: Sequence[Outgone]) -> None:
-        """Give messages to the journal, and wait until it has them."""
+    def _hand_over(self, messages: Sequence[Outgone]) -> tuple[list[Outgone], ZmqkitError | None]:
+        """Give messages to the journal, and wait. Returns those that it has then, and why it has not the others."""
         pusher = self._pusher()
         if pusher is None:
             raise Closed("the pusher is gone")
-        tickets = deque(pusher._relay_pack(pack) for pack in packs_of(messages))
-        while tickets:
+        packs = packs_of(messages)
+        tickets = [pusher._relay_pack(pack) for pack in packs]
+        stored: list[Outgone] = []
+        failed: ZmqkitError | None = None
+        first = 0
+        for at, pack in enumerate(packs):
+            error = self._await(pusher, tickets[at:])
+            if error is None:
+                stored += messages[first : first + len(pack)]
+            failed = failed or error
+            first += len(pack)
+        return stored, failed
+
+    def _await(self, pusher: Any, tickets: Sequence[Ticket]) -> ZmqkitError | None:
+        """Wait for the first of these. Returns why it was not stored; None: it was."""
+        while True:
             try:
                 wait(tickets[0], LONGEST)
-                tickets.popleft()
+                return None
             except WaitExpired:
                 if self._ending:  # there is no room, and nobody waits for it any more
                     for ticket in reversed(tickets):
                         pusher._withdraw_soon(ticket)
-                    raise Closed("the pusher was closed before it had room") from None
+                    return Closed("the pusher was closed before it had room")
+            except ZmqkitError as error:
+                return error
 
 
 # ---- as rows, and back -----------------------------------------------------------------
@@ -369,6 +442,8 @@ class Relay:
 
 def _options(found: Wanted, now: float) -> dict[str, Any]:
     """What a message has besides its body, with wall times instead of spans."""
+    if found is NOTHING:
+        return {}
     every = {
         "once": found.id is not None,
         "key": found.key,
@@ -380,11 +455,16 @@ def _options(found: Wanted, now: float) -> dict[str, Any]:
     return {name: value for name, value in every.items() if value}
 
 
-def _read(options: Mapping[str, Any], now: float) -> Wanted:
-    """Back from there. What is in the past already is due, or expires, at once."""
+def _read(message: Outgone, now: float) -> Wanted:
+    """Back from there. What is in the past already is due, or expires, at once. Raises what `wanted` raises."""
+    options = message.options
     due, expires = options.get("due"), options.get("expires")
+    if not 1 <= len(message.codec) <= MAX_CODEC:
+        raise ValueError(f"codec must have 1 to {MAX_CODEC} characters, got {len(message.codec)}")
+    if not 0 <= message.sent_at <= MAX_SENT_AT:
+        raise ValueError(f"sent_at must be microseconds since 1970, got {message.sent_at}")
     return wanted(
-        None,
+        message.id,
         options.get("key"),
         options.get("priority", 0),
         None if due is None else max(due - now, 0.0),
@@ -394,7 +474,10 @@ def _read(options: Mapping[str, Any], now: float) -> Wanted:
 
 
 def packs_of(messages: Sequence[Outgone]) -> list[Pack]:
-    """Messages as the core takes them: neighbours of one transaction together. Raises `JournalDamaged`."""
+    """Messages as the core takes them: neighbours of one transaction together; up to one that is none.
+
+    Raises `JournalDamaged` if that is the first.
+    """
     packs: list[Pack] = []
     group: list[tuple[Outgone, Wanted]] = []
     size = 0
@@ -402,9 +485,14 @@ def packs_of(messages: Sequence[Outgone]) -> list[Pack]:
     now = time.time()
     for each in messages:
         try:
-            found = _read(each.options, now)
+            found = _read(each, now)
         except (TypeError, ValueError, ZmqkitError) as error:
-            raise JournalDamaged(f"the outbox has a row that is none, number {each.n}: {error}") from error
+            if before is not None:
+                break  # these first
+            raise JournalDamaged(
+                f"the outbox has a row that is none, number {each.n}: {error}. Mend or delete it; what stands "
+                "behind it waits"
+            ) from error
         alike = (each.codec, each.sent_at, found.priority, each.options.get("due"), each.options.get("expires"))
         if group and (alike != before or size + len(each.body) > PACK_BYTES):
             packs.append(_pack(group))

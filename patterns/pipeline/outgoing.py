@@ -112,8 +112,8 @@ def asked(
 
 
 def wanted_of(outgoing: Outgoing[Any]) -> Wanted:
-    """See `wanted`."""
-    return wanted(
+    """See `asked`."""
+    return asked(
         outgoing.id, outgoing.key, outgoing.priority, outgoing.delay, outgoing.ttl, outgoing.headers
     )  # fmt: skip
 

@@ -126,8 +126,8 @@ class Puller(PullerBase, Peer, Generic[T]):
         inbox_keep: seconds for which a job is remembered, from when it was sent; what is older is rejected. None: ever.
         dead_letters: take the dead letters of the pushers instead of their messages: with the headers of the message,
             and ``zmqkit-reason``, ``zmqkit-traceback`` and ``zmqkit-died-at`` (microseconds since 1970). An ack throws
-            the letter away for good; whatever else becomes of the job, it stays a dead letter, and comes again to the
-            next one who asks. ``wait_for_peers`` of a pusher counts this puller, too.
+            the letter away for good; whatever else becomes of the job, it stays a dead letter, and comes to the next
+            puller that asks, not to this one again. ``wait_for_peers`` of a pusher counts this puller, too.
         on_error: what an exception in ``with job:`` or a handler does: "nack" (try again), "reject" (dead letter),
             "raise" (nack, and let it through).
         max_lease: seconds for which a job may be worked on, from when it was taken or from its last `Job.extend`; then
@@ -336,7 +336,7 @@ class Puller(PullerBase, Peer, Generic[T]):
                 could not be begun go back untried.
         """
         check_handler(handler, coroutines=False, yields=False)
-        check_run(batch, wait, threads=threads)
+        check_run(batch, wait, threads=threads, processes=processes)
         whole = takes(handler, BatchBase if batch is not None else JobBase)
         check_effects(handler, self._inbox_source is not None, whole=whole)
         limit = check_places(handler, processes, executor, time_limit, whole=whole)

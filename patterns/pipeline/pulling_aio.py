@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Any, Generic, Self, overload
 
-import anyio
 import anyio.to_thread
 from typing_extensions import TypeVar, Unpack
 
@@ -25,7 +24,7 @@ from zmqkit.patterns.pipeline.executing import Hands, check_places, executing
 from zmqkit.patterns.pipeline.jobs import BatchBase, JobBase, Run
 from zmqkit.patterns.pipeline.pace import Pace
 from zmqkit.patterns.pipeline.taking import PullerBase, check_batches, check_effects, check_handler, check_run, takes
-from zmqkit.peer.aio import Peer, call, in_thread, run_tasks
+from zmqkit.peer.aio import Peer, call, in_thread, run_tasks, to_the_end
 from zmqkit.peer.base import Common, deadline_of, left_of
 from zmqkit.peer.hooks import stop_on_signals
 from zmqkit.transport.waiters import checkpoint
@@ -256,7 +255,7 @@ class Puller(PullerBase, Peer, Generic[T]):
             UsageError: as there.
         """
         check_handler(handler, coroutines=True, yields=False)
-        check_run(batch, wait, tasks=tasks, threads=threads)
+        check_run(batch, wait, tasks=tasks, threads=threads, processes=processes)
         whole = takes(handler, BatchBase if batch is not None else JobBase)
         check_effects(handler, self._inbox_source is not None, whole=whole)
         limit = check_places(handler, processes, executor, time_limit, whole=whole)
@@ -285,8 +284,7 @@ class Puller(PullerBase, Peer, Generic[T]):
             await self._end_driver()
         finally:
             if self._effects is not None:
-                with anyio.CancelScope(shield=True):
-                    await in_thread(self._close_inbox)
+                await to_the_end(in_thread, self._close_inbox)
         self._tell_lost()
 
 

@@ -162,7 +162,9 @@ class PusherCore(StoringCore):
             (lot,) = holder.lots.values()
             index = lot.row_bits.bit_length() - 1
             self._redelivered(lot.row, lot.row_bits)
-            self._failed(lot.row, index, None, f"the puller died holding this job alone ({reason})", "", now)
+            # The first time it goes at once to the next puller: who died, died of something else, as a rule.
+            delay = None if index in lot.row.failures else 0.0
+            self._failed(lot.row, index, delay, f"the puller died holding this job alone ({reason})", "", now)
         else:
             if reason in MAY_HAVE_DIED:
                 self.counters["suspected"] += self.suspects.died(holder)

@@ -289,7 +289,7 @@ class Pusher(PusherBase, Peer):
     def __exit__(self, t: type[BaseException] | None, v: BaseException | None, tb: TracebackType | None) -> None:
         try:
             self.close()
-        except Unsettled:
+        except Unsettled as error:
             if v is None:
                 raise
-            log.exception("%s", self.name)
+            log.error("%s", error)  # what left the block is what the caller gets

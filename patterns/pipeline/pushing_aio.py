@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
-import anyio
 import anyio.to_thread
 from typing_extensions import TypeVar, Unpack
 
@@ -29,7 +28,7 @@ from zmqkit.patterns.pipeline.sending import (
     check_point,
     too_late,
 )
-from zmqkit.peer.aio import Peer, in_thread
+from zmqkit.peer.aio import Peer, in_thread, to_the_end
 from zmqkit.peer.base import Common, check_timeout, deadline_of, left_of
 from zmqkit.transport.tickets import Ticket, WaitExpired, wait_async
 from zmqkit.transport.waiters import checkpoint
@@ -87,12 +86,14 @@ class DeadLetters(DeadLettersBase):
     async def _sort(self, sorting: Sorting) -> int:
         wait = self._pusher._wait
         while not sorting.over(page := await self._page(sorting.after)):
-            with anyio.CancelScope(shield=True):  # what is claimed is dealt with
-                asked = sorting.ask(page)
-                tickets = [] if asked is None else sorting.go_on(page, await wait(asked, None))
-            for ticket in tickets:
+            for ticket in await to_the_end(self._claim, sorting, page):
                 sorting.stored(await wait(ticket, None))
         return sorting.done
+
+    async def _claim(self, sorting: Sorting, page: Page) -> list[Ticket]:
+        """What is claimed is dealt with."""
+        asked = sorting.ask(page)
+        return [] if asked is None else sorting.go_on(page, await self._pusher._wait(asked, None))
 
 
 class _Letters:
@@ -231,8 +232,7 @@ class Pusher(PusherBase, Peer):
         deadline = deadline_of(linger)
         try:
             if self._relay is not None:
-                with anyio.CancelScope(shield=True):
-                    await in_thread(self._end_outbox, linger)
+                await to_the_end(in_thread, self._end_outbox, linger)
             ticket = self._linger_ticket(linger)
             if ticket is not None:
                 try:
@@ -241,8 +241,8 @@ class Pusher(PusherBase, Peer):
                     self._tell_lingered(error, linger)
         finally:
             if self._plain:
-                with anyio.CancelScope(shield=True), contextlib.suppress(WaitExpired):
-                    await wait_async(*self._begin_end(left_of(deadline)))
+                with contextlib.suppress(WaitExpired):
+                    await to_the_end(wait_async, *self._begin_end(left_of(deadline)))
             else:
                 await self._end_driver()
         self._tell_left_behind()
@@ -250,7 +250,7 @@ class Pusher(PusherBase, Peer):
     async def __aexit__(self, t: type[BaseException] | None, v: BaseException | None, tb: TracebackType | None) -> None:
         try:
             await self.close()
-        except Unsettled:
+        except Unsettled as error:
             if v is None:
                 raise
-            log.exception("%s", self.name)
+            log.error("%s", error)  # what left the block is what the caller gets

@@ -256,6 +256,8 @@ class Row:
 def _cut(values: Mapping[int, Any], index: int, count: int) -> dict[int, Any]:
     if not values:
         return {}
+    if count < len(values):
+        return {i - index: values[i] for i in range(index, index + count) if i in values}
     return {i - index: value for i, value in values.items() if index <= i < index + count}
 
 

@@ -37,13 +37,16 @@ from zmqkit.patterns.pipeline.lanes import LANES
 from zmqkit.patterns.pipeline.outbox import OutboxTransaction, Relay
 from zmqkit.patterns.pipeline.outgoing import NOTHING, Outgoing, Wanted, check_plain, plan_of, wanted_of
 from zmqkit.patterns.pipeline.outlets import FRAMES, OutletPusherCore
+from zmqkit.patterns.pipeline.packing import CHUNK_BYTES as CHUNK_BYTES
+from zmqkit.patterns.pipeline.packing import CHUNK_MESSAGES as CHUNK_MESSAGES
+from zmqkit.patterns.pipeline.packing import pack_many
 from zmqkit.patterns.pipeline.pusher import PusherCore
 from zmqkit.patterns.pipeline.returning import about_of
 from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, DeadRow, Pack, Plan
 from zmqkit.patterns.pipeline.steering import ROLE
 from zmqkit.patterns.pipeline.steward import Steward, address_for, make_private, remove
 from zmqkit.patterns.pipeline.walltime import STATE
-from zmqkit.peer.base import Common, check_types, deadline_of, left_of
+from zmqkit.peer.base import Common, check_types
 from zmqkit.protocol import core
 from zmqkit.protocol.local import Local
 from zmqkit.transport.driver import Driver
@@ -52,11 +55,6 @@ from zmqkit.transport.tickets import Ticket, WaitExpired, wait
 Path = str | PathLike[str]
 
 log = logging.getLogger("zmqkit.pipeline")
-
-CHUNK_MESSAGES: Final = 256
-CHUNK_BYTES: Final = 1 << 20
-"""Bodies are packed, journalled and sent in runs of at most so many messages or bytes; a larger body goes alone."""
-
 
 MAX_FAILURES: Final = 20
 """The default of ``max_failures=``."""
@@ -243,14 +241,14 @@ class PusherBase(PipePeer):
         super()._set_up(driver)
         if self._control is not None:
             make_private(self._control)
-        if self._journal is not None and not self._plain and os.path.exists(f"{self._journal_path}-outboxes"):
+        if self._journal is not None and not self._plain and os.path.exists(f"{self._journal.path}-outboxes"):
             self._outbox_relay()  # what is left there from an earlier life is sent
 
     def _outbox_relay(self) -> Relay:
         with self._state_lock:
             if self._relay is None:
                 assert self._journal is not None
-                self._relay = Relay(self, str(self._journal_path), self._journal.uuid)
+                self._relay = Relay(self, self._journal.path, self._journal.uuid)
             return self._relay
 
     def transaction(self, db: Connection | Path | None = None, /) -> OutboxTransaction:
@@ -272,12 +270,8 @@ class PusherBase(PipePeer):
         return OutboxTransaction(self, db, waits=self._waits)
 
     def _drain_outbox(self, seconds: float | None) -> float | None:
-        """Wait until what was committed before is in the journal, so long at most. Returns the seconds left."""
-        if self._relay is None:
-            return seconds
-        deadline = deadline_of(seconds)
-        self._relay.drain(seconds)
-        return left_of(deadline)
+        """Wait until what was committed before is in the journal. Returns the seconds left. See `Relay.flush`."""
+        return seconds if self._relay is None else self._relay.flush(seconds)
 
     def _end_outbox(self, linger: float | None) -> None:
         relay = self._relay
@@ -316,12 +310,7 @@ class PusherBase(PipePeer):
         return self._packed(codec, data, found, kept)
 
     def _pack_many(self, bodies: list[Any], ids: list[str] | None = None) -> list[Pack]:
-        """Encode bodies, `Outgoing` ones among them, into packs that keep to the limits of a chunk.
-
-        Args:
-            bodies: what is sent.
-            ids: of all of them, where they have none of their own; then none is looked for among those sent before.
-        """
+        """Encode bodies, `Outgoing` ones among them. See `packing.pack_many`."""
         asked = Outgoing in set(map(type, bodies))
         if self._plain and (self._codec == "raw" or asked):
             return [
@@ -330,44 +319,7 @@ class PusherBase(PipePeer):
                 else self._pack_plain(each, NOTHING)
                 for each in bodies
             ]
-        found: dict[int, Wanted] = {}
-        if asked:
-            for at, each in enumerate(bodies):
-                if type(each) is Outgoing:
-                    bodies[at] = each.body
-                    found[at] = wanted_of(each)
-        lengths, blob = codecs.encode_many(bodies, self._codec, limits=self._limits)
-        now = time.time_ns() // 1000
-        if not asked and len(blob) <= CHUNK_BYTES and len(lengths) <= CHUNK_MESSAGES:
-            return [Pack(self._codec, now, lengths, blob, dict(enumerate(ids)) if ids else {}, {})]
-        packs = []
-        start = offset = 0
-        while start < len(lengths):
-            end, size = start, 0
-            times = found.get(start, NOTHING).times
-            while end < len(lengths) and end - start < CHUNK_MESSAGES and found.get(end, NOTHING).times == times:
-                if end > start and size + lengths[end] > CHUNK_BYTES:
-                    break
-                size += lengths[end]
-                end += 1
-            named = dict(enumerate(ids[start:end])) if ids else {}
-            here = {at - start: found[at] for at in range(start, end) if at in found} if found else {}
-            own = {at: each.id for at, each in here.items() if each.id is not None}
-            keys = {at: each.key for at, each in here.items() if each.key is not None}
-            packs.append(
-                Pack(
-                    self._codec,
-                    now,
-                    lengths[start:end],
-                    blob[offset : offset + size],
-                    {**named, **own},
-                    {at: each.headers for at, each in here.items() if each.headers},
-                    False,
-                    plan_of(keys, found.get(start, NOTHING), bool(own) and not ids),
-                )
-            )
-            start, offset = end, offset + size
-        return packs
+        return pack_many(bodies, self._codec, self._limits, time.time_ns() // 1000, ids)
 
     def _append(self, pack: Pack, ticket: Ticket | None, *, wait: bool, watcher: Any = None, lazy: bool = False) -> int:
         """Give the messages their sequences and hand them to the core. Returns the first one."""
@@ -380,6 +332,15 @@ class PusherBase(PipePeer):
             self._handed_bytes += len(pack.blob)
             hand(self._core.append, pack, first, ticket, wait, watcher)
         return first
+
+    def _append_all(self, packs: Sequence[Pack], ticket: Ticket) -> None:
+        """The same for packs that are accepted together: all of them, or none."""
+        driver = self._open_driver
+        with self._state_lock:
+            first = self._sequence
+            self._sequence = first + sum(map(len, packs))
+            self._handed_bytes += sum([len(pack.blob) for pack in packs])
+            driver.post(self._core.append_all, packs, first, ticket)
 
     def _relay_pack(self, pack: Pack) -> Ticket:
         """Take messages from an outbox, also while this closes. Returns what to wait for until they are stored."""
@@ -420,6 +381,11 @@ class PusherBase(PipePeer):
         ticket = self._open_driver.ticket()
         first = self._append(pack, ticket, wait=wait, lazy=lazy)
         return self._receipt(self, pack.ids.get(0) or self._id(first), first, ticket)
+
+    @property
+    def _bounded(self) -> bool:
+        """What waits is bounded: senders may wait for room."""
+        return self._max_waiting is not None or self._journal_path is None
 
     def _check_room(self, pack: Pack) -> None:
         """For sends that do not wait: refuse before anything is handed over."""
@@ -462,10 +428,10 @@ class PusherBase(PipePeer):
 
     def _unflushed(self, until: Point, timeout: float | None) -> WaitTimeout:
         count = self._core.unsettled
-        waiting = f"{counted(count)} {'is' if count == 1 else 'are'} not settled{self._doubtful()}"
-        if until == "settled":
-            return WaitTimeout(f"{waiting} after {timeout} s")
-        return WaitTimeout(f"not all is {until} after {timeout} s; {waiting}")
+        waiting = f"{counted(count)} {'is' if count == 1 else 'are'} not settled"
+        late = f"after {timeout} s"
+        told = f"{waiting} {late}" if until == "settled" else f"not all is {until} {late}; {waiting}"
+        return WaitTimeout(f"{told}{self._doubtful()}; {self._company()}")
 
     def _doubtful(self) -> str:
         """What to add about messages that wait for their inbox; nothing if none does."""

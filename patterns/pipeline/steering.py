@@ -209,6 +209,7 @@ class Sought:
     last: int
     size_bytes: int
     ids: tuple[str, ...]
+    inbox: bytes
 
     @classmethod
     def of(cls, arguments: dict[str, Any]) -> Self:
@@ -217,4 +218,7 @@ class Sought:
         if type(ids) is not list or len(ids) > MOST_IDS or not all(type(each) is str for each in ids):
             raise DecodeError(f"ids are texts, {MOST_IDS} at most")
         first, last, size = (wire.number(arguments.get(name, 0), name) for name in ("first", "last", "size_bytes"))
-        return cls(wire.text(arguments.get("log", ""), "log", 31), first, last, size, tuple(ids))
+        inbox = arguments.get("inbox", b"")
+        if type(inbox) is not bytes:
+            raise DecodeError("an inbox's id is bytes")
+        return cls(wire.text(arguments.get("log", ""), "log", 31), first, last, size, tuple(ids), inbox)

@@ -72,6 +72,10 @@ class LiveJournal(Peer):
         """Throw dead letters away, all if none is named. Returns how many. Raises `JournalError`."""
         return self._each("drop", ids)
 
+    def release(self, inbox: bytes) -> int:
+        """Let what is in doubt at an inbox go to anybody. Returns how many jobs. Raises `JournalError`."""
+        return int(self._asked("release", inbox=inbox).value)
+
     def _each(self, verb: str, ids: Sequence[str]) -> int:
         parts = [list(ids[at : at + MOST_IDS]) for at in range(0, len(ids), MOST_IDS)]
         return sum(int(self._asked(verb, ids=part).value) for part in parts or [[]])

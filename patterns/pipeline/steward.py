@@ -169,11 +169,17 @@ def _drop(pusher: Any, number: int, sought: Sought) -> Answer:
     return Answer(number, value=sort(DeadLettersBase(pusher), sought.ids, again=False))
 
 
+def _release(pusher: Any, number: int, sought: Sought) -> Answer:
+    count = wait(pusher._ask(pusher._core.release, sought.inbox), None)
+    return Answer(number, "no such inbox is known" if count is None else "", count)
+
+
 VERBS: Final[dict[str, Callable[[Any, int, Sought], Answer]]] = {
     "totals": _totals,
     "read": _read,
     "retry": _retry,
     "drop": _drop,
+    "release": _release,
 }
 """What may be asked of a pusher."""
 

@@ -143,6 +143,16 @@ class StoringCore(PatternCore):
         else:
             self._arrive(Arrival(pack, first, ticket, wait, watcher))
 
+    def append_all(self, packs: Sequence[Pack], first: int, ticket: Any, now: float) -> None:
+        """The same for packs that are accepted together, when there is room for all, and stored together."""
+        wall_us = self.wall.us(now)
+        parts = []
+        for pack in packs:
+            due, expires = times(pack.plan, wall_us) if pack.plan is not None else (0, 0)
+            parts.append(Arrival(pack, first, None, True, None, (), due, expires))
+            first += len(pack)
+        self._arrive(parts[0]._replace(ticket=ticket, more=parts[1:]))
+
     def redrive(self, pack: Pack, first: int, letters: Sequence[int], ticket: Any, now: float) -> None:
         """The same for dead letters, claimed, which go as this is stored."""
         self._arrive(Arrival(pack, first, ticket, True, None, letters))
@@ -150,7 +160,7 @@ class StoringCore(PatternCore):
     def _arrive(self, arrival: Arrival) -> None:
         if self._broken is not None:
             self._refuse(arrival, self._broken)
-        elif not arrival.wait and not self._has_room(arrival.pack, [each.pack for each in self._arrivals]):
+        elif not arrival.wait and not self._has_room(arrival, self._arrivals):
             self._refuse(arrival, Full("no room, and timeout=0: nothing was stored"))
         else:
             self._arrivals.append(arrival)
@@ -161,7 +171,7 @@ class StoringCore(PatternCore):
             if arrival.ticket is ticket:
                 del self._arrivals[at]
                 self._passed(arrival)
-                self.counters["sends_refused"] += len(arrival.pack)
+                self.counters["sends_refused"] += arrival.messages
                 self.out.replies.append((answer, True))
                 return
         self.out.replies.append((answer, False))
@@ -337,39 +347,44 @@ class StoringCore(PatternCore):
         """Bytes of bodies in rows that are not settled."""
         return self._bytes
 
-    def _has_room(self, pack: Pack, ahead: Sequence[Pack] = ()) -> bool:
-        """Whether a pack may be accepted now, after those `ahead` of it."""
+    def _has_room(self, arrival: Arrival, ahead: Iterable[Arrival] = ()) -> bool:
+        """Whether it may be accepted now, after those `ahead` of it."""
         limit = self.settings.max_waiting
-        unsettled = self.unsettled + sum(map(len, ahead))
         if not self.settings.durable:
             limits = self.settings.limits
             limit = limits.queued_messages if limit is None else min(limit, limits.queued_messages)
-            size = self._bytes + sum(len(each.blob) for each in ahead)
-            if size and size + len(pack.blob) > limits.queued_bytes:
+            size = self._bytes + sum([each.size for each in ahead])
+            if size and size + arrival.size > limits.queued_bytes:
                 return False
+        if limit is None:
+            return True
+        unsettled = self.unsettled + sum([each.messages for each in ahead])
         # One that is larger than the whole limit passes alone.
-        return limit is None or unsettled + len(pack) <= limit or not unsettled
+        return unsettled + arrival.messages <= limit or not unsettled
 
     def _refuse(self, arrival: Arrival, error: Exception) -> None:
         self._passed(arrival)
-        self.counters["sends_refused"] += len(arrival.pack)
+        self.counters["sends_refused"] += arrival.messages
         if arrival.ticket is not None:
             self.out.replies.append((arrival.ticket, error))
         if arrival.watcher is not None:
-            self.out.replies.extend([(arrival.watcher, error)] * len(arrival.pack))
+            self.out.replies.extend([(arrival.watcher, error)] * arrival.messages)
 
     def _passed(self, arrival: Arrival) -> None:
         """It will not be stored: nobody need wait for its sequences."""
         self.letters.release(arrival.letters)
-        self.stored_bytes += len(arrival.pack.blob)
-        self.accepted_up_to = max(self.accepted_up_to, last := arrival.first + len(arrival.pack) - 1)
+        self.stored_bytes += arrival.size
+        self.accepted_up_to = max(self.accepted_up_to, last := arrival.first + arrival.messages - 1)
         if not self._storing:
             self.stored_up_to = max(self.stored_up_to, last)
 
     def _admit(self, now: float) -> None:
         """Turn what arrived into rows, neighbours together, as far as there is room."""
-        while self._arrivals and self._has_room(self._arrivals[0].pack):
+        while self._arrivals and self._has_room(self._arrivals[0]):
             first = self._arrivals.popleft()
+            if first.more:
+                self._admit_together(first, now)
+                continue
             group, count, size = [first], len(first.pack), len(first.pack.blob)
             self._accept(first)
             while self._arrivals:
@@ -377,28 +392,41 @@ class StoringCore(PatternCore):
                 count += len(each.pack)
                 size += len(each.pack.blob)
                 if (
-                    count > ROW_MESSAGES or size > ROW_BYTES or each.pack.codec != first.pack.codec
-                    or each.first != group[-1].first + len(group[-1].pack) or not self._has_room(each.pack)
+                    count > ROW_MESSAGES or size > ROW_BYTES or each.pack.codec != first.pack.codec or each.more
+                    or each.first != group[-1].first + len(group[-1].pack) or not self._has_room(each)
                     or (each.pack.plan is None) != (first.pack.plan is None)
                     or ((each.pack.dated or first.pack.dated) and each.pack.sent_at != first.pack.sent_at)
                 ):  # fmt: skip
                     break
                 self._accept(each)
                 group.append(self._arrivals.popleft())
-            if first.pack.plan is not None:
-                self._admit_planned(group, now)
-                continue
-            row = merge(group, self.settings.origin)
-            self._bind(row, group)
-            tickets = [each.ticket for each in group if each.ticket is not None]
-            letters = [key for each in group for key in each.letters]
-            if letters:
-                self.letters.remove(letters)
-            number = self._write(MESSAGES, row.key, row.count, row.pack() if self.settings.durable else b"")
-            if row.bound:
-                number = self._write_bound(row)
-            self._storing.append(Storing(number, row, tickets, letters, row.last))
-            self.accepted_up_to = row.last
+            self._admit_group(group, now)
+
+    def _admit_together(self, arrival: Arrival, now: float) -> None:
+        """One with `more`: each part becomes rows of its own, and all are told of when the last one is stored."""
+        for part in (arrival._replace(ticket=None), *arrival.more):
+            self._accept(part)
+            self._admit_group([part], now)
+        if self._storing:
+            self._storing[-1].tickets.append(arrival.ticket)
+        else:
+            self.out.replies.append((arrival.ticket, None))
+
+    def _admit_group(self, group: list[Arrival], now: float) -> None:
+        if group[0].pack.plan is not None:
+            self._admit_planned(group, now)
+            return
+        row = merge(group, self.settings.origin)
+        self._bind(row, group)
+        tickets = [each.ticket for each in group if each.ticket is not None]
+        letters = [key for each in group for key in each.letters]
+        if letters:
+            self.letters.remove(letters)
+        number = self._write(MESSAGES, row.key, row.count, row.pack() if self.settings.durable else b"")
+        if row.bound:
+            number = self._write_bound(row)
+        self._storing.append(Storing(number, row, tickets, letters, row.last))
+        self.accepted_up_to = row.last
 
     def _bind(self, row: Row, group: list[Arrival]) -> None:
         """Dead letters that may have had their effect in an inbox go only there."""
@@ -418,20 +446,20 @@ class StoringCore(PatternCore):
         wall_us = self.wall.us(now)
         for sequence in self.dedupe.evict(wall_us):
             self._write_beside(IDS, sequence, None)
-        rows, ids, before = cut(group, self.settings.origin, self.backlog.lanes, self.dedupe, wall_us)
+        rows, ids, hashes, before = cut(group, self.settings.origin, self.backlog.lanes, self.dedupe, wall_us)
         last = group[-1].first + len(group[-1].pack) - 1
         letters = [key for each in group for key in each.letters]
         if letters:
             self.letters.remove(letters)
         if before:
             self._leave_out(group, before)
-        for row, fresh in zip(rows, ids, strict=True):
+        for row, fresh, hashed in zip(rows, ids, hashes, strict=True):
             number = self._write(MESSAGES, row.key, row.count, row.pack() if self.settings.durable else b"")
             self._bind(row, group)
             if row.bound:
                 number = self._write_bound(row)
             if row.special:
-                entry = self.backlog.lanes.accept(row)
+                entry = self.backlog.lanes.accept(row, hashed)
                 number = self._write(LANES, row.key, row.count, entry.pack() if self.settings.durable else b"")
             for sequence in fresh:
                 number = self._write(IDS, sequence, 0, pack_id(row.ids[sequence - row.key], wall_us))

@@ -504,10 +504,12 @@ def check_handler(handler: Callable[..., object], *, coroutines: bool, yields: b
         ) from None
 
 
-def check_run(batch: int | None, wait: float = 0.0, **at_a_time: int) -> None:
+def check_run(batch: int | None, wait: float = 0.0, *, processes: int = 0, **at_a_time: int) -> None:
     """Raises for what ``run`` does not take."""
     for name, count in at_a_time.items():
         checks.whole(name, count)
+        if processes and count > 1:
+            raise UsageError(f"processes= says how many handlers run at a time: leave {name}= out")
     checks.whole("batch", batch, none=True)
     checks.seconds("wait", wait)
 

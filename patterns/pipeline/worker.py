@@ -65,7 +65,7 @@ class Worker(TwoSided, Peer):
         **common: Unpack[Common],
     ) -> None:
         check_handler(handler, coroutines=False, yields=True)
-        check_run(batch, threads=threads)
+        check_run(batch, threads=threads, processes=processes)
         super().__init__(handler, processes or threads, batch, on_error, processes, time_limit, source, sink, common)
 
     # ---- a peer of two sides -------------------------------------------------------

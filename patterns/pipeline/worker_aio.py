@@ -22,7 +22,7 @@ from zmqkit.patterns.pipeline.jobs import JobBase
 from zmqkit.patterns.pipeline.pulling_aio import Puller, call_within
 from zmqkit.patterns.pipeline.pushing_aio import Pusher
 from zmqkit.patterns.pipeline.taking import check_handler, check_run
-from zmqkit.peer.aio import Peer, run_tasks
+from zmqkit.peer.aio import Peer, run_tasks, to_the_end
 from zmqkit.peer.base import Addresses, Common
 from zmqkit.peer.hooks import stop_on_signals
 from zmqkit.transport.tickets import Ticket, WaitExpired
@@ -59,7 +59,7 @@ class Worker(TwoSided, Peer):
         **common: Unpack[Common],
     ) -> None:
         check_handler(handler, coroutines=True, yields=True)
-        check_run(batch, tasks=tasks, threads=threads)
+        check_run(batch, tasks=tasks, threads=threads, processes=processes)
         plain = not (inspect.iscoroutinefunction(handler) or inspect.isasyncgenfunction(handler))
         at_a_time = processes or threads if plain else tasks
         super().__init__(handler, at_a_time, batch, on_error, processes, time_limit, source, sink, common)
@@ -74,12 +74,14 @@ class Worker(TwoSided, Peer):
 
     async def close(self, timeout: float | None = -1.0) -> None:
         """Give back what is not settled, and close both sides."""
-        with anyio.CancelScope(shield=True):
-            await self._source.close(timeout)
-            if self._sink is not None:
-                with contextlib.suppress(Unsettled):  # the inputs were not acked: they come again
-                    await self._sink.close(0)
-                await self._sink._await_end(self._sink._linger if timeout == -1.0 else timeout)
+        await to_the_end(self._close_both, timeout)
+
+    async def _close_both(self, timeout: float | None) -> None:
+        await self._source.close(timeout)
+        if self._sink is not None:
+            with contextlib.suppress(Unsettled):  # the inputs were not acked: they come again
+                await self._sink.close(0)
+            await self._sink._await_end(self._sink._linger if timeout == -1.0 else timeout)
 
     async def wait_for_peers(self, count: int = 1, *, timeout: float | None = None) -> None:
         """Wait until each side has so many peers."""

@@ -11,8 +11,9 @@ This file only says where each name lives; a name is imported when it is first u
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from zmqkit import lazily
 
 if TYPE_CHECKING:
     from zmqkit.patterns.pubsub.sync import Message, Publisher, Subscriber
@@ -26,15 +27,4 @@ _HOMES = {
 
 __all__ = ["Message", "Publisher", "Subscriber"]
 
-
-def __getattr__(name: str) -> object:
-    try:
-        home = _HOMES[name]
-    except KeyError:
-        raise AttributeError(f"module 'zmqkit.patterns.pubsub' has no attribute {name!r}") from None
-    value = globals()[name] = getattr(importlib.import_module(home), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazily.attach(__name__, _HOMES)

@@ -1,4 +1,4 @@
-"""The subscriber's core, second part: what is fetched over the recovery channel (docs/protocol.md, 14.4 to 14.6).
+"""The subscriber's core, third part: what is fetched over the recovery channel (docs/protocol.md, 14.4 to 14.6).
 
 Pure. Does a stream's `Task`: asks, takes what comes, begins anew over the next session, or gives up. What follows when
 a task is done is decided by the parts above.
@@ -9,10 +9,10 @@ from __future__ import annotations
 import random
 from typing import Any, Final
 
-from zmqkit.errors import CursorInUse, CursorNotMoved, DecodeError
+from zmqkit.errors import DecodeError
 from zmqkit.events import EpochChanged, RecoveryUnreachable, SubscriptionsRefused
 from zmqkit.patterns.pubsub import talk
-from zmqkit.patterns.pubsub.delivering import Delivering
+from zmqkit.patterns.pubsub.committing import Committing
 from zmqkit.patterns.pubsub.seen import MARK_EVERY, Span
 from zmqkit.patterns.pubsub.settings import SubscriberSettings
 from zmqkit.patterns.pubsub.streams import FEEDING, LIVE, Stream, Task
@@ -31,18 +31,13 @@ COMPARE_TRIES: Final = 2
 AGAIN_SECONDS: Final = 1.0
 """After a refusal that may pass, it is asked again."""
 
-CURSOR_SECONDS: Final = 2.0
-"""A cursor in use is asked for again for a heartbeat bound, and so many seconds more."""
 
-
-class Fetching(Delivering):
+class Fetching(Committing):
     """The recovery channels of a subscriber's core."""
 
     def __init__(self, local: Local, rng: random.Random, settings: SubscriberSettings) -> None:
         super().__init__(local, rng, settings)
         self._by_session: dict[bytes, Stream] = {}
-        self._commits: dict[tuple[str, int], tuple[Any, str, int]] = {}
-        """By publisher and number: who asked, and the epoch and offset that are committed."""
         bound = local.heartbeat.bound
         self.unreachable_after = max(10.0, 4 * bound) if settings.unreachable is None else settings.unreachable
 
@@ -70,19 +65,16 @@ class Fetching(Delivering):
         stream.asked = None
         self._timers.cancel(("reach", stream.publisher))
         self._by_session[session.id] = stream
-        self._released[session.id] = [0, 0]
+        self._released.setdefault(session.id, [0, 0])
         self.tell_topics(stream, now)
         if stream.behind_fence:
             self._say(stream, talk.Joined(stream.number, stream.fence), now)
-        for (publisher, number), (_, epoch, offset) in self._commits.items():
-            if publisher == stream.publisher:
-                self._say(stream, talk.Commit(epoch, offset, number), now)
+        self.commit_again(stream, now)
         if stream.task is not None:
             self.ask(stream, now)
 
     def detach(self, session: Session, now: float) -> Stream | None:
-        """The session is gone. Returns its stream."""
-        self._released.pop(session.id, None)
+        """The session is gone, or not the stream's any more. Returns its stream."""
         stream = self._by_session.pop(session.id, None)
         if stream is None or stream.session is not session:
             return None
@@ -92,6 +84,7 @@ class Fetching(Delivering):
         stream.since = now
         self._timers.cancel(("again", stream.publisher))
         if stream.task is not None:
+            self._stop_feed(stream.task, session, now)
             stream.task.ask = 0
         if stream.link is not None:
             self.await_session(stream, now)
@@ -101,10 +94,6 @@ class Fetching(Delivering):
         """Tell, after a while, that there is none."""
         if stream.session is None and not stream.unreachable:
             self._timers.sooner(("reach", stream.publisher), now + self.unreachable_after)
-
-    def _say(self, stream: Stream, message: Any, now: float) -> None:
-        if stream.session is not None:
-            self.sessions.send(stream.session, message.pack(), 0, now)
 
     def tell_topics(self, stream: Stream, now: float) -> None:
         """Tell the session which topics are in force."""
@@ -132,37 +121,6 @@ class Fetching(Delivering):
         if stream.task is not None:
             self.give_up(stream, now)
 
-    # ---- a verb of the user ----------------------------------------------------------
-
-    def commit(self, publisher: str, epoch: str, offset: int, ticket: Any, now: float) -> None:
-        """Move the cursor at a publisher. `ticket` gets None once that is stored there, or the error.
-
-        Without a session it waits for one. With ticket None nobody is told.
-        """
-        stream = self.streams.get(publisher)
-        if stream is None:
-            if ticket is not None:
-                why = f"publisher {publisher[:8]} is gone, and its cursor with it: nothing to commit there"
-                self.out.replies.append((ticket, CursorNotMoved(why)))
-            return
-        number = 0
-        if ticket is not None:
-            number = stream.number_next()
-            self._commits[publisher, number] = (ticket, epoch, offset)
-        self._say(stream, talk.Commit(epoch, offset, number), now)
-
-    def _committed(self, stream: Stream, message: talk.Committed) -> None:
-        asked = self._commits.pop((stream.publisher, message.ask), None)
-        if asked is not None:
-            trouble = CursorNotMoved(f"the cursor was not moved: {message.trouble}") if message.trouble else None
-            self.out.replies.append((asked[0], trouble))
-
-    def drop_commits(self, publisher: str | None, reason: str) -> None:
-        """Nobody will answer these; None: none of all."""
-        for key in [key for key in self._commits if publisher is None or key[0] == publisher]:
-            ticket, _, _ = self._commits.pop(key)
-            self.out.replies.append((ticket, CursorNotMoved(f"the cursor was not moved: {reason}")))
-
     # ---- asking ----------------------------------------------------------------------
 
     def begin(self, stream: Stream, task: Task, now: float) -> None:
@@ -181,8 +139,12 @@ class Fetching(Delivering):
         """Take a stream's task from it. What is on its way is not taken any more."""
         task, stream.task = stream.task, None
         self._timers.cancel(("again", stream.publisher))
-        if task is not None and task.ask and task.why != "compare":
-            self._say(stream, talk.Stop(task.ask), now)
+        if task is not None and stream.session is not None:
+            self._stop_feed(task, stream.session, now)
+
+    def _stop_feed(self, task: Task, session: Session, now: float) -> None:
+        if task.ask and task.why != "compare" and not session.ended:
+            self.sessions.send(session, talk.Stop(task.ask).pack(), 0, now)
 
     def ask(self, stream: Stream, now: float) -> None:
         """Say in the session what is wanted, from where it was on."""
@@ -229,6 +191,7 @@ class Fetching(Delivering):
         """A publisher tells something."""
         stream = self._by_session.get(session.id)
         if stream is None:
+            self._received_of_none(session, frames, messages, now)
             return
         message = talk.read_from_publisher(frames)
         kind = type(message)
@@ -238,7 +201,7 @@ class Fetching(Delivering):
         if messages:
             raise DecodeError(f"{kind.__name__} counts no messages")
         if isinstance(message, talk.Committed):
-            self._committed(stream, message)
+            self.committed(stream, message)
         elif isinstance(message, talk.Checked):
             self._checked(stream, message, now)
         elif isinstance(message, talk.Leave):
@@ -251,6 +214,15 @@ class Fetching(Delivering):
             if task is not None and task.ask == message.feed:
                 stream.cursor_since = None
                 _BY_KIND[kind](self, stream, task, message, now)
+
+    def _received_of_none(self, session: Session, frames: Frames, messages: int, now: float) -> None:
+        """Something came in a session that is no stream's: not yet, as no fence came, or not any more."""
+        if messages:
+            self.give_credit(session, messages, sum(map(len, frames)))
+            return
+        message = talk.read_from_publisher(frames)
+        if isinstance(message, talk.Refused) and message.code == "cursor in use" and self.settings.cursor:
+            self.cursor_in_use(session, None, message.text, now)
 
     def _block(self, stream: Stream, block: Block, frames: Frames, messages: int, now: float) -> None:
         size = sum(map(len, frames))
@@ -282,8 +254,9 @@ class Fetching(Delivering):
 
     def _chosen(self, stream: Stream, task: Task, block: Block) -> list[int] | None:
         """The indexes of the messages that the user wants and has not got; None: all."""
-        matches = self.filter.matches
-        wanted = list(map(matches, block.topics))
+        if task.why == "values" and block.epoch == stream.epoch != stream.position_epoch:
+            return []  # it was opened anew, and uses offsets again: these are no values of what was before
+        wanted = list(map(self.filter.matches, block.topics))
         if task.why == "gap" and not task.whole:
             # Of other topics something older may be missing, too: they have gaps of their own.
             wanted = [topic == task.topic for topic in block.topics]
@@ -334,6 +307,11 @@ class Fetching(Delivering):
 
     def _begun(self, stream: Stream, task: Task, message: talk.Begun, now: float) -> None:
         if task.why in ("catch up", "follow"):
+            if stream.position is None and task.kind == "earliest" and self._went_since_met(stream, message):
+                self.stop(stream, now)
+                epoch, after = stream.met or ("", 0)
+                self.begin(stream, Task(task.why, "after", epoch, after, task.until), now)
+                return
             if stream.position is None or message.after < task.after or self._lost_its_tail(stream, message):
                 stream.turn_over(message.after, message.epoch)
             elif task.kind == "after" and message.after > task.after:
@@ -341,6 +319,11 @@ class Fetching(Delivering):
                 stream.arrive(message.after, message.epoch)
             task.after, task.epoch, task.kind = message.after, message.epoch, "after"
         task.begun = True
+
+    @staticmethod
+    def _went_since_met(stream: Stream, message: talk.Begun) -> bool:
+        """Whether the earliest message that there is comes after one that was published when we listened already."""
+        return stream.met is not None and message.after > stream.met[1]
 
     @staticmethod
     def _lost_its_tail(stream: Stream, message: talk.Begun) -> bool:
@@ -431,9 +414,7 @@ class Fetching(Delivering):
             stream.arrive(until, stream.position_epoch)
             stream.tally.restart(until)
         else:
-            if task.why == "values":
-                offset = until
-            elif task.why == "compare":
+            if task.why in ("values", "compare"):
                 offset, epoch = until, stream.position_epoch
             stream.arrive(offset, epoch)
             stream.tally.restart(stream.position or 0)
@@ -462,7 +443,8 @@ class Fetching(Delivering):
             stream.asked = None
             if message.verdict == RIGHT:
                 stream.tally.right(span)
-                stream.seen.rise(span.up_to)
+                if not stream.tally.doubtful:
+                    stream.seen.rise(span.up_to)
             elif message.verdict == WRONG:
                 self.counters["comparisons_wrong"] += 1
                 self.repair(stream, span, now)
@@ -486,8 +468,11 @@ class Fetching(Delivering):
             self.begin(stream, repair, now)
             return
         if verdict != WRONG:
-            if verdict != RIGHT and task.topic:
+            if verdict != RIGHT:
                 self.counters["gaps_doubtful"] += 1
+                if stream.lossy and not task.topic:
+                    why = "it cannot be told any more whether all of them came, and some before them had not"
+                    self.tell_lost(stream, stream.epoch, (), task.span.after + 1, task.until, why)
             self._finish(stream, task.until, stream.epoch, now)
             return
         self.counters["comparisons_wrong"] += 1
@@ -510,7 +495,8 @@ class Fetching(Delivering):
             self.out.events.append(SubscriptionsRefused(self.local.name, self.local.name, message.text))
             return
         if message.code == "cursor in use" and self.settings.cursor:
-            self._cursor_in_use(stream, message.text, now)
+            assert stream.session is not None
+            self.cursor_in_use(stream.session, stream, message.text, now)
             return
         if task is None or not message.feed or task.ask != message.feed:
             if not message.feed:
@@ -540,20 +526,6 @@ class Fetching(Delivering):
             self.ask(stream, now)
         else:
             self._finish(stream, task.until or 0, stream.epoch, now)
-
-    def _cursor_in_use(self, stream: Stream, text: str, now: float) -> None:
-        """Its holder may be dead, and the publisher not know yet: ask again, in a new session."""
-        session = stream.session
-        assert session is not None
-        bound = max(self.local.heartbeat.bound, session.peer.bound)
-        if stream.cursor_since is None:
-            stream.cursor_since, stream.cursor_told = now, False
-        if not stream.cursor_told and now >= stream.cursor_since + bound + CURSOR_SECONDS:
-            stream.cursor_told = True
-            name = str(self.local.about.get("cursor", ""))
-            message = f"another subscriber holds the cursor {name!r} at publisher {stream.publisher[:8]}: {text}"
-            self.raise_at_place(CursorInUse(message))
-        self.sessions.goodbye(session, "the cursor is in use", now)
 
     def ask_again(self, stream: Stream, now: float) -> None:
         """The time after a refusal is over."""

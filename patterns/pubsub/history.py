@@ -245,7 +245,10 @@ class History:
         """What comes after this offset is in memory."""
         if not self.durable:
             return self.gone
-        return self._keys[self._head] - 1 if self._head < len(self._keys) else self.last
+        if self._head == len(self._keys):
+            return self.last
+        first = self._keys[self._head]
+        return self.gone if first == self._first_key else first - 1
 
     def following(self, offset: int) -> Row | None:
         """The row in memory with the first message after an offset that is not below `window`."""

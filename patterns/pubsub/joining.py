@@ -1,4 +1,4 @@
-"""The subscriber's core, fourth part: data links, fences, and which streams live on the data plane (14.3 and 14.7).
+"""The subscriber's core, fifth part: data links, fences, and which streams live on the data plane (14.3 and 14.7).
 
 Pure. A fence says who publishes here, and from which offset on what comes is whole. A link whose user is slow is left,
 its streams are followed by feeds, and it is joined again when they have caught up.
@@ -28,6 +28,9 @@ from zmqkit.protocol.session import Session
 MAX_STREAMS: Final = 10_000
 """So many publishers at most; those that are away are forgotten first."""
 
+MAX_LEFT: Final = 1_000
+"""So many positions are remembered of publishers that were forgotten, the newest: they may come back elsewhere."""
+
 MAX_STREAMS_OF_LINK: Final = 1_000
 """So many publishers may be behind one address that we connected to; more than one only where something forwards..."""
 
@@ -50,6 +53,8 @@ class Joining(Living):
         self._hints: dict[str, str] = {}
         self._numbers = 0
         self._by_name: dict[bytes, Stream] = {}
+        self._left: dict[str, tuple[str, int]] = {}
+        """Where publishers were that are forgotten now: epoch and offset."""
         self._sessions_by_name: dict[bytes, list[Session]] = {}
 
     # ---- links -----------------------------------------------------------------------
@@ -205,15 +210,17 @@ class Joining(Living):
         self.streams[fence.publisher] = stream
         self._by_name[fence.stream] = stream
         self.share_memory()
-        known = self.settings.positions.get(fence.publisher)
-        if known is not None:
+        known = self._left.pop(fence.publisher, None) or self.settings.positions.get(fence.publisher)
+        if known is None:
+            stream.met = fence.epoch, fence.offset
+        else:
             epoch, offset = known
             stream.turn_over(offset, epoch)
         before = self._predecessor(link, fence)
         if before is not None:
             # Who was here is gone, and somebody else came in his place.
             self._leave_seat(before, now)
-            stream.anew = True
+            stream.anew = known is None
             last = before.position or 0
             self.out.events.append(EpochChanged(self.local.name, fence.publisher, fence.epoch, last, tail_unknown=True))
             if not before.durable and self.streams.get(before.publisher) is before:
@@ -247,8 +254,12 @@ class Joining(Living):
         return False
 
     def _forget(self, stream: Stream, reason: str, now: float) -> None:
-        """A publisher will not come back."""
+        """A publisher will not come back, as far as one can tell."""
         stream.state = WAITING
+        if stream.position is not None:
+            self._left[stream.publisher] = (stream.position_epoch, stream.position)
+            if len(self._left) > MAX_LEFT:
+                del self._left[next(iter(self._left))]
         self.drop_held(stream)
         self.stop(stream, now)
         del self.streams[stream.publisher]
@@ -348,6 +359,7 @@ class Joining(Living):
             if not sessions:
                 del self._sessions_by_name[name or b""]
         stream = self.detach(session, now)
+        self._released.pop(session.id, None)
         if stream is None:
             return
         if sessions:
@@ -391,6 +403,8 @@ class Joining(Living):
         self._say(stream, talk.Joined(stream.number, fence), now)
         task = stream.task
         if task is not None and task.why == "values":
+            if stream.unreachable:
+                self.give_up(stream, now)
             return
         task = self._first_task(stream, fence)
         if task is not None:
@@ -452,6 +466,8 @@ class Joining(Living):
     def _follow(self, stream: Stream, fence: int, now: float) -> None:
         """The stream is not on the data plane: a feed brings what there is, and what will be."""
         stream.state = FEED
+        if stream.task is not None and stream.task.why == "values":
+            return  # what there was before the first fence comes first
         if stream.task is None or stream.task.why not in ("compare", "repair", "follow"):
             doubt = self._doubt(stream)
             if doubt is not None:
@@ -475,7 +491,7 @@ class Joining(Living):
             task = Task("follow", "earliest", stream.epoch, 0, None)
         else:
             stream.turn_over(fence, stream.epoch)
-            task = Task("follow", "after", stream.epoch, fence, None)
+            task = Task("values", "after", stream.epoch, 0, fence)
         self.begin(stream, task, now)
 
     def _leave(self, link: DataLink, reason: str, now: float) -> None:

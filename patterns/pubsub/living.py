@@ -1,4 +1,4 @@
-"""The subscriber's core, third part: what comes over the data plane (docs/protocol.md, 14.2 and 14.6).
+"""The subscriber's core, fourth part: what comes over the data plane (docs/protocol.md, 14.2 and 14.6).
 
 Pure. A frame is handed on if its stream is live and nothing is missing before it; else it is held, or the hole is told.
 A stream compares with its publisher, now and then, whether that was all.
@@ -260,12 +260,13 @@ class Living(Fetching):
 
     def done_with(self, stream: Stream, task: Task, now: float) -> None:
         """See `Fetching`."""
-        if stream.state is FEED and task.why in ("compare", "repair"):
+        past = task.why in ("values", "compare", "repair")
+        if stream.state is FEED and past:
             self.follow_on(stream, now)
         if stream.state is not FEEDING:
             return
         assert stream.position is not None
-        if stream.position < stream.fence and task.why in ("values", "compare", "repair"):
+        if past and (stream.position < stream.fence or stream.position_epoch != stream.epoch):
             # That was about what came before the connection broke; now for what was published since then.
             catch_up = Task("catch up", "after", stream.position_epoch, stream.position, stream.fence)
             self.begin(stream, catch_up, now)

@@ -123,7 +123,7 @@ class Tally:
     A publisher compares only what it holds in memory. So a span must be short enough, and long enough to be worth it.
     """
 
-    __slots__ = ("_due", "_marks", "messages", "total")
+    __slots__ = ("_due", "_marks", "doubtful", "messages", "total")
 
     def __init__(self, offset: int = 0) -> None:
         self.restart(offset)
@@ -131,6 +131,8 @@ class Tally:
     def restart(self, offset: int) -> None:
         """Count anew, from this offset on."""
         self.messages = self.total = 0
+        self.doubtful = False
+        """Not all before `after` could be compared: of some topic the last message may have been lost there."""
         self._marks = [Mark(offset, 0, 0)]
         self._due = offset + MARK_EVERY
 
@@ -177,5 +179,6 @@ class Tally:
 
     def right(self, span: Span) -> None:
         """A span was compared and is right: what came before its end need not be compared again."""
+        self.doubtful |= span.after > self.after
         self._marks = [span.end, *(each for each in self._marks if each.offset > span.up_to)]
         self._due = max(self._due, span.up_to + MARK_EVERY)

@@ -133,10 +133,10 @@ class Stream:
 
     __slots__ = (
         "address", "adopting", "anew", "announced", "asked", "cursor_since", "cursor_told", "durable", "epoch",
-        "fence", "filter", "groups", "held", "held_bytes", "held_messages", "home", "link", "lossy", "name", "number",
-        "numbers", "pending", "position", "position_epoch", "publisher", "quiet", "quiet_asked", "released_bytes",
-        "released_messages", "seat", "seen", "seen_at", "seen_beat", "session", "shorter", "since", "state", "tally",
-        "task", "told", "told_seen", "unreachable", "unseen_bytes",
+        "fence", "filter", "groups", "held", "held_bytes", "held_messages", "home", "link", "lossy", "met", "name",
+        "number", "numbers", "pending", "position", "position_epoch", "publisher", "quiet", "quiet_asked",
+        "released_bytes", "released_messages", "seat", "seen", "seen_at", "seen_beat", "session", "shorter", "since",
+        "state", "tally", "task", "told", "told_seen", "unreachable", "unseen_bytes",
     )  # fmt: skip
 
     def __init__(self, publisher: str, name: bytes, epoch: str, filter: Filter, now: float) -> None:
@@ -161,6 +161,8 @@ class Stream:
         """Something between loses frames: what was not compared may not be whole."""
         self.durable = False
         """It has a journal: it may come back, at another address, too."""
+        self.met: tuple[str, int] | None = None
+        """Where it was when its first fence came: epoch and offset. What came after that is missing if it is gone."""
         self.anew = False
         """It began after us: it is read from its beginning."""
         self.pending: tuple[Filter, int] | None = None

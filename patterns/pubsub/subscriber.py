@@ -1,8 +1,8 @@
 """The subscriber's core: what is published comes whole, or its holes are named (docs/protocol.md, section 14).
 
 Pure. Which states a publisher's stream goes through is in `zmqkit.patterns.pubsub.streams`; the parts below:
-`delivering` hands on, `fetching` asks over the recovery channel, `living` takes what comes over the data plane,
-`joining` has the data links and fences.
+`delivering` hands on, `committing` has the cursor, `fetching` asks over the recovery channel, `living` takes what comes
+over the data plane, `joining` has the data links and fences.
 
 The verbs of the user::
 
@@ -156,11 +156,16 @@ class SubscriberCore(Joining):
 
     def handle_timer(self, now: float) -> None:
         """See `Core`."""
+        due = self._timers.next()
+        overslept = due is not None and now > due + self.local.heartbeat.interval
         while (key := self._timers.pop(now)) is not None:
             assert isinstance(key, tuple)
             what, name = key
             if what == "fence":
                 self.fence_late(name, now)
+            elif what == "reach" and overslept:
+                # We ourselves stood still, and could not try: what is missing is not given up for that.
+                self._timers.set(key, now + self.unreachable_after)
             elif what == "unmatched":
                 self.unmatched_still(name, now)
             else:

@@ -19,9 +19,10 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 from tests.chaos.plan import CREW, Role, Step
+from tests.preloaded import Preloaded, Process
 
 ROOT = Path(__file__).parents[2]
 BUSY_S = 60.0
@@ -49,7 +50,7 @@ class Member:
         self.index = index
         self.name = f"{role}-{index}"
         self.life = 0
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Process | None = None
         self.said: list[str] = []
         """What it told in this life."""
         self.address = ""
@@ -81,6 +82,9 @@ class Fleet:
         note: told what is done, to whom, in which life and when: "kill sink-0 2 17.5"; also who is open, and busy.
         dead: called when a step has killed somebody, before the next life.
     """
+
+    preloaded: ClassVar[Preloaded | None] = None
+    """Starts the processes of all fleets, where there are many lives to begin; None: each is a fresh interpreter."""
 
     def __init__(
         self,
@@ -156,20 +160,25 @@ class Fleet:
         """Begin the next life of a process; bound here, or where there is a port."""
         member.life += 1
         self.restarts[member.role] += member.life > 1
-        command = [sys.executable, "-m", self._programs.get(member.role, self._program), member.role]
+        command = ["-m", self._programs.get(member.role, self._program), member.role]
         command += ["--index", str(member.index), "--life", str(member.life), *self._arguments]
         command += ["--address", address] if address else []
+        environment = {**os.environ, "ZMQKIT_INTERFACES": "127.0.0.1"}
+        process: subprocess.Popen[bytes] | Process
         with self._log(member).open("ab") as log:
-            process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env={**os.environ, "ZMQKIT_INTERFACES": "127.0.0.1"},
-                # Ctrl-C is for the parent. And when that dies, the kernel ends the stopped ones of an orphaned group.
-                process_group=0,
-            )
+            if self.preloaded is not None:
+                process = self.preloaded.start(["python", *command], ROOT, stderr=log.fileno(), environment=environment)
+            else:
+                process = subprocess.Popen(
+                    [sys.executable, *command],
+                    cwd=ROOT,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    env=environment,
+                    # Ctrl-C is for the parent. When that dies, the kernel ends the stopped ones of an orphaned group.
+                    process_group=0,
+                )
         assert process.stdout is not None
         os.set_blocking(process.stdout.fileno(), False)
         self._selector.register(process.stdout, selectors.EVENT_READ, member)
@@ -200,7 +209,7 @@ class Fleet:
         """All are at work, and nothing that was done to one is still to be undone."""
         return not self._due and all(each.told("busy") and not each.finishing for each in self.members)
 
-    def _go_on(self, member: Member, process: subprocess.Popen[bytes]) -> None:
+    def _go_on(self, member: Member, process: subprocess.Popen[bytes] | Process) -> None:
         if member.process is process:
             member.stopped = False
             member.began = time.monotonic()

@@ -222,6 +222,7 @@ class Push(Peer):
         own = [item for item in wanted.values() if item.own]
         for at in range(0, len(own), AGAIN_AT_ONCE):
             some = own[at : at + AGAIN_AT_ONCE]
+            self.history.record(*[f"repeating {item.name}" for item in some])
             pusher.send_many([zmqkit.Outgoing(item.body, id=item.id, key=item.key) for item in some])
             self.history.record(*[f"again {item.name}" for item in some])
             self.busy()

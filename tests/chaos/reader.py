@@ -85,6 +85,8 @@ class _Item:
     said: str | None = None
     """"confirmed", "refused" or "unsure"; nothing of those that were being sent when the pusher died."""
     again: bool = False
+    repeated: bool = False
+    """It was about to be sent again: if it was not stored before, its turn is that of the repetition."""
     abandoned: bool = False
 
     @property
@@ -185,7 +187,7 @@ class _Reader:
                     self._violated("settled", f"{path.name} was told that {rest[0]} is {kind}")
                 elif kind == "acked":
                     self._acked[rest[0]] = int(rest[1])
-            elif kind in ("again", "abandoned"):
+            elif kind in ("repeating", "again", "abandoned"):
                 self._read_amends(path.name, name, kind, rest[0])
             elif kind in ("rolledback", "unnoticed"):
                 self._read_restore(path.name, name, life, kind, rest)
@@ -196,8 +198,10 @@ class _Reader:
     def _read_amends(self, where: str, name: str, kind: str, what: str) -> None:
         """An item was sent again, or given up because it cannot be."""
         item = self.items.get(what)
-        if item is None or item.sender != name or item.own != (kind == "again"):
+        if item is None or item.sender != name or item.own != (kind != "abandoned"):
             self._violated("history", f"{where}: {kind} {what}, which it cannot say")
+        elif kind == "repeating":
+            item.repeated = True
         elif kind == "again":
             item.again = True
             self._sent_by[name] += 1
@@ -317,7 +321,7 @@ class _Reader:
         last: dict[tuple[str, str], tuple[str, int]] = {}
         for name, item in self.items.items():
             found = [self._where[name, place] for place in range(item.outputs) if (name, place) in self._where]
-            if item.key == "-" or item.again or not found:
+            if item.key == "-" or item.again or item.repeated or not found:
                 continue
             before = last.get((item.sender, item.key))
             if before is not None:

@@ -49,6 +49,7 @@ def sound(folder: Path) -> Path:
         "opened tcp://127.0.0.1:2",
         "sending c 1 own -",
         "unsure c",
+        "repeating c",
         "again c",
         'stats {"redelivered": 1, "acked": 2}',
         "settled 2 1",
@@ -178,6 +179,13 @@ def test_a_sound_run_passes_and_is_counted(tmp_path: Path) -> None:
     assert verdict.stats["pusher.acked"] == 2
 
 
+def test_what_was_about_to_be_sent_again_may_have_come_behind_others_of_its_key(tmp_path: Path) -> None:
+    folder = sound(tmp_path)
+    sql("effects.db", "update effects set n = 0 where id = 'b/0'")(folder)
+    add("pusher-0.2.history", "repeating b")(folder)
+    assert judge(folder).violations == []
+
+
 @pytest.mark.parametrize(
     ("doctor", "found"),
     [
@@ -210,6 +218,7 @@ def test_a_sound_run_passes_and_is_counted(tmp_path: Path) -> None:
         (drop("pusher-1.3.history", "rolledback 1 on 7"), "history: pusher-1.3.history: abandoned gone, which no"),
         (drop("pusher-1.3.history", "abandoned gone"), "lost: gone was confirmed"),
         (add_last("pusher-1.3.history", "again gone"), "history: pusher-1.3.history: again gone, which it cannot say"),
+        (add_last("pusher-1.3.history", "repeating gone"), "history: pusher-1.3.history: repeating gone, which it"),
         (add_last("pusher-1.3.history", "abandoned kept"), "history: pusher-1.3.history: abandoned kept, which it"),
         (add_last("pusher-1.3.history", "abandoned a"), "history: pusher-1.3.history: abandoned a, which it cannot"),
         (drop("pusher-1.3.history", "rolledback 1 on 7", "unnoticed 1"), "unnoticed: pusher-1.3.history: gone and"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import signal
 import sqlite3
 from pathlib import Path
@@ -61,6 +62,21 @@ def test_a_killed_push_leaves_a_journal_that_is_listed_shown_and_served(zmqkit: 
     assert zmqkit("journal", "ls", "jobs.db", "--json").finish_json()[0]["waiting"] == 0
 
 
+def test_the_table_of_what_waits_says_its_key_and_when_it_is_due(zmqkit: Start) -> None:
+    more = ("--journal", "jobs.db", "--no-wait")
+    zmqkit("push", ANYWHERE, *more, stdin="now\n").finish()
+    zmqkit("push", ANYWHERE, *more, "--key", "mine", "--delay", "3600", stdin="later\n").finish()
+    (due,) = [each["due"] for each in zmqkit("journal", "show", "jobs.db", "--json").finish_lines() if each["due"]]
+    columns, now, later = (re.split(r" {2,}", line.strip()) for line in
+                           zmqkit("journal", "show", "jobs.db").finish().splitlines())  # fmt: skip
+    assert columns == ["id", "key", "failures", "sent at", "due", "body"]
+    assert (now[1], now[4:]) == ("-", ["-", "now"])
+    assert (later[1], later[5]) == ("mine", "later")
+    assert abs(datetime.datetime.fromisoformat(later[4]) - datetime.datetime.fromisoformat(due)) < datetime.timedelta(
+        seconds=1
+    ), "to the second"
+
+
 def test_a_later_push_delivers_what_waits_too(zmqkit: Start, left_behind: str) -> None:
     push = zmqkit("push", ANYWHERE, "--journal", left_behind, "--json", stdin="four\n")
     assert zmqkit("pull", push.address, "--count", "4", "--raw").finish().split() == ["one", "two", "three", "four"]
@@ -116,8 +132,6 @@ def test_a_journal_in_use_names_its_holder_everywhere(zmqkit: Start) -> None:
     push = zmqkit("push", ANYWHERE, "--journal", "jobs.db", stdin=None)
     assert push.address
     others: list[tuple[str | Path, ...]] = [
-        ("journal", "ls", "jobs.db"),
-        ("journal", "ls", "."),
         ("journal", "compact", "jobs.db"),
         ("journal", "serve", "jobs.db", ANYWHERE),
         ("push", ANYWHERE, "--journal", "jobs.db"),
@@ -127,10 +141,29 @@ def test_a_journal_in_use_names_its_holder_everywhere(zmqkit: Start) -> None:
         refused.finish(3)
         assert f"process {push.process.pid}" in refused.err.text
         assert "zmqkit push" in refused.err.text
-    (listed,) = zmqkit("journal", "ls", "jobs.db", "--json").finish_json(3)
-    assert (listed["state"], listed["waiting"]) == ("in use", None)
+    push.type("waits\n")
+    for _ in range(200):  # until it is stored
+        (listed,) = zmqkit("journal", "ls", ".", "--json").finish_json()
+        if listed["waiting"]:
+            break
+    assert (listed["state"], listed["waiting"], listed["dead"], listed["error"]) == ("in use", 1, 0, None)
     assert listed["holder"]["pid"] == push.process.pid
+    shown = zmqkit("journal", "ls", "jobs.db")
+    assert re.search(r"jobs\.db +1 +0 .* in use", shown.finish())
+    assert f"jobs.db is in use by process {push.process.pid}" in shown.err.text
+    zmqkit("pull", push.address, "--count", "1").finish()
     push.finish()
+
+
+def test_a_journal_whose_program_does_not_answer_is_listed_without_its_messages(zmqkit: Start) -> None:
+    publish = zmqkit("publish", ANYWHERE, "news", "--journal", "news.db", "--stay", stdin="one\n")
+    assert publish.address
+    listed = zmqkit("journal", "ls", "news.db", "--json")
+    (told,) = listed.finish_json(3)
+    assert (told["state"], told["waiting"], told["holder"]["pid"]) == ("in use", None, publish.process.pid)
+    assert f"process {publish.process.pid}" in listed.err.text
+    publish.signal(signal.SIGTERM)
+    publish.finish()
 
 
 def complaint(command: Command) -> str:

@@ -78,7 +78,10 @@ def test_ids_of_no_letter_are_told(zmqkit: Start, letters: list[str]) -> None:
     retried = zmqkit("journal", "dead", "retry", "jobs.db", letters[0], "nobody")
     retried.finish(1)
     assert "1 waits again" in retried.err.text
-    assert "1 of the ids" in retried.err.text
+    assert "1 of the ids is of no dead letter" in retried.err.text
+    retried = zmqkit("journal", "dead", "retry", "jobs.db", letters[0], "nobody")
+    retried.finish(1)
+    assert retried.err.text == "zmqkit: 2 of the ids are of no dead letter\n", "and nothing is to be delivered"
 
 
 @pytest.mark.parametrize("verb", ["retry", "drop"])

@@ -1,4 +1,4 @@
-"""`zmqkit journal release`: give what is in doubt in a closed journal to anybody."""
+"""`zmqkit journal release`: give what is in doubt to anybody, in a closed journal and in one that is open."""
 
 from __future__ import annotations
 
@@ -58,6 +58,31 @@ def test_an_inbox_is_released_and_all_goes_to_anybody(zmqkit: Start, tmp_path: P
             assert job is not None
             job.ack()
         push.flush(PATIENCE_S)
+
+
+def test_a_program_that_runs_releases_an_inbox_and_hands_out_what_waited(
+    zmqkit: Start, tmp_path: Path, doubtful: list[str]
+) -> None:
+    inbox = in_doubt(zmqkit)[doubtful[0]]
+    with (
+        library.Pusher(ANYWHERE, journal=tmp_path / "jobs.db") as push,
+        library.Puller(push.addresses[0]) as pull,
+    ):
+        release = zmqkit("journal", "release", "jobs.db", "--id", doubtful[0])
+        release.finish(1)
+        assert "give --inbox ID" in release.err.text
+        release = zmqkit("journal", "release", "jobs.db", "--inbox", "ffff")
+        release.finish(1)
+        assert "knows no inbox ffff" in release.err.text
+        release = zmqkit("journal", "release", "jobs.db", "--inbox", inbox[:8])
+        release.finish()
+        assert "2 jobs may go to anybody" in release.err.text
+        for _ in range(3):
+            job = pull.receive(PATIENCE_S)
+            assert job is not None
+            job.ack()
+        push.flush(PATIENCE_S)
+        assert push.stats()["in_doubt"] == 0
 
 
 def test_one_message_is_released_alone(zmqkit: Start, doubtful: list[str]) -> None:

@@ -11,13 +11,14 @@ import signal
 import socket
 import time
 import uuid
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import Start
 from tests.cli.terminal import ANYWHERE, WAIT_S, Command
-from zmqkit import Puller
+from zmqkit import Puller, Pusher
 from zmqkit.cli.envelopes import NotAnEnvelope, Options, checked, envelope_line, headers_of
 from zmqkit.cli.outcome import Code, Failed
 
@@ -123,6 +124,41 @@ def test_envelopes_bring_along_what_their_message_wants(zmqkit: Start, tmp_path:
     push.finish()
 
 
+def test_what_was_exported_keeps_its_times_and_its_bytes(zmqkit: Start, tmp_path: Path) -> None:
+    push = Pusher(ANYWHERE, journal=tmp_path / "a.db", linger=0)
+    push.send({"raw": [b"\x00\xff"]}, id="bytes")
+    push.send("late", delay=3600, id="late")
+    push.send("brief", ttl=3600, id="brief")
+    with pytest.warns(RuntimeWarning, match="3 messages"):
+        push.close()
+    exported = zmqkit("journal", "export", "a.db").finish()
+    zmqkit("push", ANYWHERE, "--envelopes", "--journal", "b.db", "--no-wait", stdin=exported).finish()
+    was, now = (
+        {each["id"]: each for each in map(json.loads, text.splitlines())}
+        for text in (exported, zmqkit("journal", "export", "b.db").finish())
+    )
+    assert now["bytes"]["body"] == was["bytes"]["body"] == {"raw": [{"$base64": "AP8="}]}
+    for id, name in (("late", "due"), ("brief", "expires")):
+        moved = datetime.fromisoformat(now[id][name]) - datetime.fromisoformat(was[id][name])
+        assert abs(moved.total_seconds()) < WAIT_S, "not an hour from now once more, let alone at once"
+    assert envelope_line(Options())(b'{"body": {"$base64": "AP8="}}').body == b"\x00\xff"
+
+
+@pytest.mark.parametrize(
+    ("line", "delay", "ttl"),
+    [
+        ('"due": "1970-01-01T00:02:00+00:00"', 20.0, None),
+        ('"due": "1970-01-01T00:01:00+00:00", "expires": "1970-01-01T00:02:00+00:00"', 0.0, 20.0),
+        ('"expires": "1970-01-01T00:01:00+00:00"', 7.0, 0.001),
+        ('"due": "1970-01-01T00:02:00+00:00", "delay": 3, "ttl": 4, "expires": null', 3, 4),
+    ],
+    ids=["due", "overdue", "expired", "seconds go before times"],
+)
+def test_times_of_an_envelope_count_from_now(line: str, delay: float, ttl: float | None) -> None:
+    found = envelope_line(Options(delay=7.0), lambda: 100.0)(f'{{"body": 1, {line}}}'.encode())
+    assert (found.delay, found.ttl) == (delay, ttl)
+
+
 def test_what_is_delayed_is_waited_for_and_what_is_late_expires(zmqkit: Start) -> None:
     push = zmqkit("push", ANYWHERE, "--delay", "0.3", "--json", stdin="x\n")
     zmqkit("pull", push.address, "--count", "1").finish()
@@ -210,6 +246,9 @@ def test_an_envelope_that_cannot_be_sent_is_named_and_what_stood_before_it_settl
         ('{"body": 1, "priority": true}', "priority must be a whole number"),
         ('{"body": 1, "headers": ["a"]}', "headers must be an object of texts"),
         ('{"body": 1, "headers": {"a": 1}}', "headers"),
+        ('{"body": 1, "due": "soon"}', "due must be a time"),
+        ('{"body": 1, "expires": 5}', "expires must be a time"),
+        ('{"body": [{"$base64": "?"}]}', "$base64 must be bytes"),
     ],
 )
 def test_a_line_that_is_no_envelope_is_named(line: str, why: str) -> None:

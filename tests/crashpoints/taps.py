@@ -110,8 +110,8 @@ def tapped(tap: Tap, *, vfs: str | None = None) -> Iterator[None]:
 
     connect = sqlite3.connect
 
-    def connected(*arguments: Any, **more: Any) -> sqlite3.Connection:
-        return connect(*arguments, factory=Connection, **more)
+    def connected(*arguments: Any, factory: type[sqlite3.Connection] = sqlite3.Connection, **more: Any) -> Any:
+        return connect(*arguments, factory=type("Tapped", (Connection, factory), {}), **more)
 
     def journal(*arguments: Any, **more: Any) -> TappedJournal:
         return TappedJournal(tap, *arguments, vfs=vfs, **more)

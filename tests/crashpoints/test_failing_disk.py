@@ -7,7 +7,7 @@ import pytest
 from tests.crashpoints.failing import ERRORS, faults, play
 from tests.crashpoints.snapshots import Theatre
 
-EVERY = 100
+EVERY = 200
 """One in so many operations of a kind fails."""
 
 

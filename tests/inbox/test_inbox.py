@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -165,6 +167,32 @@ def test_a_handler_that_ends_the_transaction_itself_is_told(path: Path, ending: 
     inbox.close()
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda db: db.commit(),
+        lambda db: db.rollback(),
+        lambda db: db.executescript("create table t (x)"),
+        lambda db: db.__enter__(),
+    ],
+    ids=["commit", "rollback", "executescript", "with"],
+)
+def test_a_method_that_would_end_the_transaction_is_refused_before_it_does(
+    path: Path, end: Callable[[sqlite3.Connection], object]
+) -> None:
+    inbox = Inbox(path)
+    transaction = begin(inbox)
+    transaction.record("a", "origin")
+    db = transaction.connection
+    with pytest.raises(UsageError, match=r"transaction\(\) block commits"):
+        end(db)
+    assert db.in_transaction
+    transaction.commit()
+    assert inbox.find("a") is not None
+    db.commit()  # outside of a transaction it is as ever
+    inbox.close()
+
+
 def test_a_callable_gives_the_connections(path: Path) -> None:
     made: list[sqlite3.Connection] = []
 
@@ -216,6 +244,8 @@ def test_an_inbox_in_memory_is_refused() -> None:
 def test_what_is_no_source_is_refused() -> None:
     with pytest.raises(TypeError, match="path, or a callable"):
         Inbox(5)  # type: ignore[arg-type]
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection, pytest.raises(TypeError, match="a function"):
+        Inbox(connection)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"not a sqlite3\.Connection"):
         Inbox(lambda: object())
 

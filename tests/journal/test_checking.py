@@ -96,7 +96,7 @@ def test_what_is_no_journal_of_this_version_is_refused_as_when_it_is_opened(path
         check(path.with_name("other.db"))
     with pytest.raises(JournalError, match="there is no such journal"):
         check(path.with_name("nothing.db"))
-    with pytest.raises(JournalError, match="there is no such journal"):
+    with pytest.raises(JournalError, match="is a directory"):
         check(path.parent)
     path.write_bytes(journal_bytes[:60] + (2).to_bytes(4, "big") + journal_bytes[64:])
     for look in (check, compact, lambda path: repair(path, path.with_name("new.db"))):
@@ -541,6 +541,8 @@ def test_a_copy_of_an_open_journal_a_damaged_one_and_an_older_one_are_not_compac
         assert path.read_bytes() == broken
     with pytest.raises(JournalError, match="there is no such journal"):
         compact(path.with_name("nothing.db"))
+    with pytest.raises(JournalError, match="is a directory"):
+        compact(path.parent)
     path.write_bytes(content)
     compact(path)
     with SqliteJournal(path) as journal:

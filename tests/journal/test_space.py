@@ -110,7 +110,7 @@ print(count, next(line.split()[1] for line in open("/proc/self/status") if line.
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to measure memory")
 @pytest.mark.timeout(180)
 def test_a_large_backlog_opens_at_once_and_is_read_in_little_memory(path: Path) -> None:
-    rows = 2_000_000
+    rows = 1_000_000
     with SqliteJournal(path, durability="process") as journal:
         for first in range(1, rows, 20_000):
             journal.commit(puts(range(first, first + 20_000), b"%0100d" % first))

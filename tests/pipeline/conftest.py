@@ -10,6 +10,14 @@ from collections.abc import Iterator
 import pytest
 
 from tests.pipeline.faces import FACES, Face
+from tests.pipeline.processes import Program
+from tests.preloaded import Preloaded
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs_begin_quickly(preloaded: Preloaded) -> None:
+    """See `tests.pipeline.processes`."""
+    Program.preloaded = preloaded
 
 
 @pytest.fixture(params=FACES)

@@ -110,6 +110,26 @@ def test_what_a_puller_forgot_comes_again_uncounted() -> None:
     assert not again[0][0].delivery.failures
 
 
+def test_a_job_over_which_a_puller_died_goes_at_once_to_the_next_one_and_waits_only_from_the_second_time_on() -> None:
+    pipeline = Pipeline()
+    pusher, pair = pipeline.pusher.core, pipeline.pair
+
+    def dies() -> None:
+        (session,) = pusher.sessions
+        pair.disconnect()
+        pair.call(pipeline.pusher, "process_gone", session.id)
+
+    pipeline.send(b"a")
+    dies()
+    assert (pusher.backlog.ready, pusher.backlog.delayed, pusher.counters["failed"]) == (1, 0, 1)
+    pair.connect()
+    pair.flow()
+    (_, (parcel, _)) = pipeline.take()
+    assert parcel.delivery.failures == {0: 1}
+    dies()
+    assert (pusher.backlog.ready, pusher.backlog.delayed, pusher.counters["failed"]) == (0, 1, 2)
+
+
 def test_nothing_is_lent_to_a_puller_that_is_away() -> None:
     pipeline = Pipeline()
     pipeline.pair.disconnect()

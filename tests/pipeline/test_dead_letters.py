@@ -59,6 +59,7 @@ async def test_a_letter_that_is_sent_again_keeps_its_id_and_begins_anew(
             sent_at = job.sent_at
             await job.reject("not today")
         await push.flush(PATIENCE_S)
+        assert [letter.sent_at async for letter in push.dead_letters()] == [sent_at]
         assert await push.dead_letters().retry() == 1
         async with await take(pull) as job:
             assert (job.id, job.body, job.headers, job.failures) == (receipt.id, {"n": 1}, {"a": "b"}, 0)
@@ -81,6 +82,8 @@ async def test_a_letter_that_is_sent_again_keeps_its_key_and_its_priority(
                 await job.reject("not now")
         await push.flush(PATIENCE_S)
         await pull.close()
+        letters = {letter.body: (letter.key, letter.priority) async for letter in push.dead_letters()}
+        assert letters == {"low": (None, -5), "keyed": ("k", 3), "plain": (None, 0)}
         assert await push.dead_letters().retry() == 3
         await push.send("behind", key="k")
         assert len(push.dead_letters()) == 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -246,11 +248,40 @@ async def test_a_handler_that_no_process_can_find_is_refused_at_once(face: Face)
             await pull.run(face.wants("Job", whole), processes=1)
         with pytest.raises(UsageError, match="two places"):
             await pull.run(elsewhere.note, processes=1, executor=concurrent.futures.ThreadPoolExecutor(1))
+        with pytest.raises(UsageError, match="leave threads= out"):
+            await pull.run(elsewhere.note, processes=2, threads=2)
         if face.name != "sync":
             with pytest.raises(UsageError, match="event loop only"):
                 await pull.run(coroutine, processes=1)
     with pytest.raises(UsageError, match="top of a module"):
         face.Worker(local, source="tcp://127.0.0.1:9", processes=1)
+    with pytest.raises(UsageError, match="leave threads= out"):
+        face.Worker(elsewhere.note, source="tcp://127.0.0.1:9", processes=2, threads=2)
+
+
+def test_a_program_that_does_not_start_under_main_is_told_at_once_and_fails_no_job(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys, zmqkit\n"
+        "def note(body): ...\n"
+        "with zmqkit.Puller(sys.argv[1]) as pull:\n"
+        "    pull.run(note, processes=1)\n"
+    )
+    with zmqkit.Pusher(LOCAL, linger=0, journal=tmp_path / "jobs.db") as push:
+        push.send_many(["a", "b"])
+        ended = subprocess.run(
+            [sys.executable, program, push.addresses[0]],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        assert ended.returncode == 1
+        assert ended.stderr.count('what starts it belongs under if __name__ == "__main__":') == 1, "the other process"
+        assert "NotTried" in ended.stderr
+        assert push.stats()["failed"] == 0
+        with pytest.warns(RuntimeWarning, match="2 messages"):
+            push.close()
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import uuid
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import zmq
 
 from tests.pipeline.faces import LOCAL, PATIENCE_S, Face, handle
-from zmqkit import UsageError, WaitTimeout
+from zmqkit import EncodeError, Outgoing, UsageError, WaitTimeout
 from zmqkit.peer import base
 
 NOWHERE = "tcp://127.0.0.1:1"
@@ -101,3 +103,26 @@ async def test_a_single_body_is_no_list_of_bodies(face: Face, body: Any) -> None
         assert push.stats()["sent"] == 0
         assert await push.send_many([body], timeout=PATIENCE_S) == 1
         assert await handle(pull, 1) == [body]
+
+
+async def test_a_time_in_other_words_than_seconds_is_refused_with_what_to_say(face: Face) -> None:
+    async with face.Pusher(LOCAL) as push:
+        with pytest.raises(TypeError, match=r"delay must be .* seconds.*: say its \.total_seconds\(\)"):
+            await push.send("a", delay=timedelta(hours=1))
+        with pytest.raises(TypeError, match=r"ttl must be .* seconds.*\(when - now\)\.total_seconds\(\)"):
+            await push.send("a", ttl=datetime.now(UTC))
+
+
+async def test_what_is_for_send_many_is_refused_by_send_with_what_to_say(face: Face) -> None:
+    async with face.Pusher(LOCAL) as push:
+        with pytest.raises(EncodeError, match=r"it is for send_many\(\).*to send\(\) say key="):
+            await push.send(Outgoing("a", key="k"))
+
+
+def test_a_journal_in_memory_is_refused_before_a_file_of_that_name_is_made(
+    face: Face, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="leave journal= out"):
+        face.Pusher(LOCAL, journal=":memory:")
+    assert not list(tmp_path.iterdir())

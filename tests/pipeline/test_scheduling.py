@@ -125,6 +125,31 @@ async def test_the_highest_priority_goes_first_and_never_past_its_key(face: Face
             await push.flush(PATIENCE_S)
 
 
+async def test_alternating_priorities_share_rows_and_each_keeps_its_order(face: Face, tmp_path: Path) -> None:
+    async with face.Pusher(LOCAL, journal=tmp_path / "jobs.db") as push:
+        assert await push.send_many(Outgoing(n, priority=n % 3) for n in range(3_000)) == 3_000
+        core = push.real if face.name == "sync" else push
+        rows = core._core.backlog.lanes.entries
+        assert sum(each.count for each in rows.values()) == 2_000
+        assert len(rows) < 40
+        async with face.Puller(push.addresses[0]) as pull:
+            bodies = await handle(pull, 3_000)
+            await push.flush(PATIENCE_S)
+        assert bodies == [*range(2, 3_000, 3), *range(1, 3_000, 3), *range(0, 3_000, 3)]
+
+
+async def test_of_alternating_priorities_what_is_confirmed_are_the_first_ones(face: Face) -> None:
+    async with face.Pusher(LOCAL, max_waiting=40, linger=0) as push:
+        with pytest.raises(PartlySent) as stopped:
+            await push.send_many([Outgoing(n, priority=n % 3) for n in range(1000)], timeout=NOW)
+        confirmed = stopped.value.confirmed
+        assert 0 < confirmed <= 40
+        assert push.stats()["sent"] == confirmed
+        async with face.Puller(push.addresses[0]) as pull:
+            assert sorted(await handle(pull, confirmed)) == list(range(confirmed))
+            assert await push.flush(PATIENCE_S) == Settled(acked=confirmed)
+
+
 async def test_flush_names_who_is_not_due_and_does_not_wait_for_them(face: Face, journal: Path | None) -> None:
     async with face.Pusher(LOCAL, journal=journal, linger=0) as push, face.Puller(push.addresses[0]) as pull:
         late = await push.send("late", delay=3600, id="mine")

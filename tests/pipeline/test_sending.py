@@ -84,15 +84,30 @@ async def test_flush_does_not_wait_for_what_is_sent_after_it(face: Face) -> None
 async def test_flush_out_of_time_says_how_many_are_left(face: Face) -> None:
     push = await face.Pusher(LOCAL, linger=0).open()
     await push.send_many(range(3))
-    with pytest.raises(WaitTimeout, match=r"^3 messages are not settled after"):
+    with pytest.raises(WaitTimeout, match=r"^3 messages are not settled after .* s; nobody came to tcp://"):
         await push.flush(NOW)
-    with pytest.raises(WaitTimeout, match=r"^not all is received after .* s; 3 messages are not settled$"):
+    with pytest.raises(WaitTimeout, match=r"^not all is received after .* s; 3 messages are not settled; nobody came"):
         await push.flush(NOW, until="received")
     with pytest.raises(TimeoutError):  # which it also is
         await push.flush(0)
     with pytest.raises(Unsettled) as left:
         await push.close()
     assert left.value.count == 3
+
+
+async def test_what_ends_a_block_is_raised_and_what_it_leaves_behind_is_logged_in_a_line(
+    face: Face, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def leave() -> None:
+        async with face.Pusher(LOCAL, linger=0, name="leaving") as push:
+            await push.send("a")
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        await leave()
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.message.startswith("leaving was closed with 1 message not settled, and no journal")
+    assert record.exc_info is None
 
 
 async def test_concurrent_sends_share_rows_and_commits(face: Face, tmp_path: Path) -> None:

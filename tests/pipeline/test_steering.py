@@ -335,4 +335,4 @@ def test_questions_and_answers_come_as_they_went() -> None:
     assert read_ask(ask.pack()) == ask
     answer = Answer(7, "no", [1, 2], [Row(1, 2, b"abc")])
     assert read_answer(answer.pack()) == answer
-    assert Sought.of({}) == Sought("", 0, 0, 0, ())
+    assert Sought.of({}) == Sought("", 0, 0, 0, (), b"")

@@ -374,6 +374,11 @@ def test_what_would_be_ignored_is_refused(face: Face) -> None:
     for wrong in ({"threads": 0}, {"batch": 0}):
         with pytest.raises(ValueError, match="1 or more"):
             face.Worker(print, source=pull, **wrong)
+    for of_one_side in ({"prefetch": 1}, {"journal": "jobs.db"}):
+        with pytest.raises(TypeError, match=r"^Worker\(\) got .* source=Puller\(..., prefetch=1\)"):
+            face.Worker(print, source="inproc://a", **of_one_side)
+    with pytest.raises(UsageError, match="a Worker keeps no records"):
+        face.Worker(print, source="inproc://a", inbox="done.db")
     assert face.Worker(print, source=pull, sink=push, name="a stage").name == "a stage"
 
 

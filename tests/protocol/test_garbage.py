@@ -151,6 +151,7 @@ def test_only_decode_errors_come_out_of_the_rows_readers(value: bytes) -> None:
 @example([msgpack.packb([wire.LOST, [b"x"]])], False)
 @example([msgpack.packb([wire.REFUSED, {}])], False)
 @example([msgpack.packb([wire.DATA, b"sessions", 0, 0, 0, 2**62, 2**62])], True)
+@example([*[msgpack.packb([wire.DATA, b"sessions"])] * 2, msgpack.packb([11, b"sessions"])], True)
 def test_no_garbage_makes_a_core_raise_or_spin(heads: list[bytes], dialled: bool) -> None:
     """A stranger on a bound link, or behind an address that we dialled; an honest pair beside it goes on."""
     pair = Pair()
@@ -169,7 +170,8 @@ def test_no_garbage_makes_a_core_raise_or_spin(heads: list[bytes], dialled: bool
     side.sessions.handle_timer(pair.now + 5000.0)
     side.take_events()
     pair.drain()
-    side.out.probes.clear()
+    for wanted in (side.out.probes, side.out.disconnects, side.out.dials):
+        wanted.clear()
     check_deadline(_AsCore(side), pair.now + 5000.0)  # type: ignore[arg-type]
 
 

@@ -397,6 +397,18 @@ def test_a_peer_that_was_set_back_to_an_earlier_state_is_not_resumed_by_its_dial
     assert header(pair.up[2][-1])[1]["replaces"] == session.id
 
 
+def test_a_peer_that_was_restored_before_it_was_welcomed_and_opened_anew_is_another_one() -> None:
+    pair = Pair()
+    old = pair.b.session
+    back = hello(pair.c, session=old.id, attempt=99)
+    pair.disconnect()
+    pair.connect()
+    pair.up[2].clear()
+    pair.hand(pair.b, 2, [dataclasses.replace(back, about={"opening": 2}).pack(HELLO)])
+    assert pair.b.lost == [(old, handshake.WENT_BACK)]
+    assert header(pair.down[2][-1])[:2] == [LOST, old.id]
+
+
 def test_a_hello_that_claims_the_impossible_is_bad() -> None:
     pair = Pair()
     claims = hello(pair.c, session=pair.b.session.id, attempt=99, resume=True, heard=7)

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.pipeline.conftest import pytest_pyfunc_call
+from tests.pipeline.conftest import programs_begin_quickly, pytest_pyfunc_call
 from tests.pipeline.faces import FACES
 
-__all__ = ["pytest_pyfunc_call"]
+__all__ = ["programs_begin_quickly", "pytest_pyfunc_call"]
 
 
 @pytest.fixture(params=FACES)

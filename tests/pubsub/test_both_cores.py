@@ -142,6 +142,28 @@ def test_a_gap_is_only_told_where_the_user_wants_it_so(mode: str, events: int, e
     assert len(plane.happened(GapFound)) == events
 
 
+@pytest.mark.parametrize(("mode", "events", "errors"), [("raise", 1, 2), ("report", 2, 0)])
+def test_what_nobody_can_tell_any_more_is_told_as_lost_after_a_gap(mode: str, events: int, errors: int) -> None:
+    plane, site = made(on_gap=mode, publisher={"history": 2})
+    plane.publish(site, "a")
+    plane.drop = lambda frame: frame[:1] == b"d"
+    plane.publish(site, "a")
+    plane.drop = lambda frame: False
+    plane.publish(site, "a", "b")
+    plane.drop = lambda frame: frame[:1] == b"d"
+    plane.publish(site, "b")
+    plane.drop = lambda frame: False
+    plane.publish(site, "a")
+    plane.cut(site, "data")
+    plane.publish(site, "a", "a")
+    plane.connect(site)
+    plane.advance(1.0)
+    assert plane.offsets == [1, 3, 4, 6, 7, 8]
+    assert plane.core.counters["gaps_doubtful"] == 1
+    assert len(plane.lost) == errors
+    assert len(plane.happened(GapFound)) == events
+
+
 def test_a_restart_without_a_journal_is_told_and_hides_nothing() -> None:
     plane, site = made()
     plane.publish(site, "a")

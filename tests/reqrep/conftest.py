@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.pipeline.conftest import pytest_pyfunc_call
+from tests.pipeline.conftest import programs_begin_quickly, pytest_pyfunc_call
 from tests.reqrep.faces import FACES, Face
 
-__all__ = ["pytest_pyfunc_call"]
+__all__ = ["programs_begin_quickly", "pytest_pyfunc_call"]
 
 
 @pytest.fixture(params=FACES)

@@ -137,12 +137,17 @@ def frees_the_wrong_inbox(old: Callable[..., Any]) -> Callable[..., Any]:
     return again
 
 
+SETTINGS: dict[str, dict[str, object]] = {
+    "takes a nack for an answer": {"patterns": ("II-",)},
+    "gives back what was begun": {"patterns": ("II-",), "closes": 0.1},
+}
+
 MUTANTS = [
     Mutant(
         name,
         "inboxes",
         lambda owner=owner, method=method, make=make: replaced(owner, method, make),  # type: ignore[misc]
-        settings={"patterns": ("II-",)} if "nack" in name or "closed" in name or "begun" in name else {},
+        settings=SETTINGS.get(name, {}),
     )
     for name, owner, method, make in (
         ("binds nothing to an inbox", Doubt, "bind", binds_nothing),

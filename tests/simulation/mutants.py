@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from tests.simulation.scenarios import find
 from zmqkit.testing.scenario import simulate
+from zmqkit.testing.sweeps import collected_by_hand
 
 SEEDS = 2000
 
@@ -92,14 +93,16 @@ def hunt(mutant: Mutant, *, first: int = 0, seeds: int = SEEDS) -> Caught:
     """
     found = find(mutant.scenario)
     scenario = type(found.__name__, (found,), dict(mutant.settings))
-    for seed in range(first, first + seeds):
-        with mutant.plant():
-            failure = simulate(scenario, seed).failure
-        if failure is None:
-            continue
-        if failure.kind == "raised" and not mutant.raises:
-            raise RuntimeError(f"{mutant.name}: the patch is broken, or lacks raises=True:\n{failure.traceback}")
-        return Caught(mutant.name, mutant.scenario, seed, seed - first + 1, failure.kind, failure.message)
+    with collected_by_hand() as collect:
+        for seed in range(first, first + seeds):
+            with mutant.plant():
+                failure = simulate(scenario, seed).failure
+            collect()
+            if failure is None:
+                continue
+            if failure.kind == "raised" and not mutant.raises:
+                raise RuntimeError(f"{mutant.name}: the patch is broken, or lacks raises=True:\n{failure.traceback}")
+            return Caught(mutant.name, mutant.scenario, seed, seed - first + 1, failure.kind, failure.message)
     return Caught(mutant.name, mutant.scenario, None, seeds, "", "survived")
 
 

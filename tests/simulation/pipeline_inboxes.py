@@ -58,6 +58,7 @@ class SimInbox:
 class InboxScenario(PipelineScenario):
     """One pusher or two, as in `PipelineScenario`."""
 
+    closes: ClassVar[float] = 0.015
     logs: ClassVar[tuple[str, ...]] = ("messages", "marks", "dead", LANES, IDS, STATE, INBOXES)
     expects: ClassVar[tuple[str, ...]] = (
         "sent", "acked", "dead", "redelivered", "restart with rows", "JobDead", "InDoubt", "inboxes_behind",

@@ -73,7 +73,7 @@ class ScheduledScenario(PipelineScenario):
         "sent", "acked", "dead", "expired", "duplicates", "JobExpired", "redelivered", "restart with rows",
         "delivered with a key", "delivered after a delay", "delivered by priority", "told who is not due",
         "watched: expired", "watched: acked", "duplicate of an earlier opening", "a key waits behind a delay",
-        "lanes restored", "lanes loaded", "presented", "taken", "went on in hand",
+        "lanes restored", "lanes loaded", "sent together", "presented", "taken", "went on in hand",
     )  # fmt: skip
 
     def build(self, world: Any) -> None:
@@ -119,45 +119,64 @@ class ScheduledScenario(PipelineScenario):
             if rng.random() < 0.15:
                 self._send_plain(peer)
                 continue
-            count = 1 if rng.random() < 0.6 else rng.randint(2, 8)
-            priority = rng.choice((0, 0, 0, 5, -3))
-            delay = rng.choice((0.0, 0.0, 0.0, 0.2, 2.0))
-            ttl = rng.choice((0.0, 0.0, 0.0, 0.5, 4.0))
-            names, keys, ids = [], {}, {}
-            for at in range(count):
-                self.serial += 1
-                names.append(b"%s/%d" % (peer.name.encode(), self.serial) + b"." * rng.choice((0, 9, 90)))
-                if rng.random() < 0.5:
-                    keys[at] = rng.choice(KEYS)
-                if rng.random() < 0.2:
-                    ids[at] = f"id {self.serial}"
-            self.posted += count
-            if count == 1 and rng.random() < 0.3 and self._send_again(peer):
+            if rng.random() < 0.2:
+                self._send_together(peer)
                 continue
-            plan = Plan(keys or NO_KEYS, priority, delay, ttl, bool(ids))
-            pack = Pack("raw", 1, [len(each) for each in names], b"".join(names), ids, {}, False, plan)
-            first, opening.next = opening.next, opening.next + count
-            messages = []
-            for at, name in enumerate(names):
-                message = self.history.posted(name, opening, first + at)
-                messages.append(message)
-                now = peer.now()
-                wish = Wish(keys.get(at), priority, now + delay if delay else None, now + ttl if ttl else None)
-                wish.id, wish.delay, wish.due_by = ids.get(at), delay, math.inf if delay else 0.0
-                wish.ttl = ttl
-                self.wishes[name] = wish
-                self.by_sequence[peer.name, first + at] = message
-                if wish.id is not None:
-                    self.ids[peer.name, wish.id] = message
-                    message.own_id = wish.id
-                    self.history.by_id[wish.id] = message
-                if wish.key is not None:
-                    self.by_key.setdefault((peer.name, wish.key), []).append(message)
+            count = 1 if rng.random() < 0.6 else rng.randint(2, 8)
+            if count == 1 and rng.random() < 0.3 and self._send_again(peer):
+                self.posted += 1
+                continue
+            first, pack, messages = self._wished(peer, opening, count)
             watcher = None
             if count == 1 and rng.random() < 0.4:
-                watcher = Told(("watch", names[0]), partial(self._watched, peer, messages[0]))
-            ticket = Told(("send", names[0]), partial(self._sent_planned, peer, messages))
+                watcher = Told(("watch", messages[0].name), partial(self._watched, peer, messages[0]))
+            ticket = Told(("send", messages[0].name), partial(self._sent_planned, peer, messages))
             peer.post("append", pack, first, ticket, rng.random() < 0.8, watcher)
+
+    def _send_together(self, peer: SimPeer) -> None:
+        """Several packs of which each wants something else."""
+        rng = self.random
+        parts = [self._wished(peer, self.openings[peer], rng.randint(1, 4)) for _ in range(rng.randint(2, 4))]
+        messages = [each for _, _, those in parts for each in those]
+        ticket = Told(("send", messages[0].name), partial(self._sent_planned, peer, messages))
+        peer.post("append_all", [pack for _, pack, _ in parts], parts[0][0], ticket)
+        self.world.counts["sent together"] += 1
+
+    def _wished(self, peer: SimPeer, opening: Opening, count: int) -> tuple[int, Pack, list[Message]]:
+        """So many messages that want something: the sequence of the first, the pack, and what is known of them."""
+        rng = self.random
+        priority = rng.choice((0, 0, 0, 5, -3))
+        delay = rng.choice((0.0, 0.0, 0.0, 0.2, 2.0))
+        ttl = rng.choice((0.0, 0.0, 0.0, 0.5, 4.0))
+        names, keys, ids = [], {}, {}
+        for at in range(count):
+            self.serial += 1
+            names.append(b"%s/%d" % (peer.name.encode(), self.serial) + b"." * rng.choice((0, 9, 90)))
+            if rng.random() < 0.5:
+                keys[at] = rng.choice(KEYS)
+            if rng.random() < 0.2:
+                ids[at] = f"id {self.serial}"
+        self.posted += count
+        plan = Plan(keys or NO_KEYS, priority, delay, ttl, bool(ids))
+        pack = Pack("raw", 1, [len(each) for each in names], b"".join(names), ids, {}, False, plan)
+        first, opening.next = opening.next, opening.next + count
+        messages = []
+        for at, name in enumerate(names):
+            message = self.history.posted(name, opening, first + at)
+            messages.append(message)
+            now = peer.now()
+            wish = Wish(keys.get(at), priority, now + delay if delay else None, now + ttl if ttl else None)
+            wish.id, wish.delay, wish.due_by = ids.get(at), delay, math.inf if delay else 0.0
+            wish.ttl = ttl
+            self.wishes[name] = wish
+            self.by_sequence[peer.name, first + at] = message
+            if wish.id is not None:
+                self.ids[peer.name, wish.id] = message
+                message.own_id = wish.id
+                self.history.by_id[wish.id] = message
+            if wish.key is not None:
+                self.by_key.setdefault((peer.name, wish.key), []).append(message)
+        return first, pack, messages
 
     def _send_plain(self, peer: SimPeer) -> None:
         super()._send(peer)

@@ -244,11 +244,9 @@ class Hearing:
 
     def changed(self, epoch: str, last: int) -> None:
         """It was told of a new epoch of the line, and how far it had come before."""
-        first = self.line.openings[0].epoch
-        if self.base is None and epoch == first:
-            self.base = 0
-        elif self.base is None and last:
+        if self.base is None and last:
             before = [each for each in self.line.openings if each.epoch != epoch and each.first <= last]
+            first = self.line.openings[0].epoch
             self.base = self.line.after(before[-1].epoch if before else first, last)
 
     def begin(self, place: int) -> None:

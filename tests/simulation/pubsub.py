@@ -190,18 +190,20 @@ class PubsubScenario(Scenario):
             peer, "publish", "subscribe", HEARTBEAT, credit_messages=100, credit_bytes=1 << 20, busy_bound=5.0
         )
         found = Found()
-        line, epoch, first = local.instance.hex(), rng.randbytes(16).hex(), 1
+        line, epoch = local.instance.hex(), rng.randbytes(16).hex()
+        first = began = 1
         if journal is not None:
             line, epoch = journal.uuid, journal.epoch
             first, found = begin_epoch(journal)
+            began = first
         elif (before := self.book.by_epoch.get((line, epoch))) is not None:
-            first = before.next
+            began, first = before.first, before.next
         settings = PublisherSettings(
             publisher=line, epoch=epoch, stream=stream_name(rng.randbytes(8), epoch), history=count,
             durable=journal is not None, retention=retention, last_value=last_value,
             wall=WALL_S + self.world.clock.now - peer.now(), limits=Limits(queued_bytes=size),
         )  # fmt: skip
-        local = dataclasses.replace(local, about=settings.about(first))
+        local = dataclasses.replace(local, about=settings.about(began))
         core = PublisherCore(local, settings, rng, first, found)
         opening = self.book.opened(peer.name, line, epoch, peer.incarnation, first, durable=journal is not None)
         self.openings[peer] = opening
@@ -300,6 +302,9 @@ class PubsubScenario(Scenario):
     def _on_items(self, peer: SimPeer, items: list[Any]) -> None:
         reader = self.readers[peer]
         # Events of a turn come after its items; who is told of holes by events looks at both.
+        for event in peer.core.out.events if peer.core is not None else ():
+            if isinstance(event, events.RecoveryUnreachable):
+                reader.unreachable.add(event.publisher)
         if (reader.eager or self.world.healed) and reader.on_gap != "report":
             reader.take(1000)
 
@@ -328,9 +333,15 @@ class PubsubScenario(Scenario):
         elif isinstance(core, SubscriberCore):
             self._check_subscriber(peer, core)
             reader = self.by_instance[core.local.instance] = self.readers[peer]
-            for stream in () if reader.follows else core.streams.values():
+            reader.met = set(core.streams)
+            for stream in core.streams.values():
+                if reader.follows and not stream.anew:
+                    continue  # who came in the place of another is read from the earliest, whatever the start
                 if stream.publisher not in reader.known and stream.position is not None:
-                    reader.begun(self.book.lines[stream.publisher], stream.position_epoch, stream.position)
+                    anew = stream.session is not None and stream.session.peer.about.get("last") == 0
+                    reader.begun(
+                        self.book.lines[stream.publisher], stream.position_epoch, stream.position, stream.met, anew=anew
+                    )
             if reader.eager and reader.on_gap == "report":
                 reader.take(1000)
             if reader.ended:

@@ -215,6 +215,8 @@ def forgets_a_publisher_that_moved(old: Callable[..., Any]) -> Callable[..., Any
         if before is not None and self.streams.get(before.publisher) is before:
             before.durable = False
         found: Stream | None = old(self, link, fence, now)
+        if before is not None:
+            self._left.pop(before.publisher, None)
         return found
 
     return begin

@@ -78,7 +78,8 @@ class Reader:
     was: list[str] = dataclasses.field(default_factory=list)
     hearings: dict[str, Hearing] = dataclasses.field(default_factory=dict)
     progress: Progress | None = None
-    unreachable: bool = False
+    unreachable: set[str] = dataclasses.field(default_factory=set)
+    """Publishers whose recovery channel was said to be unreachable: what is missing of them may be given up."""
     limits: Limits = Limits()
     ended: bool = False
     shaken: bool = False
@@ -90,6 +91,10 @@ class Reader:
     known: set[str] = dataclasses.field(default_factory=set)
     """Publishers that it is known to be owed something by."""
     epochs_told: set[tuple[str, str]] = dataclasses.field(default_factory=set)
+    met: set[str] = dataclasses.field(default_factory=set)
+    """Publishers that it follows, or whose place it knows."""
+    came_anew: set[str] = dataclasses.field(default_factory=set)
+    """Publishers that it was told of as having come in another's place."""
 
     @property
     def durable(self) -> bool:
@@ -135,8 +140,11 @@ class Reader:
         """A new incarnation. Returns the positions of its inbox."""
         self.hearings = {}
         self.was = list(self.patterns)
-        self.unreachable = self.ended = False
+        self.ended = False
+        self.unreachable = set()
         self.epochs_told = set()
+        self.met = set()
+        self.came_anew = set()
         self.known = set()
         self.changed = set()
         self.gaps = []
@@ -170,11 +178,21 @@ class Reader:
         if self.follows:
             self._owed_from(line, len(line.messages))
 
-    def begun(self, line: Line, epoch: str, offset: int) -> None:
-        """Its publisher told where it begins: with all that there is, if its position is not known."""
-        if not self.follows:
-            held = next((each.place for each in line.messages if self.holds(each)), len(line.messages))
-            self._owed_from(line, min(held, line.after(epoch, offset)))
+    def begun(self, line: Line, epoch: str, offset: int, met: tuple[str, int] | None, *, anew: bool) -> None:
+        """Its publisher told where it begins: with all that there is, if its position is not known.
+
+        Args:
+            line: what of.
+            epoch, offset: where.
+            met: where the publisher was when it was first heard of; what came after that may not be gone in silence.
+            anew: it came in the place of another, and had never been open before: nothing of it may.
+        """
+        held = next((each.place for each in line.messages if self.holds(each)), len(line.messages))
+        if anew and line.id in self.came_anew:
+            held = 0
+        elif met is not None and (line.id in self.came_anew or self.inbox or self.start == "earliest"):
+            held = min(held, line.after(*met))
+        self._owed_from(line, min(held, line.after(epoch, offset)))
 
     def _owed_from(self, line: Line, place: int) -> None:
         hearing = self.hearing(line)
@@ -316,7 +334,9 @@ class Reader:
         self.counts[f"raised: {type(error).__name__}"] += 1
         self.ended = self.ended or gone.final
         if isinstance(error, MessagesLost):
-            self.is_lost(error.publisher, error.first, error.last, excused=gone.final or self.on_gap == "raise")
+            excused = gone.final or self.on_gap == "raise"
+            for topic in error.topics or ("",):
+                self.is_lost(error.publisher, error.first, error.last, topic, excused=excused)
 
     def is_lost(self, publisher: str, first: int, last: int, topic: str = "", *, excused: bool) -> None:
         """It was told that these are lost. Nothing of it may be in the history, unless that is excused."""
@@ -324,10 +344,10 @@ class Reader:
         hearing = self.hearing(line)
         for message in line.messages:
             if first <= message.offset <= last and message.due and self.sure(message.topic):
-                if message.place in hearing.seen:
+                if message.place in hearing.seen or topic not in ("", message.topic):
                     continue
                 self.counts["messages told to be lost"] += 1
-                assert excused or self.unreachable or not self.holds(message), (
+                assert excused or publisher in self.unreachable or not self.holds(message), (
                     f"{self.peer.name} is told that {first} to {last} are lost, and the history holds {message}"
                 )
         hearing.lose(first, last, topic)
@@ -340,11 +360,14 @@ class Reader:
         elif isinstance(event, events.GapFound) and self.on_gap == "recover":
             self.gaps.append((event.publisher, event.first, event.last))
         elif isinstance(event, events.RecoveryUnreachable):
-            self.unreachable = True
+            self.unreachable.add(event.publisher)
         elif isinstance(event, events.EpochChanged):
             self.epochs_told.add((event.publisher, event.epoch))
             if not self.durable:
-                self.hearing(self.book.lines[event.publisher]).changed(event.epoch, event.last)
+                if event.publisher in self.met:
+                    self.hearing(self.book.lines[event.publisher]).changed(event.epoch, event.last)
+                else:  # `last` is where the one before it was, in whose place it came
+                    self.came_anew.add(event.publisher)
 
     # ---- what it is owed -------------------------------------------------------------
 

@@ -17,17 +17,17 @@ class Entry(NamedTuple):
 
 
 SCENARIOS = {
-    "ping": Entry("tests.simulation.ping:PingScenario", 300, 30),
-    "sessions": Entry("tests.simulation.sessions:SessionScenario", 800, 80),
-    "pipeline": Entry("tests.simulation.pipeline:PipelineScenario", 1000, 100),
-    "scheduled": Entry("tests.simulation.pipeline_scheduled:ScheduledScenario", 400, 40),
-    "inboxes": Entry("tests.simulation.pipeline_inboxes:InboxScenario", 400, 40),
-    "suspects": Entry("tests.simulation.pipeline_suspects:SuspectsScenario", 200, 20),
-    "chain": Entry("tests.simulation.chain:ChainScenario", 200, 20),
+    "ping": Entry("tests.simulation.ping:PingScenario", 200, 20),
+    "sessions": Entry("tests.simulation.sessions:SessionScenario", 1200, 120),
+    "pipeline": Entry("tests.simulation.pipeline:PipelineScenario", 700, 70),
+    "scheduled": Entry("tests.simulation.pipeline_scheduled:ScheduledScenario", 200, 20),
+    "inboxes": Entry("tests.simulation.pipeline_inboxes:InboxScenario", 200, 20),
+    "suspects": Entry("tests.simulation.pipeline_suspects:SuspectsScenario", 100, 10),
+    "chain": Entry("tests.simulation.chain:ChainScenario", 100, 10),
     "reqrep": Entry("tests.simulation.reqrep:ReqrepScenario", 2000, 200),
     "pubsub": Entry("tests.simulation.pubsub:PubsubScenario", 2000, 200),
-    "devices-reqrep": Entry("tests.simulation.switched:SwitchedReqrep", 300, 30),
-    "devices-pipeline": Entry("tests.simulation.switched:SwitchedPipeline", 300, 30),
+    "devices-reqrep": Entry("tests.simulation.switched:SwitchedReqrep", 300, 20),
+    "devices-pipeline": Entry("tests.simulation.switched:SwitchedPipeline", 200, 20),
 }
 
 

@@ -166,11 +166,11 @@ def loads_only_what_is_near(old: Callable[..., list[core.Read]]) -> Callable[...
 
 
 def mixes_up_a_key(old: Callable[..., None]) -> Callable[..., None]:
-    def advance(self: Lanes, hash: bytes) -> None:
+    def advance(self: Lanes, hash: bytes, *more: Any) -> None:
         queue = self._queues[hash][1]
         if len(queue) > 2:
             queue[1], queue[-1] = queue[-1], queue[1]
-        old(self, hash)
+        old(self, hash, *more)
 
     return advance
 
@@ -180,6 +180,14 @@ def believes_no_clock(old: Callable[..., Any]) -> Callable[..., Any]:
         return 100.0
 
     return look
+
+
+def confirms_together_too_early(old: Callable[..., None]) -> Callable[..., None]:
+    def admit_together(self: StoringCore, arrival: Any, now: float) -> None:
+        old(self, arrival._replace(ticket=None), now)
+        self.out.replies.append((arrival.ticket, None))
+
+    return admit_together
 
 
 MUTANTS = [
@@ -202,6 +210,7 @@ MUTANTS = [
         ("forgets the last row when it restarts", Lanes, "restore", forgets_rows_on_disk),
         ("reads no marks of lanes", Lanes, "restore", reads_no_marks),
         ("loads nothing while its window is full", Lanes, "wanted", loads_only_what_is_near),
+        ("confirms what comes together too early", StoringCore, "_admit_together", confirms_together_too_early),
         ("believes no clock", WallTime, "look", believes_no_clock),
     )
 ]

@@ -87,6 +87,11 @@ class CountingPusher(PusherCore):
             self.on_append(first, len(pack), now)
         super().append(pack, first, ticket, wait, watcher, now)
 
+    def append_all(self, packs: Sequence[Pack], first: int, ticket: Any, now: float) -> None:
+        if self.on_append is not None:
+            self.on_append(first, sum(map(len, packs)), now)
+        super().append_all(packs, first, ticket, now)
+
     def count(self, name: str) -> None:
         self.counters[name] = self.counters.get(name, 0) + 1
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -11,6 +13,8 @@ import pytest
 
 from zmqkit.transport import hosts
 from zmqkit.transport.hosts import host_id, is_dead, this_process
+
+PATIENCE_S = 20.0
 
 needs_proc = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="no /proc here")
 
@@ -56,6 +60,61 @@ def test_a_killed_child_is_dead_before_and_after_its_parent_reaps_it() -> None:
         assert is_dead(host_id(), process.pid, begun)
         process.wait()
         assert is_dead(host_id(), process.pid, begun)
+
+
+@needs_proc
+def test_a_killed_process_is_dead_as_soon_as_its_connections_are_closed() -> None:
+    program = (
+        "import socket, sys, threading\n"
+        "for _ in range(20): threading.Thread(target=input, daemon=True).start()\n"
+        "ours = socket.create_connection(('127.0.0.1', int(sys.argv[1])))\n"
+        "ours.send(b'x'); ours.recv(1)\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(PATIENCE_S)
+        for _ in range(10):
+            command = [sys.executable, "-c", program, str(server.getsockname()[1])]
+            with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+                connection = server.accept()[0]
+                with connection:
+                    connection.settimeout(PATIENCE_S)
+                    assert connection.recv(1) == b"x"
+                    begun = started(process.pid)
+                    assert not is_dead(host_id(), process.pid, begun)
+                    process.kill()
+                    with contextlib.suppress(ConnectionResetError):
+                        assert connection.recv(1) == b""
+                    assert is_dead(host_id(), process.pid, begun), "though the kernel has not done with it"
+
+
+@needs_proc
+def test_a_process_lives_as_long_as_one_of_its_threads_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    def threads(**states: str) -> None:
+        """By number: its state, and "e" where it has run its last instruction."""
+        tasks = {int(name[1:]): each for name, each in states.items()}
+        monkeypatch.setattr(os, "listdir", lambda path: list(map(str, tasks)))
+        flags = {each: hosts.PF_EXITING * ("e" in state) for each, state in tasks.items()}
+        stat = {each: hosts._Stat(state[0], flags[each], "7") for each, state in tasks.items()}
+        monkeypatch.setattr(hosts, "_stat", lambda pid, thread=0: stat[thread or 1])
+
+    me = os.getpid()
+    for dead in ({"_1": "Z", "_2": "Re"}, {"_1": "Re"}, {"_1": "Re", "_2": "De", "_3": "X"}):
+        threads(**dead)
+        assert is_dead(host_id(), me, "7"), dead
+    for alive in ({"_1": "Z", "_2": "S"}, {"_1": "Re", "_2": "R"}, {"_1": "S", "_2": "Z"}, {"_1": "D"}):
+        threads(**alive)
+        assert not is_dead(host_id(), me, "7"), alive
+
+
+@needs_proc
+def test_a_thread_that_was_begun_while_the_others_were_looked_at_is_looked_at_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = [["1"], ["1", "2"]]
+    monkeypatch.setattr(os, "listdir", lambda path: found.pop(0))
+    monkeypatch.setattr(hosts, "_stat", lambda pid, thread=0: hosts._Stat("S" if thread == 2 else "Z", 0, "7"))
+    assert not is_dead(host_id(), os.getpid(), "7")
+    assert found == []
 
 
 @needs_proc

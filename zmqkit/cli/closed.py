@@ -69,7 +69,7 @@ class Summary:
     Attributes:
         path: of the file.
         size_bytes: of the file and its write-ahead log.
-        holder: who has it open, if anybody: then nothing more is known.
+        holder: who has it open, if anybody: then little more is known, unless he tells.
         error: why it could not be read, else None.
         kind: what it is for.
         uuid: its own.
@@ -170,7 +170,8 @@ def summary(path: Path) -> Summary:
                 return found
             return dataclasses.replace(found, waiting=count_waiting(journal), dead=count_dead(journal))
     except JournalBusy as error:
-        return Summary(str(path), size_bytes, holder=inspect(f"{os.path.realpath(path)}.lock")[0], error=error)
+        holder, mark = inspect(f"{os.path.realpath(path)}.lock")
+        return Summary(str(path), size_bytes, holder, error, uuid=mark.journal if mark is not None else None)
     except JournalError as error:
         return Summary(str(path), size_bytes, error=error)
 

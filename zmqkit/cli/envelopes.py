@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import datetime
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from zmqkit.cli.outcome import Code, Failed
 from zmqkit.patterns.pipeline.outgoing import NOTHING, Outgoing, Wanted, wanted
 
-FIELDS: Final = ("body", "id", "key", "priority", "delay", "ttl", "headers")
+FIELDS: Final = ("body", "id", "key", "priority", "delay", "ttl", "headers", "due", "expires")
 
-TOLD_BY_EXPORT: Final = frozenset({"state", "failures", "sent_at", "reason", "traceback", "died_at", "due", "expires"})
+AT_LEAST_S: Final = 0.001
+"""The time to live of what has expired already: it is sent, and told to be expired, as if it had waited here."""
+
+DEEPEST: Final = 100
+"""Deeper bodies are refused when they are sent."""
+
+TOLD_BY_EXPORT: Final = frozenset({"state", "failures", "sent_at", "reason", "traceback", "died_at"})
 """What `zmqkit journal export` says of a message and nobody can ask for; passed over."""
 
 
@@ -57,8 +67,11 @@ def with_options(parse: Callable[[bytes], Any], options: Options) -> Callable[[b
     return lambda line: Outgoing(parse(line), **more)
 
 
-def envelope_line(options: Options) -> Callable[[bytes], Outgoing[Any]]:
-    """A parser of lines that are JSON objects: ``body``, and what the message has besides; that goes before options."""
+def envelope_line(options: Options, clock: Callable[[], float] = time.time) -> Callable[[bytes], Outgoing[Any]]:
+    """A parser of lines that are JSON objects: ``body``, and what the message has besides; that goes before options.
+
+    ``due`` and ``expires`` are times, in place of ``delay`` and ``ttl``; in a body ``{"$base64": ...}`` is bytes.
+    """
     checked(options)
     usual = {name: value for name, value in options._asdict().items() if value is not None}
 
@@ -70,6 +83,9 @@ def envelope_line(options: Options) -> Callable[[bytes], Outgoing[Any]]:
         if unknown:
             raise NotAnEnvelope(f"{unknown[0]!r:.100} is none of the fields {', '.join(FIELDS)}")
         own = {name: found[name] for name in FIELDS if found.get(name) is not None and name != "body"}
+        for name, seconds, least in (("due", "delay", 0.0), ("expires", "ttl", AT_LEAST_S)):
+            if name in own:
+                own.setdefault(seconds, max(least, _moment(name, own.pop(name)) - clock()))
         given: dict[str, Any] = usual | own
         if "headers" in given and type(given["headers"]) is not dict:
             raise NotAnEnvelope(f"headers must be an object of texts, got {given['headers']!r:.100}")
@@ -78,9 +94,35 @@ def envelope_line(options: Options) -> Callable[[bytes], Outgoing[Any]]:
             _wanted(**given)
         except (TypeError, ValueError) as error:
             raise NotAnEnvelope(str(error)) from None
-        return Outgoing(found["body"], **given)
+        return Outgoing(_restored(found["body"]), **given)
 
     return parse
+
+
+def _moment(name: str, value: object) -> float:
+    """Seconds since 1970."""
+    try:
+        if not isinstance(value, str):
+            raise ValueError
+        return datetime.datetime.fromisoformat(value).timestamp()  # of this host's zone, unless it names one
+    except (ValueError, OverflowError):
+        raise NotAnEnvelope(f"{name} must be a time, as in 2026-07-14T12:00:00+00:00, got {value!r:.100}") from None
+
+
+def _restored(body: Any, depth: int = 0) -> Any:
+    """With bytes where JSON has ``{"$base64": ...}`` for them."""
+    if depth > DEEPEST:
+        return body
+    if type(body) is list:
+        return [_restored(each, depth + 1) for each in body]
+    if type(body) is not dict:
+        return body
+    if body.keys() == {"$base64"}:
+        try:
+            return base64.b64decode(body["$base64"], validate=True)
+        except (TypeError, ValueError, binascii.Error):
+            raise NotAnEnvelope(f"$base64 must be bytes as base64, got {body['$base64']!r:.100}") from None
+    return {key: _restored(value, depth + 1) for key, value in body.items()}
 
 
 def _wanted(

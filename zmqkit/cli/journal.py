@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +12,7 @@ import typer
 
 from zmqkit.cli import closed, live, messages, options, show
 from zmqkit.cli.outcome import Code, code_of, command, say, tell
+from zmqkit.errors import JournalBusy, JournalError
 
 
 @command
@@ -21,14 +24,12 @@ def ls(
 ) -> int:
     """List journals: how many messages wait, how many are dead, who holds them.
 
-    A journal that a running program holds cannot be looked into: its holder is shown, and the exit code is 3.
+    A running program that holds a journal of jobs is asked. Where it does not answer, its messages are not known, and
+    the exit code is 3.
     """
     found: list[closed.Summary] = []
     for path in paths:
-        if path.is_dir():
-            found += [closed.summary(each) for each in closed.journals_in(path)]
-        else:
-            found.append(closed.summary(path))
+        found += map(_summary, closed.journals_in(path) if path.is_dir() else [path])
     if as_json:
         show.print_json([_listed(each) for each in found])
     elif found:
@@ -38,10 +39,22 @@ def ls(
         )
     else:
         say(f"no journals in {', '.join(map(str, paths))}")
+    for each in found:
+        if each.error is None and each.holder is not None:
+            say(f"{each.path} is in use by {each.holder}")
     errors = [each.error for each in found if each.error is not None]
     for error in errors:
         tell(error)
     return max(map(code_of, errors), default=Code.OK)
+
+
+def _summary(path: Path) -> closed.Summary:
+    found = closed.summary(path)
+    if isinstance(found.error, JournalBusy):
+        with contextlib.suppress(JournalError), live.opened(path) as journal:
+            waiting, dead = closed.count_waiting(journal), closed.count_dead(journal)
+            return dataclasses.replace(found, kind=closed.PIPELINE, waiting=waiting, dead=dead, error=None)
+    return found
 
 
 def _listed(summary: closed.Summary) -> dict[str, Any]:
@@ -61,7 +74,7 @@ def _listed(summary: closed.Summary) -> dict[str, Any]:
 
 def _state(summary: closed.Summary) -> str:
     if summary.error is None:
-        return "closed"
+        return "closed" if summary.holder is None else "in use"
     return "in use" if code_of(summary.error) == Code.JOURNAL_IN_USE else "unreadable"
 
 
@@ -86,8 +99,15 @@ def show_waiting(path: options.JournalFile, limit: options.Limit = 100, as_json:
             for each in found:
                 show.print_json(messages.whole(each))
         else:
-            rows = ((each.id, each.failures, show.moment(each.sent_at), messages.body(each)) for each in found)
-            messages.print_rows(("id", "failures", "sent at", "body"), rows)
+            rows = (
+                (each.id, each.key, each.failures, show.moment(each.sent_at), _moment(each.due), messages.body(each))
+                for each in found
+            )
+            messages.print_rows(("id", "key", "failures", "sent at", "due", "body"), rows)
             for inbox, count in closed.in_doubt(journal).items():
                 say(f"{count} in doubt: only the inbox {inbox} knows whether they were done")
         return messages.conclude(closed.count_waiting(journal), limit, f"no messages wait in {path}")
+
+
+def _moment(microseconds: int) -> str | None:
+    return show.moment(microseconds) if microseconds else None

@@ -57,6 +57,7 @@ def show_dead(
         return Code.OK
     said = {
         "id": letter.id,
+        "key": letter.key,
         "sent at": show.moment(letter.sent_at),
         "died at": show.moment(letter.at),
         "failures": letter.failures,
@@ -110,8 +111,9 @@ def _letters(path: Path, ids: list[str] | None, every: bool) -> Iterator[DeadLet
 
 
 def _conclude(count: int, ids: list[str] | None, what: str) -> int:
-    say(f"{count} {what}" if count != 1 else f"1 {what.replace('wait', 'waits', 1).replace('were', 'was', 1)}")
     missing = len(set(ids)) - count if ids else 0
+    if count or not missing:
+        say(f"{count} {what}" if count != 1 else f"1 {what.replace('wait', 'waits', 1).replace('were', 'was', 1)}")
     if missing:
-        say(f"{missing} of the ids are of no dead letter")
+        say(f"{missing} of the ids {'is' if missing == 1 else 'are'} of no dead letter")
     return Code.FAILED if missing else Code.OK

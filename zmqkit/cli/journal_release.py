@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zmqkit.cli import closed, options
+from zmqkit.cli import closed, live, options
 from zmqkit.cli.outcome import Code, Failed, command, say
 from zmqkit.journal import SqliteJournal
 from zmqkit.patterns.pipeline.doubt import INBOXES, LENT, pack_lent, unpack_inbox, unpack_lent
@@ -16,6 +16,9 @@ from zmqkit.patterns.pipeline.rows import MARKS
 from zmqkit.patterns.pipeline.sending import LOGS
 from zmqkit.patterns.pipeline.walltime import STATE
 from zmqkit.protocol.core import Read, Write
+
+if TYPE_CHECKING:
+    from zmqkit.patterns.pipeline.steering_sync import LiveJournal
 
 AT_ONCE = 1000
 """So many rows are rewritten in one commit."""
@@ -39,8 +42,12 @@ def release(
     """
     if bool(inbox) == bool(ids):
         raise Failed("give --inbox ID, or --id ID for each message", Code.USAGE)
-    with closed.opened(path):
-        pass  # it is there, and a pipeline's
+    with live.opened(path) as found:  # it is there, and a pipeline's
+        if not isinstance(found, SqliteJournal):
+            if not inbox:
+                raise Failed(f"{path} is open in a running program, which releases whole inboxes: give --inbox ID")
+            _, wanted = _inbox_of(found, path, inbox)
+            return _told(found.release(wanted), inbox)
     journal = SqliteJournal(path, durability="power", logs=LOGS, owner="zmqkit journal release")
     try:
         if inbox:
@@ -50,19 +57,26 @@ def release(
         journal.close()
 
 
-def _release_inbox(journal: SqliteJournal, path: Path, wanted: str) -> int:
-    found = [
-        row
-        for row in journal.read(Read(INBOXES, 1, closed.LAST_KEY, closed.LAST_KEY))
-        if unpack_inbox(row.value)[0].hex().startswith(wanted.lower())
-    ]
+def _inbox_of(journal: SqliteJournal | LiveJournal, path: Path, wanted: str) -> tuple[int, bytes]:
+    """The number and the id of the one inbox whose id begins so."""
+    rows = journal.read(Read(INBOXES, 1, closed.LAST_KEY, closed.LAST_KEY))
+    known = [(row.key, unpack_inbox(row.value)[0]) for row in rows]
+    found = [each for each in known if each[1].hex().startswith(wanted.lower())]
     if len(found) != 1:
         what = "no inbox" if not found else "several inboxes"
         raise Failed(f"{path} knows {what} {wanted}: `zmqkit journal show {path}` says of which it waits")
-    number = found[0].key
-    count = sum(each.inbox == unpack_inbox(found[0].value)[0].hex() for each in closed.waiting(journal))
+    return found[0]
+
+
+def _release_inbox(journal: SqliteJournal, path: Path, wanted: str) -> int:
+    number, inbox = _inbox_of(journal, path, wanted)
+    count = sum(each.inbox == inbox.hex() for each in closed.waiting(journal))
     journal.commit([Write(INBOXES, number, 0, None), *_forgotten(journal, number)])
-    say(f"{count} {'jobs' if count != 1 else 'job'} may go to anybody; the inbox {wanted} is forgotten")
+    return _told(count, wanted)
+
+
+def _told(count: int, inbox: str) -> int:
+    say(f"{count} {'jobs' if count != 1 else 'job'} may go to anybody; the inbox {inbox} is forgotten")
     return Code.OK
 
 

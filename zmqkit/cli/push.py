@@ -32,8 +32,8 @@ def push(
         bool,
         typer.Option(
             "--envelopes",
-            help='Each line is a JSON object: {"body": ...}, and "id", "key", "priority", "delay", "ttl" and "headers" '
-            "where it wants them; `zmqkit journal export` prints such lines.",
+            help='Each line is a JSON object: {"body": ...}, and "id", "key", "priority", "delay" or "due", "ttl" or '
+            '"expires", and "headers" where it wants them; `zmqkit journal export` prints such lines.',
         ),
     ] = False,
     key: Annotated[

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from zmqkit.errors import Closed, Forked, JournalBusy, JournalDamaged, JournalError, JournalVersion, UsageError
 
@@ -35,12 +35,47 @@ _DAMAGED_CODES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB
 
 def check_source(source: Source | None) -> None:
     """Raises `TypeError` or `UsageError` for what cannot be an inbox, before anything is opened."""
+    if isinstance(source, sqlite3.Connection):  # which is callable, too
+        raise TypeError(
+            "inbox must be a path, or a callable that gives a connection, got a connection: each thread needs its own, "
+            "so give the path, or a function that connects"
+        )
     if source is None or callable(source):
         return
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(f"inbox must be a path, or a callable that gives a connection, got {source!r}")
     if os.fspath(source) in ("", ":memory:"):
         raise UsageError("an inbox in memory would forget what was done: give it a file")
+
+
+class OwnConnection(sqlite3.Connection):
+    """A connection that lets nobody end, by a method of its own, a transaction that zmqkit is to end.
+
+    Found out afterwards, as it is of a COMMIT in plain SQL, it would be too late: effects are there already.
+    """
+
+    def commit(self) -> None:
+        self._leave()
+        super().commit()
+
+    def rollback(self) -> None:
+        self._leave()
+        super().rollback()
+
+    def executescript(self, sql_script: str, /) -> sqlite3.Cursor:
+        self._leave("executescript() commits first: say execute() for each statement. ")
+        return super().executescript(sql_script)
+
+    def __enter__(self) -> Self:
+        self._leave("`with` on a connection commits at its end. ")
+        return super().__enter__()
+
+    def _leave(self, why: str = "") -> None:
+        if self.in_transaction:
+            raise UsageError(
+                f"{why}The end of the transaction() block commits, and an exception that leaves it rolls back: leave "
+                f"both to it, or effect and record are not one"
+            )
 
 
 class Connections:
@@ -66,10 +101,12 @@ class Connections:
         self._here = threading.local()
         self._pid = os.getpid()
         self._closed = False
-        self._opened: set[sqlite3.Connection] = set()
-        """Those that we opened; they may be closed from any thread."""
+        self._opened: dict[sqlite3.Connection, threading.Thread] = {}
+        """Those that we opened, and for whom; they may be closed from any thread."""
         self._spent: set[sqlite3.Connection] = set()
         """Not to be used again by the thread whose they are: a commit of theirs failed."""
+        self._place: tuple[int, int] | None = None
+        """Device and inode of the file that was prepared."""
 
     def here(self) -> sqlite3.Connection:
         """This thread's connection, in autocommit mode. Raises `JournalError`, `Closed`, `Forked`."""
@@ -77,7 +114,7 @@ class Connections:
         if self._closed:
             raise Closed(f"the inbox {self.path} is closed")
         connection: sqlite3.Connection | None = getattr(self._here, "connection", None)
-        if connection is not None and connection in self._spent:
+        if connection is not None and (connection in self._spent or _is_closed(connection)):
             self._spent.discard(connection)
             self.drop()
             connection = None
@@ -92,7 +129,7 @@ class Connections:
         connection: sqlite3.Connection | None = getattr(self._here, "connection", None)
         if connection is not None:
             del self._here.connection
-            self._opened.discard(connection)
+            self._opened.pop(connection, None)
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
 
@@ -113,9 +150,35 @@ class Connections:
                     connection.close()
             self._opened.clear()
 
+    def check_place(self) -> None:
+        """Raises `JournalDamaged` where the file is no longer that which was opened: what goes there now is lost."""
+        assert self.path is not None  # it was opened
+        try:
+            found = os.stat(self.path)
+        except OSError as error:
+            why = f"it cannot be found: {error}"
+        else:
+            if self._place in (None, (found.st_dev, found.st_ino)):
+                return
+            why = "another file is in its place"
+        raise JournalDamaged(
+            f"the inbox {self.path} was removed or replaced while it was open ({why}): what was committed to it now "
+            "would be lost. Put the file back; or, to go on with what is there, close this peer and open it again"
+        )
+
+    def _leave_dead(self) -> None:
+        """Close what was opened for threads that have ended, but what another thread is to commit."""
+        for connection, thread in list(self._opened.items()):
+            if not thread.is_alive() and not is_open(connection):
+                self._opened.pop(connection, None)
+                self._spent.discard(connection)
+                with contextlib.suppress(sqlite3.Error):
+                    connection.close()
+
     def _open(self) -> sqlite3.Connection:
+        self._leave_dead()
         if callable(self._source):
-            connection = self._source()
+            connection: sqlite3.Connection = self._source()
             if not isinstance(connection, sqlite3.Connection):
                 raise UsageError(
                     f"the inbox's callable gave {type(connection).__name__}, not a sqlite3.Connection; for another "
@@ -124,7 +187,9 @@ class Connections:
             if connection.in_transaction:
                 raise UsageError("the inbox's callable gave a connection that is within a transaction")
         else:
-            connection = sqlite3.connect(self._source, timeout=BUSY_SECONDS, check_same_thread=False)
+            connection = sqlite3.connect(
+                str(self.path), timeout=BUSY_SECONDS, check_same_thread=False, factory=OwnConnection
+            )
         try:
             connection.isolation_level = None  # we say BEGIN and COMMIT ourselves
             self._check(connection)
@@ -132,11 +197,14 @@ class Connections:
                 if self._prepare is not None:
                     self._prepare(connection)
                     self._prepare = None
+                    assert self.path is not None  # it was checked
+                    found = os.stat(self.path)
+                    self._place = found.st_dev, found.st_ino
         except BaseException:
             connection.close()
             raise
         if not callable(self._source):
-            self._opened.add(connection)
+            self._opened[connection] = threading.current_thread()
         return connection
 
     def check_process(self) -> None:
@@ -176,29 +244,46 @@ def _ask(connection: sqlite3.Connection, pragma: str) -> Any:
 
 
 @contextlib.contextmanager
-def translated(path: str | None) -> Iterator[None]:
+def translated(path: str | None, what: str = "inbox") -> Iterator[None]:
     """SQLite's errors become `JournalError`s that say what to do."""
     try:
         yield
     except sqlite3.Error as error:
-        raise translate(error, path) from error
+        raise translate(error, path, what) from error
 
 
-def translate(error: sqlite3.Error, path: str | None) -> JournalError:
+def translate(error: sqlite3.Error, path: str | None, what: str = "inbox") -> JournalError:
     """The `JournalError` for an error of SQLite's before a commit: nothing was stored."""
+    where = f"the {what} {path}"
     code = getattr(error, "sqlite_errorcode", None)
     code = code & 0xFF if isinstance(code, int) else None
     if code in _BUSY_CODES:
-        return JournalBusy(f"the inbox {path} is held by another process for longer than {BUSY_SECONDS:.0f} s: {error}")
+        return JournalBusy(f"{where} is held by another process for longer than {BUSY_SECONDS:.0f} s: {error}")
     if code in _DAMAGED_CODES:
-        return JournalDamaged(f"the inbox {path} is not a database, or is damaged: {error}; restore it from a copy")
+        return JournalDamaged(f"{where} is not a database, or is damaged: {error}; restore it from a copy")
     if code == sqlite3.SQLITE_CANTOPEN:
-        return JournalError(f"the inbox {path} cannot be opened: {error}; does its folder exist, may we write there?")
+        return JournalError(f"{where} cannot be opened: {error}; does its folder exist, may we write there?")
     if code in _FULL_CODES:
-        return JournalError(f"no room on the disk for the inbox {path}: {error}; nothing was stored")
+        return JournalError(f"no room on the disk for {where}: {error}; nothing was stored")
     if code == sqlite3.SQLITE_READONLY:
-        return JournalError(f"the inbox {path} cannot be written: {error}; may we write the file and its folder?")
-    return JournalError(f"the inbox {path}: {error}")
+        return JournalError(f"{where} cannot be written: {error}; may we write the file and its folder?")
+    return JournalError(f"{where}: {error}")
+
+
+def is_open(connection: sqlite3.Connection) -> bool:
+    """Whether a transaction is open there; may be asked from any thread. Not on one that was closed."""
+    try:
+        return connection.in_transaction
+    except sqlite3.ProgrammingError:
+        return False
+
+
+def _is_closed(connection: sqlite3.Connection) -> bool:
+    try:
+        _ = connection.in_transaction
+    except sqlite3.ProgrammingError:
+        return True
+    return False
 
 
 def is_busy(error: sqlite3.Error) -> bool:

@@ -29,6 +29,7 @@ from zmqkit.inbox.connections import (
     Source,
     impatient,
     is_busy,
+    is_open,
     roll_back,
     translate,
     translated,
@@ -135,6 +136,7 @@ class Inbox:
         connection = self._connections.here()
         if wait and connection.in_transaction:
             raise UsageError("a transaction of this inbox is open in this thread already: it cannot be nested")
+        self._connections.check_place()
         if not self._connections.writing.acquire(blocking=wait):
             return None
         try:
@@ -152,6 +154,7 @@ class Inbox:
         Waits for nobody, so that an event loop may call it. Its `Transaction.commit` may wait.
         """
         connection = self._connections.here()
+        self._connections.check_place()
         if not self._connections.writing.acquire(blocking=False):
             return None
         begun = False
@@ -307,7 +310,7 @@ class Transaction:
         self._check()
         self._open = False
         try:
-            if self.connection.in_transaction:
+            if is_open(self.connection):
                 with translated(self._inbox.path):
                     self._inbox._commit(self.connection, self._proofs)
                 return
@@ -340,7 +343,7 @@ class Transaction:
         if not self._open:
             raise UsageError("this transaction has ended")
         self._inbox._connections.check_process()
-        if not self.connection.in_transaction:
+        if not is_open(self.connection):
             self._open = False
             self._inbox._ended()
             raise UsageError(_ENDED)

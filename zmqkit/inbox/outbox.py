@@ -12,6 +12,7 @@ journal holds its message; until then whoever opens the journal sends it, under 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -20,8 +21,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from zmqkit.errors import JournalDamaged, UsageError
-from zmqkit.inbox.connections import BUSY_SECONDS, impatient, is_busy, translated
+from zmqkit.errors import JournalDamaged, JournalError, UsageError
+from zmqkit.inbox import connections as shared
+from zmqkit.inbox.connections import BUSY_SECONDS, impatient, is_busy
+from zmqkit.inbox.connections import is_open as is_open
 from zmqkit.inbox.connections import roll_back as roll_back
 
 _TABLE: Final = (
@@ -33,8 +36,21 @@ _COLUMNS: Final = ["n", "pusher", "id", "codec", "sent_at", "options", "body"]
 _READ: Final = (
     "select n, id, codec, sent_at, options, body from zmqkit_outbox where pusher = ? and n > ? order by n limit ?"
 )
+_PUT: Final = (
+    "insert or ignore into zmqkit_outbox (pusher, id, codec, sent_at, options, body) values (?, ?, ?, ?, ?, ?)"
+)
 AT_ONCE: Final = 1000
-"""So many rows are read, and deleted, together."""
+"""So many rows are read together."""
+
+
+ENDED: Final = (
+    "the transaction was ended by a COMMIT or ROLLBACK within the block: leave both to zmqkit, or begin it before"
+)
+
+
+def translated(path: str | None) -> contextlib.AbstractContextManager[None]:
+    """SQLite's errors become `JournalError`s that say what to do."""
+    return shared.translated(path, "outbox")
 
 
 class Outgone(NamedTuple):
@@ -90,14 +106,15 @@ def make_table(connection: sqlite3.Connection, path: str) -> None:
 
 def put(connection: sqlite3.Connection, path: str, pusher: str, message: Outgone) -> None:
     """Write a message down, within the transaction that is open; its `n` is not looked at. One whose id waits there
-    already is not written twice. Raises `JournalError`."""
+    already is not written twice. Raises `UsageError` if none is open, `JournalError`."""
+    if not is_open(connection):
+        raise UsageError(ENDED)  # in autocommit it would be sent at once, whatever becomes of the block
     _, id, codec, sent_at, options, body = message
-    shown = json.dumps(options, ensure_ascii=False, separators=(",", ":"))
-    with translated(path):
-        connection.execute(
-            "insert or ignore into zmqkit_outbox (pusher, id, codec, sent_at, options, body) values (?, ?, ?, ?, ?, ?)",
-            (pusher, id, codec, sent_at, shown, body),
-        )
+    shown = json.dumps(options, ensure_ascii=False, separators=(",", ":")) if options else "{}"
+    try:
+        connection.execute(_PUT, (pusher, id, codec, sent_at, shown, body))
+    except sqlite3.Error as error:  # as `translated`, which costs as much as this whole function
+        raise shared.translate(error, path, "outbox") from error
 
 
 def commit(connection: sqlite3.Connection, path: str) -> None:
@@ -119,14 +136,6 @@ def moves(connection: sqlite3.Connection) -> bool:
     return True
 
 
-def is_open(connection: sqlite3.Connection) -> bool:
-    """Whether a transaction is open there; may be asked from any thread."""
-    try:
-        return connection.in_transaction
-    except sqlite3.ProgrammingError:
-        return False  # it was closed
-
-
 class OutboxFile:
     """What waits in one file for one journal, read over a connection of its own: what is committed, and nothing else.
 
@@ -139,23 +148,55 @@ class OutboxFile:
         self.path = path
         self._pusher = pusher
         self._connection: sqlite3.Connection | None = None
+        self._which: tuple[int, int] | None = None
+        """Device and inode of the file that the connection is to."""
 
     def read(self, after: int = 0) -> list[Outgone]:
-        """The oldest messages behind that row. Raises `JournalError`."""
-        if not Path(self.path).exists():
+        """The oldest messages behind that row, up to one that is none. Raises `JournalError`."""
+        try:
+            there = os.stat(self.path)
+        except FileNotFoundError:
+            self.close()
             return []
+        except OSError as error:
+            raise JournalError(f"the outbox {self.path} cannot be reached: {error}") from error
+        if self._which != (there.st_dev, there.st_ino):
+            self.close()  # another file was put in its place
+            self._which = there.st_dev, there.st_ino
         with translated(self.path):
             connection = self._connected()
             there = connection.execute("select 1 from sqlite_master where name = 'zmqkit_outbox'").fetchone()
             if there is None:
                 return []
             rows = connection.execute(_READ, (self._pusher, after, AT_ONCE)).fetchall()
+        found: list[Outgone] = []
+        for row in rows:
+            try:
+                found.append(self._sound(row))
+            except JournalDamaged:
+                if found:
+                    break  # these first
+                raise
+        return found
+
+    def _sound(self, row: tuple[Any, ...]) -> Outgone:
+        """A row as it was written down. Raises `JournalDamaged`."""
+        n, id, codec, at, options, body = row
         try:
-            return [
-                Outgone(n, id, codec, at, json.loads(options), bytes(body)) for n, id, codec, at, options, body in rows
-            ]
-        except (TypeError, ValueError) as error:
-            raise JournalDamaged(f"the outbox in {self.path} has a row that is none: {error}") from error
+            found = {} if options == "{}" else json.loads(options)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise self._unsound(n, f"its options are not JSON: {error}") from error
+        if not (type(id) is str and type(codec) is str and type(at) is int and type(found) is dict):
+            raise self._unsound(n, "its columns are not of the kinds that zmqkit writes")
+        if type(body) is not bytes:
+            raise self._unsound(n, f"its body is {type(body).__name__}, not bytes")
+        return Outgone(n, id, codec, at, found, body)
+
+    def _unsound(self, n: int, why: str) -> JournalDamaged:
+        return JournalDamaged(
+            f"the outbox in {self.path} has a row that is none, number {n}: {why}. Mend or delete it; what stands "
+            "behind it waits"
+        )
 
     def remove(self, messages: Sequence[Outgone]) -> None:
         """They are in the journal. Raises `JournalError`: they will be sent once more, under the same ids."""
@@ -163,7 +204,10 @@ class OutboxFile:
             connection = self._connected()
             connection.execute("begin immediate")
             try:
-                connection.executemany("delete from zmqkit_outbox where n = ?", [(each.n,) for each in messages])
+                # By the id, too: the file may have been replaced since they were read.
+                connection.executemany(
+                    "delete from zmqkit_outbox where n = ? and id = ?", [(each.n, each.id) for each in messages]
+                )
                 connection.execute("commit")
             except BaseException:
                 roll_back(connection)
@@ -172,8 +216,10 @@ class OutboxFile:
     def close(self) -> None:
         """Let go of the file."""
         if self._connection is not None:
-            self._connection.close()
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.close()
             self._connection = None
+        self._which = None
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:

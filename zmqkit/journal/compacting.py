@@ -45,7 +45,9 @@ def compact(path: str | os.PathLike[str], *, vfs: str | None = None) -> Compacte
         JournalFull, JournalError: the disk refused; the journal is as it was.
     """
     name = os.path.realpath(path)
-    if os.path.isdir(name) or not os.path.exists(name):
+    if os.path.isdir(name):
+        raise JournalError(f"{name} is a directory; a journal is a file")
+    if not os.path.exists(name):
         raise JournalError(f"{name}: there is no such journal")
     if not os.path.exists(f"{name}.lock"):
         layout.check_header(name, was_ours=False, upgrade=True)  # beside a stranger's file we leave no lock file

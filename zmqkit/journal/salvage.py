@@ -279,7 +279,9 @@ def opened(path: str, *, live: bool = True) -> Iterator[Source]:
         raise busy(path, holder)
     if holder is not None and holder.pid == os.getpid() and holder.host == socket.gethostname():
         raise busy(path, holder)  # a POSIX lock of ours would go with any handle of the file that we close
-    if os.path.isdir(path) or not os.path.exists(path):
+    if os.path.isdir(path):
+        raise JournalError(f"{path} is a directory; a journal is a file")
+    if not os.path.exists(path):
         raise JournalError(f"{path}: there is no such journal")
     source = Source(path, holder, mark)
     with contextlib.ExitStack() as stack:

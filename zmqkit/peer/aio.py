@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -21,8 +21,11 @@ from zmqkit.errors import WaitTimeout, ZmqkitError
 from zmqkit.peer.base import DRAIN, PeerBase, check_timeout
 from zmqkit.peer.hooks import on, stop_on_signals
 from zmqkit.transport.tickets import Ticket, WaitExpired, wait_async
+from zmqkit.transport.waiters import in_trio
 
 log = logging.getLogger("zmqkit")
+
+R = TypeVar("R")
 
 
 class Peer(PeerBase):
@@ -90,16 +93,15 @@ class Peer(PeerBase):
         driver = self._driver
         assert driver is not None
         # Not to be cancelled halfway: it is bounded, and whoever cancels expects everything to be given back.
-        with anyio.CancelScope(shield=True):
-            await in_thread(driver.close, 1.0)
+        await to_the_end(in_thread, driver.close, 1.0)
 
     async def __aenter__(self) -> Self:
         try:
             return await self.open()
         except anyio.get_cancelled_exc_class():
             # What opens in a thread is open by then, and `__aexit__` is not called: nobody else would close it.
-            with anyio.CancelScope(shield=True), contextlib.suppress(ZmqkitError):
-                await self.close(0)
+            with contextlib.suppress(ZmqkitError):
+                await to_the_end(self.close, 0)
             raise
 
     async def __aexit__(self, t: type[BaseException] | None, v: BaseException | None, tb: TracebackType | None) -> None:
@@ -109,6 +111,35 @@ class Peer(PeerBase):
 async def in_thread(fn: Any, *args: Any) -> Any:
     """Call what blocks shortly, in a worker thread."""
     return await anyio.to_thread.run_sync(fn, *args)
+
+
+async def to_the_end(step: Callable[..., Coroutine[Any, Any, R]], *args: Any) -> R:
+    """Await a bounded step to its end, whoever cancels meanwhile; then that is raised.
+
+    A shielded scope keeps off anyio's own cancellation. That of `asyncio.Task.cancel`, and so of `asyncio.timeout` and
+    `asyncio.TaskGroup`, comes through it, and would leave a commit, say, to a thread that nobody waits for.
+    """
+    with anyio.CancelScope(shield=True):
+        result = await step(*args) if in_trio() else await _in_a_task(step(*args))
+    return result  # noqa: RET504 - for all that mypy knows, a scope may swallow an exception
+
+
+async def _in_a_task(step: Coroutine[Any, Any, R]) -> R:
+    import asyncio
+
+    task = asyncio.get_running_loop().create_task(step)
+    cancelled: BaseException | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None or task.cancelled():
+        return task.result()
+    try:
+        raise cancelled from task.exception()
+    finally:
+        del cancelled  # or its traceback would hold itself
 
 
 async def call(
@@ -182,4 +213,4 @@ async def run_tasks(loop: Callable[[], Any], tasks: int, *peers: PeerBase) -> No
         raise errors[0]
 
 
-__all__ = ["Peer", "call", "in_thread", "on", "run_tasks", "stop_on_signals"]
+__all__ = ["Peer", "call", "in_thread", "on", "run_tasks", "stop_on_signals", "to_the_end"]

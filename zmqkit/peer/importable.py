@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 from collections.abc import Callable
 from typing import Any
 
@@ -41,3 +42,15 @@ def importable(call: Callable[..., Any], shown: str) -> Place:
             f"define it at the top of a module, or run it in threads (processes=0)"
         )
     return place
+
+
+def check_main() -> None:
+    """Raises `UsageError` in a process that imports a program to find a function there: it must not run that program.
+
+    Such a process would work as its parent does, start processes of its own for it, and be refused that each time.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise UsageError(
+            "processes= was reached while another process imports this program: what starts it belongs under "
+            'if __name__ == "__main__":'
+        )

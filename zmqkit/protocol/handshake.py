@@ -215,6 +215,10 @@ class Handshake(Liveness):
             self._open(link, hello, fields, now)
         elif session.home is not None or session.peer.instance != hello.instance:
             self._refuse(link, "session", "that session belongs to another instance", fields)
+        elif not hello.resume and hello.about != session.peer.about:
+            # Restored from a state before it was welcomed, with the same ids, and opened anew: it is another peer.
+            self._end(session, WENT_BACK, now)
+            self._out.sends.append((link, [wire.pack([LOST, hello.session])]))
         else:
             self._go_on(session, link, hello, now)
 

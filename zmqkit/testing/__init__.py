@@ -10,8 +10,9 @@ This file only says where each name lives; a name is imported when it is first u
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from zmqkit import lazily
 
 if TYPE_CHECKING:
     from zmqkit.testing.clock import HostClock, VirtualClock
@@ -83,15 +84,4 @@ __all__ = [
     "sweep",
 ]
 
-
-def __getattr__(name: str) -> object:
-    try:
-        home = _HOMES[name]
-    except KeyError:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazily.attach(__name__, {name: f"{__name__}.{home}" for name, home in _HOMES.items()})

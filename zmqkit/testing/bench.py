@@ -60,6 +60,8 @@ class BenchDriver:
         self._commands: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._arrived: deque[tuple[Link, Frames]] = deque()
         self._callbacks: list[tuple[type[Event], Callable[[Any], object]]] = []
+        self._going = True
+        """Its last turn put something out: what came of that it has not seen yet."""
         bench.drivers.append(self)
 
     # ---- what faces use ------------------------------------------------------------
@@ -125,8 +127,11 @@ class BenchDriver:
         if due is not None and due <= now:
             core.handle_timer(now)
             busy = True
+        if not (busy or self._going):
+            return False  # nothing came, and its last turn had nothing to say
         core.end_turn(now)
-        return self._drain(now) or busy
+        self._going = self._drain(now)
+        return self._going or busy
 
     def _drain(self, now: float) -> bool:
         core, out = self.core, self.core.out

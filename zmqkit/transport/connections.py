@@ -33,7 +33,11 @@ MESSAGES_A_TURN = 200
 """How many messages of one socket are received before the others, and the user's commands, have their turn."""
 
 DISTURBED_SECONDS = 0.05
-"""The core is told at most this often that connections of a bound socket broke."""
+"""The core is told at most this often that connections of a bound socket broke; and again after each time:"""
+
+AGAIN_SECONDS = (0.002, 0.01, 0.05, 0.2)
+"""so long after that, as long as fewer links are known to be down than connections broke. libzmq tells of a break a
+moment before the socket knows it: what is sent to that peer meanwhile goes nowhere, and no error says so."""
 
 REDIAL_FIRST_SECONDS = 0.1
 REDIAL_CAP_SECONDS = 5.0
@@ -83,6 +87,10 @@ class Connections:
         self._changed = changed
         self._disturbed: dict[Hashable, float] = {}
         """Group -> when the core was, or will be, told of its broken connections."""
+        self._told: dict[Hashable, float] = {}
+        """Group -> when the core was told, not counting what it is told again."""
+        self._unfound: dict[Hashable, int] = {}
+        """Group -> how many of its connections broke of which no link is known to be down."""
         self._failed_told: dict[str, float] = {}
         """Address -> when it was logged that handshakes fail there."""
         self.broken = 0
@@ -130,7 +138,7 @@ class Connections:
         return False
 
     def _watch_bound(self, bound: Bound, now: float) -> bool:
-        broken = False
+        broken, unfound = False, 0
         for event in bound.events():
             if event == DISCONNECTED:
                 self.broken += 1
@@ -139,6 +147,7 @@ class Connections:
                     bound.failed -= 1
                 elif bound.greeted:
                     bound.greeted -= 1
+                    unfound += 1
                 else:  # libzmq does not tell of each
                     self._failed(bound, now)
             elif event == HANDSHAKE_SUCCEEDED:
@@ -146,6 +155,8 @@ class Connections:
             elif event & HANDSHAKE_FAILED:
                 bound.failed += 1
                 self._failed(bound, now)
+        if unfound:
+            self._unfound[bound.group] = self._unfound.get(bound.group, 0) + unfound
         if broken:
             last = self._disturbed.get(bound.group)
             if last is None or now >= last + DISTURBED_SECONDS:
@@ -171,11 +182,22 @@ class Connections:
             )
 
     def _tell_disturbed(self, bound: Bound, now: float) -> None:
-        self._disturbed[bound.group] = now
+        self._disturbed[bound.group] = self._told[bound.group] = now
+        self._ask_whose(bound, now, 0, now)
+
+    def _ask_whose(self, bound: Bound, since: float, again: int, now: float) -> None:
+        """Have the core find out whose connection broke, and again in a while."""
+        group = bound.group
+        if self._told[group] != since or (again and group not in self._unfound):
+            return  # it was told anew, or all are found
         try:
-            self._core.links_disturbed(bound.group, now)
+            self._core.links_disturbed(group, now)
         except Exception:
             self._bug("links_disturbed")
+        if again < len(AGAIN_SECONDS):
+            self._alarms.at(since + AGAIN_SECONDS[again], self._ask_whose, bound, since, again + 1)
+        else:
+            self._unfound.pop(group, None)  # they never were links
 
     # ---- links of dialers --------------------------------------------------------------
 
@@ -251,6 +273,8 @@ class Connections:
 
     def tell_down(self, link: Link, now: float) -> None:
         """The core's link_down."""
+        if isinstance(link, tuple) and len(link) == 3 and (left := self._unfound.pop(link[:2], 0)) > 1:
+            self._unfound[link[:2]] = left - 1
         try:
             self._core.link_down(link, now)
         except Exception:

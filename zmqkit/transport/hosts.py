@@ -11,7 +11,13 @@ import hashlib
 import os
 import platform
 import uuid
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+PF_EXITING: Final = 0x4
+"""A flag of a task that has run its last instruction, until it is gone (Linux, include/linux/sched.h)."""
+
+LOOKS: Final = 10
+"""So often at most it is looked for threads that are new."""
 
 
 class ProcessId(NamedTuple):
@@ -40,7 +46,11 @@ def host_id() -> str:
 
 
 def is_dead(host: str, pid: int, started: str) -> bool:
-    """True only when that process is proven dead: on this host, and gone, a zombie, or its pid was given to another."""
+    """True only when that process is proven dead: on this host, and gone, ending, or its pid was given to another.
+
+    A process is ending when each of its threads is a zombie, or has run its last instruction: killed, with its files
+    closed, but not wound up by the kernel, or by its parent.
+    """
     if not host or host != host_id() or pid <= 0:
         return False
     try:
@@ -54,22 +64,43 @@ def is_dead(host: str, pid: int, started: str) -> bool:
         return False
     if started and stat.started != started:
         return True
-    # A zombie was killed and waits for its parent. With threads left only the main thread has ended.
-    return stat.state in "ZX" and stat.threads <= 1
+    return _has_ended(stat) and _all_have_ended(pid)
 
 
 class _Stat(NamedTuple):
     state: str
-    threads: int
+    flags: int
     started: str
 
 
-def _stat(pid: int) -> _Stat | None:
-    """Three fields of /proc/PID/stat (proc(5)); None where it cannot be read."""
+def _has_ended(task: _Stat) -> bool:
+    return task.state in "ZX" or bool(task.flags & PF_EXITING)
+
+
+def _all_have_ended(pid: int) -> bool:
+    """Whether all threads of a process have ended. Where only the main thread has, it lives."""
+    known: set[str] = set()
+    for _ in range(LOOKS):
+        try:
+            found = set(os.listdir(f"/proc/{pid}/task")) - known
+        except OSError:
+            return False
+        if not found:
+            return True  # none of those that ended can have begun another one since
+        for each in found:
+            task = _stat(pid, int(each))
+            if task is None or not _has_ended(task):
+                return False
+        known |= found
+    return False
+
+
+def _stat(pid: int, thread: int = 0) -> _Stat | None:
+    """Some fields of /proc/PID/stat (proc(5)), or of that of a thread; None where it cannot be read."""
     if not _proc_is_ours(os.getpid()):
         return None
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
+        with open(f"/proc/{pid}/task/{thread}/stat" if thread else f"/proc/{pid}/stat", "rb") as file:
             data = file.read()
     except OSError:
         return None
@@ -77,7 +108,7 @@ def _stat(pid: int) -> _Stat | None:
     fields = data[data.rfind(b")") + 1 :].split()
     if len(fields) < 20:
         return None
-    return _Stat(fields[0].decode(), int(fields[17]), fields[19].decode())
+    return _Stat(fields[0].decode(), int(fields[6]), fields[19].decode())
 
 
 @functools.lru_cache(maxsize=1)
