@@ -37,7 +37,8 @@ class Job(JobBase[T]):
         """It is done; it will not come again.
 
         Args:
-            wait: block until the pusher has stored that.
+            wait: block until the pusher has stored that. Where it is gone, and had a journal, that may be opened again:
+                this is waited for, two minutes at most.
 
         Raises:
             AlreadySettled: it was settled before.

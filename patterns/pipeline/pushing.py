@@ -115,7 +115,8 @@ class Pusher(PusherBase, Peer):
 
     Args:
         *addresses: to bind.
-        journal: a file that keeps what is not settled; made if it is not there. None: memory only.
+        journal: a file that keeps what is not settled; made if it is not there. None: memory only. Pullers that are at
+            work when this is closed, and come back to it within its heartbeat bound after it was opened again, go on.
         durability: how safe a message is when `send` returns: "power" (synced to the disk), "process" (survives the
             death of the process), "memory". Without a journal it is "memory".
         max_failures: a message on which handlers failed so often becomes a dead letter.
