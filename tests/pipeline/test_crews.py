@@ -306,7 +306,7 @@ async def test_a_pusher_that_restarts_at_its_address_goes_on_with_the_pullers_th
             await push.send(["life", life])
             jobs.append(await take(pull))
             assert jobs[-1].body == ["life", life]  # those of before are still in hand
-            assert push.stats()["taken"] == life
+            await face.until(lambda: push.stats()["taken"] == life)  # noqa: B023 - it is waited for here
             with pytest.warns(RuntimeWarning, match=rf"{life + 1} messages? not settled"):
                 await push.close()
         async with face.Pusher(address, journal=path) as push:

@@ -20,12 +20,15 @@ from zmqkit.patterns.pipeline.hands import PusherSettings
 from zmqkit.patterns.pipeline.puller import Parcel, PullerCore
 from zmqkit.patterns.pipeline.pusher import PusherCore
 from zmqkit.patterns.pipeline.rows import DEAD, MARKS, MESSAGES, DeadRow, Pack
+from zmqkit.patterns.pipeline.walltime import STATE
+from zmqkit.protocol.core import Read
 from zmqkit.testing.faults import CRASH_FAULTS, DISK_FAULTS, STALL_FAULTS, Faults
 from zmqkit.testing.peers import SimPeer
 from zmqkit.testing.scenario import Scenario
 from zmqkit.testing.world import World
 
 ITEMS = 60
+LOGS = (MESSAGES, MARKS, DEAD, STATE)
 
 
 class HandledJob:
@@ -67,7 +70,7 @@ class ChainScenario(Scenario):
         *STALL_FAULTS, *CRASH_FAULTS, *DISK_FAULTS, "break", "lost", "duplicated", "reordered",
         "counted", "counted before", "worker died with inputs",
         "output refused", "dead for its output", "sessions_resumed", "redelivered", "jobs_lost", "settles_stale",
-        "marks loaded",
+        "marks loaded", "went_on",
     )  # fmt: skip
 
     # ---- who is there --------------------------------------------------------------
@@ -84,7 +87,7 @@ class ChainScenario(Scenario):
         self.stages = rng.choice((1, 1, 2))
         workers = rng.choice((1, 2))
         together = rng.random() < 0.3
-        self.source = world.peer("source", self._make_pusher, bind=["tcp://source:1"], journal=True)
+        self.source = world.peer("source", self._make_pusher, bind=["tcp://source:1"], journal=True, logs=LOGS)
         self.sink = world.peer("sink", self._make_puller, bind=["tcp://sink:1"], host="shared" if together else None)
         inputs = ["tcp://source:1"]
         for stage in range(self.stages):
@@ -94,7 +97,7 @@ class ChainScenario(Scenario):
                 host = "shared" if together else f"host {stage} {n}"
                 out = world.peer(
                     f"out{stage}{n}", self._make_pusher, host=host, connect=targets, start=False,
-                    journal=rng.random() < 0.3,
+                    journal=rng.random() < 0.3, logs=LOGS,
                 )  # fmt: skip
                 into = world.peer(
                     f"in{stage}{n}", self._make_puller, host=host, start=False,
@@ -115,13 +118,15 @@ class ChainScenario(Scenario):
             origin=f"{uuid[:16]}-{epoch.hex()[:8]}", epoch=epoch, durable=journal is not None,
             max_failures=1000, backoff=Backoff(0.05, 2.0, 0.5),
         )  # fmt: skip
-        made = PusherCore(local_of(peer, "push", "pull", about={"epoch": epoch}), settings, peer.random)
+        about = {"epoch": epoch} if journal is None else {"epoch": epoch, "journal": bytes.fromhex(uuid)}
+        made = PusherCore(local_of(peer, "push", "pull", about=about), settings, peer.random)
         self.next[peer] = 1
         if journal is not None:
             messages, marks = journal.totals(MESSAGES), journal.totals(MARKS)
             if marks.rows:
                 self.world.counts["marks loaded"] += 1
             made.found(messages.first_key, messages.last_key, messages.weight - marks.weight)
+            made.restore((), (), (), journal.read(Read(STATE, 1, 1 << 60, 1 << 60)))
             self.next[peer] = journal.highest(MESSAGES) + LARGEST_ROW
         made.opened_at(self.next[peer])
         return made
@@ -165,6 +170,7 @@ class ChainScenario(Scenario):
         """What a worker's thread does with each job; its outputs go to the other thread's core."""
         out = self.outs[peer]
         for parcel in parcels:
+            list(parcel.claims)
             offset = 0
             for index, length in enumerate(parcel.delivery.lengths):
                 job = HandledJob(peer, parcel, index, parcel.delivery.blob[offset : offset + length])
@@ -195,6 +201,7 @@ class ChainScenario(Scenario):
 
     def _count(self, peer: SimPeer, parcels: list[Parcel]) -> None:
         for parcel in parcels:
+            list(parcel.claims)
             offset = 0
             for index, length in enumerate(parcel.delivery.lengths):
                 body = parcel.delivery.blob[offset : offset + length]
