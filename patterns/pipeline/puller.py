@@ -211,7 +211,11 @@ class PullerCore(PatternCore):
         prefetch = Prefetch(now) if self._adaptive else None
         source = self._sources[session.id] = Source(session, epoch, self.local.credit_messages, prefetch)
         self._note_prefetch()
-        if source.journal and self._keeping:
+        if source.journal:
+            # One opening of a journal at a time: whoever had it before and is away is gone.
+            for old in self._sources.values():
+                if old.journal == source.journal and old.epoch != epoch and old.session.link is None:
+                    self.sessions.goodbye(old.session, "replaced", now)
             self._keeping.present(source, now)
 
     def lost(self, session: Session, reason: str, now: float) -> None:
@@ -226,6 +230,9 @@ class PullerCore(PatternCore):
         self.held -= sum(parcel.open.bit_count() for parcel in source.parcels.values())
         if source.journal and reason not in HERE and not self.local.about.get(ABOUT):
             self._keeping.keep(source, now)
+            for other in self._sources.values():
+                if other.journal == source.journal:
+                    self._keeping.present(other, now)
             return
         for parcel in source.parcels.values():
             parcel.lost = True

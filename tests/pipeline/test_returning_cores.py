@@ -25,9 +25,10 @@ BOUND = 3.0
 
 
 class Pipeline:
-    """A puller that dials; the pusher that it finds there is killed and opened anew."""
+    """A puller, and a pusher that is killed and opened anew; the puller dials, or the pushers do."""
 
-    def __init__(self, *, says: bool = True, prefetch: int = 100, **puller: Any) -> None:
+    def __init__(self, *, says: bool = True, prefetch: int = 100, dial: bool = False, **puller: Any) -> None:
+        self.dial = dial
         self.lives = 0
         self.says = says
         self.next = 1
@@ -36,7 +37,7 @@ class Pipeline:
             credit_messages=prefetch,
         )  # fmt: skip
         self.pusher = self._made({})
-        self.pair = CorePair(self.puller, self.pusher)
+        self.pair = CorePair(self.pusher, self.puller) if dial else CorePair(self.puller, self.pusher)
 
     def _made(self, rows: dict[str, dict[int, tuple[int, bytes]]]) -> Host:
         self.lives += 1
@@ -69,7 +70,11 @@ class Pipeline:
 
     def open(self) -> None:
         """The same journal is opened anew."""
-        self.pusher = self.pair.b = self._made(self.pusher.rows)
+        self.pusher = self._made(self.pusher.rows)
+        if self.dial:
+            self.pair.c = self.pusher
+        else:
+            self.pair.b = self.pusher
         self.pair.turn()
 
     def restart(self) -> None:
@@ -136,6 +141,17 @@ def test_what_is_in_hand_goes_on_and_what_nobody_began_comes_again_at_once() -> 
     pipeline.pair.flow()
     assert pipeline.pusher.core.acked == 4
     assert not pipeline.pusher.rows["messages"]
+
+
+def test_a_pusher_that_dials_again_before_it_was_given_up_goes_on_at_once() -> None:
+    pipeline = Pipeline(dial=True)
+    pipeline.send(b"a")
+    (job,) = pipeline.begin()
+    pipeline.restart()
+    pipeline.ack(*job)
+    pipeline.pair.flow()
+    assert (pipeline.pusher.core.counters["taken"], pipeline.pusher.core.acked) == (1, 1)
+    assert len(pipeline.puller.core.sessions) == 1
 
 
 def test_what_goes_on_takes_no_credit_and_gives_none_back() -> None:
