@@ -138,7 +138,7 @@ def frees_the_wrong_inbox(old: Callable[..., Any]) -> Callable[..., Any]:
 
 
 SETTINGS: dict[str, dict[str, object]] = {
-    "takes a nack for an answer": {"patterns": ("II-",)},
+    "takes a nack for an answer": {"patterns": ("II-",), "keeps": 0.12},
     "gives back what was begun": {"patterns": ("II-",), "closes": 0.1},
 }
 

@@ -56,6 +56,8 @@ class PipelineScenario(InHand, Direct, Scenario):
     most_pushers: ClassVar[int] = 2
     closes: ClassVar[float] = 0.006
     """How often somebody is closed, a step."""
+    keeps: ClassVar[float] = 0.04
+    """How often a user begins jobs and takes a while."""
     logs: ClassVar[tuple[str, ...]] = ("messages", "marks", "dead", STATE)
     expects: ClassVar[tuple[str, ...]] = (
         *NETWORK_FAULTS, *STALL_FAULTS, *CRASH_FAULTS, *JOURNAL_FAULTS, *DISK_FAULTS, "closed", "commits lost",
@@ -339,7 +341,7 @@ class PipelineScenario(InHand, Direct, Scenario):
         jobs = [job for job in jobs if job.parcel.lost or job.start(now, self.max_leases[peer])]
         if self._dies(peer):
             return
-        if kind >= 0.96:
+        if kind >= 1.0 - self.keeps:
             for job in jobs:
                 job.kept_until = now + rng.uniform(0.0, 8.0)
                 if rng.random() < 0.5 and not job.parcel.lost:
