@@ -1,7 +1,4 @@
-"""Chaos in the suite: a process that has imported everything begins its many lives, and these take their time.
-
-`make chaos` starts each anew, and has them call and send as fast as they can.
-"""
+"""In the suite a process that has imported everything begins the many lives; `make chaos` starts each anew."""
 
 from __future__ import annotations
 
@@ -10,10 +7,7 @@ import pytest
 from tests.chaos.fleet import Fleet
 from tests.preloaded import Preloaded
 
-LEISURE = 4.0
-
 
 @pytest.fixture(autouse=True)
-def with_little_work(preloaded: Preloaded, monkeypatch: pytest.MonkeyPatch) -> None:
+def lives_begin_quickly(preloaded: Preloaded, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Fleet, "preloaded", preloaded)
-    monkeypatch.setattr(Fleet, "leisure", LEISURE)

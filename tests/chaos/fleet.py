@@ -85,8 +85,6 @@ class Fleet:
 
     preloaded: ClassVar[Preloaded | None] = None
     """Starts the processes of all fleets, where there are many lives to begin; None: each is a fresh interpreter."""
-    leisure: ClassVar[float] = 1.0
-    """Told to all: by so much longer are the pauses of those who call and send."""
 
     def __init__(
         self,
@@ -113,7 +111,7 @@ class Fleet:
         self.slowest: dict[Role, float] = dict.fromkeys(crew, 0.0)
         """The longest that any life took from its start until it was at work, in seconds, stops left out."""
         self._arguments = ["--run", run, "--folder", str(folder), "--seed", str(seed), "--plant", plant]
-        self._arguments += ["--devices", str(devices), "--leisure", str(self.leisure)]
+        self._arguments += ["--devices", str(devices)]
         self._program = program
         self._programs = programs or {}
         self._first = list(crew) if first is None else first

@@ -35,8 +35,6 @@ class Process:
         self.address: str = arguments.address
         self.run = arguments.run
         self.plant = arguments.plant
-        self.leisure: float = arguments.leisure
-        """By so much the pauses between its calls, or sends, are longer than by themselves."""
         self.devices: int = arguments.devices
         """How many devices stand in the path; none: peers find each other by themselves."""
         self.folder = Path(arguments.folder)
@@ -96,7 +94,6 @@ def main(roles: Mapping[str, type[Process]]) -> None:
     parser.add_argument("--seed", required=True)
     parser.add_argument("--plant", default="")
     parser.add_argument("--devices", type=int, default=0)
-    parser.add_argument("--leisure", type=float, default=1.0)
     arguments = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     faulthandler.register(signal.SIGUSR1, all_threads=True)

@@ -74,7 +74,7 @@ class Push(Peer):
                 sent += len(items)
                 self._send(pusher, items)
                 self.busy()
-                self.finish.wait(self.rng.random() * 0.02 * self.leisure)
+                self.finish.wait(self.rng.random() * 0.02)
             settled = pusher.flush()
             self.history.record(f"drained {settled.acked} {settled.dead}")
         self.tell("done")

@@ -268,7 +268,7 @@ class Call(Process):
                 # With the same request id: where it is known, it must not run again.
                 again = dataclasses.replace(wish, name=f"{wish.name}+")
                 self._told(again, lambda again=again: perform(client, again))  # type: ignore[misc]
-            self.finish.wait(rng.random() * THINK_S * self.leisure)
+            self.finish.wait(rng.random() * THINK_S)
 
     async def _call_on_async(self, client: zmqkit.aio.Client, at: int) -> None:
         for wish, rng in self._wishes(at):
@@ -278,7 +278,7 @@ class Call(Process):
             except BaseException as error:
                 found = outcome(error)
             self._note(wish, found)
-            await asyncio.sleep(rng.random() * THINK_S * self.leisure)
+            await asyncio.sleep(rng.random() * THINK_S)
 
     def _told(self, wish: Wish, perform: Callable[[], str]) -> str:
         self.history.mention(wish.began)
