@@ -23,6 +23,7 @@ hypothesis.settings.load_profile("untimed")
 LEAK_GRACE_S = 5.0
 """How long threads and processes that are on their way out may take after a test."""
 
+TASKS = "/proc/self/task"
 MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 1 << 30
 
@@ -119,12 +120,17 @@ def _pids_of_children() -> set[str]:
     """As the kernel lists them, where it does; else all processes. To look at each costs milliseconds, twice a test."""
     found: set[str] = set()
     for _ in range(2):  # one that ends while the list is read may hide another
-        for task in Path("/proc/self/task").glob("*"):
+        for task in os.listdir(TASKS) if os.path.isdir(TASKS) else ():
             try:
-                found.update((task / "children").read_text().split())
+                listed = os.open(f"{TASKS}/{task}/children", os.O_RDONLY)
             except FileNotFoundError:
-                if (task / "stat").exists():  # a kernel without these lists; else the thread has ended
+                if os.path.exists(f"{TASKS}/{task}/stat"):  # a kernel without these lists; else the thread has ended
                     return {entry.name for entry in Path("/proc").glob("[0-9]*")}
+                continue
+            try:
+                found.update(os.read(listed, 1 << 16).decode().split())
             except OSError:
                 continue  # the thread ended while we looked
+            finally:
+                os.close(listed)
     return found
