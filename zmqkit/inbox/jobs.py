@@ -33,6 +33,8 @@ TABLE: Final = (
 _TABLES: Final = (TABLE + " without rowid",)
 _INDEX: Final = "create index if not exists zmqkit_inbox_jobs_sent on zmqkit_inbox_jobs (sent) where sent is not null"
 
+_INSERT: Final = "insert or ignore into zmqkit_inbox_jobs values (?, ?, ?, ?)"
+
 AT_ONCE: Final = 500
 """So many ids are looked for by one statement."""
 PRUNE_EVERY: Final = 100
@@ -168,27 +170,22 @@ class JobRecords:
     def record(self, transaction: Transaction, records: Iterable[JobRecord]) -> Known:
         """Write these down, within a transaction. If that returns anything but `NOTHING`, roll back."""
         connection, now = transaction.connection, int(self._clock() * 1e6)
-        done: set[str] = set()
         forgotten: set[str] = set()
-        first = ""
+        fresh: list[tuple[str, str, int, int | None]] = []
         with translated(self._inbox.path):
             horizon = self._horizon(connection)
             for each in records:
                 if each.sent is not None and each.sent < horizon:
                     forgotten.add(each.id)
-                    continue
-                written = connection.execute(
-                    "insert or ignore into zmqkit_inbox_jobs values (?, ?, ?, ?)",
-                    (each.id, each.origin, now, each.sent),
-                ).rowcount
-                if not written:
-                    done.add(each.id)
-                first = first or each.id
+                else:
+                    fresh.append((each.id, each.origin, now, each.sent))
+            done = _write(connection, fresh)
             if forgotten:
                 done |= self._look_up(connection, [JobRecord(id, "", None) for id in forgotten]).done
             if not (done or forgotten) and self._keep is not None:
                 self._prune(connection)
-        if first:
+        if fresh:
+            first = fresh[0][0]
             transaction.prove(first, lambda: self._is_there(first))
         return Known(frozenset(done), frozenset(forgotten - done)) if done or forgotten else NOTHING
 
@@ -213,3 +210,16 @@ class JobRecords:
         connection.executemany("delete from zmqkit_inbox_jobs where id = ?", [(id,) for id, _ in old])
         horizon = max(self._horizon(connection), old[-1][1] + 1)
         connection.execute("insert or replace into zmqkit_inbox_state values (?, ?)", (_HORIZON, horizon))
+
+
+def _write(connection: sqlite3.Connection, rows: Sequence[tuple[str, str, int, int | None]]) -> set[str]:
+    """Write these down. Returns the ids of those that were there before; then it is the same for all others."""
+    if len(rows) > 1:
+        connection.execute("savepoint zmqkit_inbox_jobs")
+        written = connection.executemany(_INSERT, rows).rowcount
+        if written != len(rows):  # which of them is not told
+            connection.execute("rollback to zmqkit_inbox_jobs")
+        connection.execute("release zmqkit_inbox_jobs")
+        if written == len(rows):
+            return set()
+    return {row[0] for row in rows if not connection.execute(_INSERT, row).rowcount}
