@@ -124,13 +124,15 @@ class Sorting:
         """What dies again while this goes on is not its business."""
         self._again = again
         self._chosen: dict[int, DeadRow] = {}
-        self._claimed: list[int] = []
+        self._handed: list[int] = []
+        """What was claimed, and is to be sent again or dropped by now."""
         self.after = 0
         self.done = 0
 
     def ask(self, page: Page) -> Ticket | None:
         """Ask for what is wanted of a page; None if that is nothing."""
         self._chosen = {}
+        self._handed = []
         for key, value in page.rows:
             letter = unpacked(value)
             if key <= self._last and (self._all or letter.id in self._left):
@@ -149,10 +151,19 @@ class Sorting:
         self._past(page)
         self._left.difference_update(self._chosen[key].id for key in claimed)
         pusher = self._pusher
-        self._claimed = claimed
-        if self._again:
-            return [pusher._redrive(self._chosen[key], key) for key in claimed]
-        return [pusher._ask(pusher._core.letters.drop, claimed)] if claimed else []
+        if not self._again:
+            self._handed = claimed
+            return [pusher._ask(pusher._core.letters.drop, claimed)] if claimed else []
+        self._handed = []
+        tickets = []
+        for key in claimed:
+            self._handed.append(key)
+            tickets.append(pusher._redrive(self._chosen[key], key))
+        return tickets
+
+    def abandon(self, asked: Ticket) -> None:
+        """Interrupted after `ask`, and not yet through with `go_on`: what is not dealt with is in nobody's hands."""
+        self._pusher._tell_soon(self._pusher._core.letters.forgo, asked, self._handed)
 
     def stored(self, result: int | None) -> None:
         """One of those was stored."""

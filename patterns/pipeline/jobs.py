@@ -295,7 +295,9 @@ def line_of(error: Exception) -> str:
         told = str(error)
     except Exception as another:
         told = f"and str() of it raises {type(another).__name__}"
-    return wire.sendable(told if isinstance(error, Retry | Reject) else f"{type(error).__name__}: {told}")
+    if isinstance(error, Retry | Reject):
+        return wire.sendable(told or ("rejected" if isinstance(error, Reject) else "its handler asked for another try"))
+    return wire.sendable(f"{type(error).__name__}: {told}" if told else type(error).__name__)
 
 
 def contained(policy: OnError, error: Exception) -> bool:

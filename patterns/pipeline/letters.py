@@ -60,7 +60,8 @@ class Letters:
         self._reasons: dict[int, str] = {}
         self._asked: dict[int, list[Any]] = {}
         self._paging: dict[int, list[Any]] = {}
-        self._claimed: set[int] = set()
+        self._claimed: dict[int, Any] = {}
+        """In whose hands each letter is: the ticket of the claim; None: a puller's."""
         self._dropping: deque[_Dropping] = deque()
         self.version = 0
 
@@ -133,14 +134,19 @@ class Letters:
             self._out.replies.append((ticket, None))
             return
         free = [key for key in keys if key not in self._claimed]
-        self._claimed.update(free)
+        self._claimed.update(dict.fromkeys(free, ticket))
         self._out.replies.append((ticket, free))
+
+    def forgo(self, ticket: Any, handed: Iterable[int], now: float) -> None:
+        """Who claimed letters by this ticket was interrupted: they stay, but those of which something becomes."""
+        kept = set(handed)
+        self.release([key for key, by in self._claimed.items() if by is ticket and key not in kept])
 
     def take(self, key: int) -> bool:
         """Claim one letter. False: somebody else has it."""
         if key in self._claimed:
             return False
-        self._claimed.add(key)
+        self._claimed[key] = None
         return True
 
     def kept(self, first: int, last: int) -> list[core.Row]:
@@ -149,7 +155,8 @@ class Letters:
 
     def release(self, keys: Iterable[int], now: float = 0.0) -> None:
         """They were claimed, and stay."""
-        self._claimed.difference_update(keys)
+        for key in keys:
+            self._claimed.pop(key, None)
 
     def remove(self, keys: Sequence[int]) -> None:
         """Claimed letters go with what is written now; `went` when it is stored, else `release`."""
@@ -164,7 +171,7 @@ class Letters:
         """What was removed is gone."""
         self.count -= len(keys)
         self.version += 1
-        self._claimed.difference_update(keys)
+        self.release(keys)
 
     def drop(self, keys: Sequence[int], ticket: Any, now: float) -> None:
         """Remove claimed letters; `ticket` gets how many, once that is stored, or an exception."""

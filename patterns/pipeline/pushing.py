@@ -105,7 +105,12 @@ class DeadLetters(DeadLettersBase):
         while not sorting.over(page := self._page(sorting.after)):
             asked = sorting.ask(page)
             if asked is not None:
-                for ticket in sorting.go_on(page, wait(asked, None)):
+                try:
+                    tickets = sorting.go_on(page, wait(asked, None))
+                except BaseException:
+                    sorting.abandon(asked)
+                    raise
+                for ticket in tickets:
                     sorting.stored(wait(ticket, None))
         return sorting.done
 

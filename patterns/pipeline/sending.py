@@ -311,14 +311,12 @@ class PusherBase(PipePeer):
 
     def _pack_many(self, bodies: list[Any], ids: list[str] | None = None) -> list[Pack]:
         """Encode bodies, `Outgoing` ones among them. See `packing.pack_many`."""
-        asked = Outgoing in set(map(type, bodies))
-        if self._plain and (self._codec == "raw" or asked):
-            return [
-                self._pack_plain(each.body, wanted_of(each))
-                if type(each) is Outgoing
-                else self._pack_plain(each, NOTHING)
-                for each in bodies
-            ]
+        if self._plain:
+            plain = [(each.body, wanted_of(each)) if type(each) is Outgoing else (each, NOTHING) for each in bodies]
+            if self._codec == "raw" and any(isinstance(body, list | tuple) for body, _ in plain):
+                return [self._pack_plain(*each) for each in plain]
+            for _, found in plain:
+                check_plain(found)
         return pack_many(bodies, self._codec, self._limits, time.time_ns() // 1000, ids)
 
     def _append(self, pack: Pack, ticket: Ticket | None, *, wait: bool, watcher: Any = None, lazy: bool = False) -> int:

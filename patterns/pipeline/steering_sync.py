@@ -16,6 +16,9 @@ from zmqkit.protocol.core import Read, Row
 PATIENCE_S: Final = 5.0
 """How long a pusher may take to say that it is there."""
 
+MOST_BYTES: Final = 1 << 18
+"""Of ids in one question."""
+
 LARGEST_ANSWER: Final = 1 << 40
 """Bytes: a row is as large as the largest message that its pusher takes."""
 
@@ -77,14 +80,32 @@ class LiveJournal(Peer):
         return int(self._asked("release", inbox=inbox).value)
 
     def _each(self, verb: str, ids: Sequence[str]) -> int:
-        parts = [list(ids[at : at + MOST_IDS]) for at in range(0, len(ids), MOST_IDS)]
-        return sum(int(self._asked(verb, ids=part).value) for part in parts or [[]])
+        return sum(int(self._asked(verb, ids=part).value) for part in parts_of(ids))
 
     def _asked(self, verb: str, **arguments: Any) -> Answer:
         answer: Answer = self._wait(self._ask(self._core.ask, verb, arguments), None)  # type: ignore[attr-defined]
         if answer.error:
             raise JournalError(f"{self.path} is open elsewhere, and there: {answer.error}")
         return answer
+
+
+def parts_of(ids: Sequence[str]) -> list[list[str]]:
+    """These, in as many parts as there must be questions. No ids, which mean all letters, are one empty part."""
+    if not ids:
+        return [[]]
+    parts: list[list[str]] = []
+    size = 0
+    for each in ids:
+        try:
+            length = len(each.encode())
+        except UnicodeEncodeError:
+            continue  # no message has such an id
+        if not parts or len(parts[-1]) >= MOST_IDS or size + length > MOST_BYTES:
+            parts.append([])
+            size = 0
+        parts[-1].append(each)
+        size += length
+    return parts
 
 
 def reach(address: str, path: str) -> LiveJournal | None:

@@ -154,3 +154,6 @@ class _Failing:
         if statement == "commit":
             raise sqlite3.OperationalError("disk I/O error")
         return self._real.execute(statement, *args)  # type: ignore[arg-type]
+
+    def cursor(self) -> sqlite3.Cursor:
+        return self._real.cursor()

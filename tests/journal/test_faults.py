@@ -17,6 +17,12 @@ from zmqkit.journal import SqliteJournal, Totals
 Error = Callable[[], Exception]
 
 
+@pytest.fixture
+def path(memory_path: Path) -> Path:
+    """The disk that fails sees each sync, and nobody need wait for it."""
+    return memory_path / "jobs.db"
+
+
 def test_a_commit_whose_sync_failed_but_that_is_there_is_confirmed_after_it_was_synced_anew(
     path: Path, disk: Disk
 ) -> None:

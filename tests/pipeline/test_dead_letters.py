@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.pipeline.faces import LOCAL, PATIENCE_S, Face, handle, take
-from zmqkit import Limits, Settled, UsageError
+from zmqkit import Limits, Puller, Pusher, Settled, UsageError
 from zmqkit.errors import JournalFull
 from zmqkit.patterns.pipeline import letters as limits
 from zmqkit.patterns.pipeline.dead import letter_of
@@ -244,3 +244,31 @@ def test_a_reader_of_a_broken_journal_is_told() -> None:
     assert sorted(out.replies, key=str) == [("asked", error), ("page", error)]
     letters.loaded(Read("dead", 1, limits.MOST, 1), [])
     assert len(out.replies) == 2
+
+
+@pytest.mark.parametrize("verb", ["retry", "drop"])
+def test_letters_whose_sorting_is_interrupted_are_in_nobodys_hands(tmp_path: Path, verb: str) -> None:
+    with Pusher(LOCAL, journal=tmp_path / "j.db") as push, Puller(push.addresses[0]) as pull:
+        push.send_many(range(3))
+        for _ in range(3):
+            pull.receive().reject("no")
+        push.flush(PATIENCE_S)
+        letters, real, waited = push.dead_letters(), push._wait, 0
+
+        def wait(ticket: Any, timeout: float | None) -> Any:
+            nonlocal waited
+            waited += 1
+            found = real(ticket, timeout)
+            if waited == 2:  # it has what it claimed; before, it read a page
+                raise KeyboardInterrupt
+            return found
+
+        push._wait = wait  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            getattr(letters, verb)()
+        push._wait = real  # type: ignore[method-assign]
+        assert getattr(letters, verb)() == 3
+        if verb == "retry":
+            for _ in range(3):
+                with pull.receive():
+                    pass

@@ -148,3 +148,56 @@ def test_a_job_can_be_extended_within_its_transaction(inbox: Path) -> None:
             job.extend(120)
         assert push.flush(PATIENCE_S).acked == 1
     assert effects(inbox) == ["a"]
+
+
+def as_dict(cursor: sqlite3.Cursor, row: tuple[Any, ...]) -> dict[str, Any]:
+    return {column[0]: value for column, value in zip(cursor.description, row, strict=True)}
+
+
+def test_connections_may_have_rows_of_any_kind(inbox: Path, tmp_path: Path) -> None:
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(inbox)
+        connection.row_factory = as_dict
+        return connection
+
+    with (
+        closing(connect()) as own,
+        Pusher(LOCAL, journal=tmp_path / "j.db") as push,
+        Puller(push.addresses[0]) as pull,
+        Pusher(LOCAL) as other,
+        Puller(other.addresses[0], inbox=connect) as sink,
+    ):
+        with push.transaction(own) as outbox:
+            outbox.send("a")
+        job = pull.receive()
+        with own:
+            assert job.claim(own)
+            own.execute("insert into effects values (?)", (job.body,))
+        job.ack()
+        other.send("b")
+        job = sink.receive()
+        with job.transaction() as db:
+            db.execute("insert into effects values (?)", (job.body,))
+            assert db.execute("select body from effects where body = 'b'").fetchall() == [{"body": "b"}]
+        assert other.flush(PATIENCE_S).acked == push.flush(PATIENCE_S).acked == 1
+    assert effects(inbox) == ["a", "b"]
+
+
+def test_a_connection_on_which_text_is_bytes_is_refused(inbox: Path, tmp_path: Path) -> None:
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(inbox)
+        connection.text_factory = bytes
+        return connection
+
+    with closing(connect()) as own, Pusher(LOCAL, journal=tmp_path / "j.db") as push:
+        with pytest.raises(UsageError, match="text_factory"), push.transaction(own):
+            raise AssertionError("it was begun")
+        with pytest.raises(UsageError, match="text_factory"):
+            Puller(push.addresses[0], inbox=connect).open()
+        with Puller(push.addresses[0]) as pull:
+            push.send("a")
+            job = pull.receive()
+            with own, pytest.raises(UsageError, match="text_factory"):
+                job.claim(own)
+            job.ack()
+            push.flush(PATIENCE_S)

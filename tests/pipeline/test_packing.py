@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from zmqkit import EncodeError, Limits, Outgoing, codec
+from zmqkit import EncodeError, Limits, Outgoing, Pusher, UsageError, codec
 from zmqkit.patterns.pipeline.bulk import chunk_size
 from zmqkit.patterns.pipeline.outgoing import Wanted, wanted_of
 from zmqkit.patterns.pipeline.packing import CHUNK_BYTES, CHUNK_MESSAGES, CHUNK_PACKS, arrange, pack_many
@@ -124,3 +124,14 @@ def test_chunks_grow_where_a_few_kinds_alternate_and_nobody_waits_for_room() -> 
     assert chunk_size(10_000, of(100, 80)) == CHUNK_PACKS * CHUNK_MESSAGES
     assert chunk_size(10_000, of(256, 1)) == CHUNK_MESSAGES
     assert chunk_size(16, of(3, 5)) == 64
+
+
+def test_bodies_for_plain_pullers_share_packs_unless_one_of_them_is_of_several_frames() -> None:
+    push = Pusher("tcp://127.0.0.1:*", plain=True, codec="raw")
+    alone = push._pack_many([b"a", Outgoing(b"b", priority=1), b"c"])
+    assert [(each.blob, each.lengths) for each in alone] == [(b"ac", [1, 1]), (b"b", [1])]
+    several = push._pack_many([b"a", [b"b", b"c"], Outgoing(b"d", priority=1)])
+    assert [len(each) for each in several] == [1, 1, 1]
+    assert several[1].headers
+    with pytest.raises(UsageError, match="leave key= out"):
+        push._pack_many([b"a", Outgoing(b"b", key="k")])

@@ -132,6 +132,23 @@ async def test_a_failed_job_is_contained_logged_counted_and_tried_again(
     assert "Traceback" in caplog.text
 
 
+async def test_what_is_raised_without_a_word_has_a_reason_all_the_same(
+    face: Face, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with face.Pusher(LOCAL, backoff=AT_ONCE) as push, face.Puller(push.addresses[0]) as pull:
+        failed = listen(face, push, JobFailed)
+        receipt = await push.send("x")
+        for error, reason in (
+            (Retry(delay=0), "its handler asked for another try"),
+            (LookupError(), "LookupError"),
+        ):
+            await fail(await take(pull), error)
+            assert (await failed.next()).reason == reason
+        await handle(pull, 1)
+        await push.flush(PATIENCE_S)
+    assert f"job {receipt.id} failed: its handler asked for another try" in caplog.text
+
+
 async def test_backoff_puts_a_growing_pause_between_tries(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
     # Full jitter draws from 0 up: with a die that always shows its highest face, the ceiling is the pause.
     import random

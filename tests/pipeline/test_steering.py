@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.bad_input.scenes import until
-from tests.pipeline.faces import LOCAL, PATIENCE_S, Face, handle, take
+from tests.pipeline.faces import LOCAL, PATIENCE_S, Face, bare, handle, take
 from tests.pipeline.test_dead_letters import bury, seen
 from tests.protocol.cores import CorePair, Host
 from zmqkit import JournalError, Puller, Pusher
@@ -35,7 +35,7 @@ from zmqkit.patterns.pipeline.steering import (
     read_answer,
     read_ask,
 )
-from zmqkit.patterns.pipeline.steering_sync import LiveJournal, reach
+from zmqkit.patterns.pipeline.steering_sync import LiveJournal, parts_of, reach
 from zmqkit.protocol import wire as session_wire
 from zmqkit.protocol.core import Read, Row
 from zmqkit.protocol.local import Local
@@ -336,3 +336,28 @@ def test_questions_and_answers_come_as_they_went() -> None:
     answer = Answer(7, "no", [1, 2], [Row(1, 2, b"abc")])
     assert read_answer(answer.pack()) == answer
     assert Sought.of({}) == Sought("", 0, 0, 0, (), b"")
+
+
+def test_ids_that_do_not_fit_into_one_question_go_in_several() -> None:
+    assert parts_of([]) == [[]]
+    many = [f"{n:020}" for n in range(25_000)]
+    large = ["é" * 1000] * 1000
+    for ids in (many, large, [*large, *many], ["x" * (1 << 19)]):
+        parts = parts_of(ids)
+        assert [each for part in parts for each in part] == ids
+        assert all(0 < len(part) <= MOST_IDS for part in parts)
+        assert all(len(part) == 1 or sum(len(each.encode()) for each in part) <= 1 << 18 for part in parts)
+    assert parts_of(["\ud800", "a"]) == [["a"]]
+    assert parts_of(["\ud800"]) == []  # not [[]], which would be all letters
+
+
+def test_more_ids_than_a_header_holds_are_looked_for(tmp_path: Path) -> None:
+    with Pusher(LOCAL, journal=tmp_path / "j.db") as push, Puller(push.addresses[0]) as pull:
+        push.send("a", id="mine")
+        pull.receive().reject("no")
+        push.flush(PATIENCE_S)
+        journal = reach(str(bare(push)._control), "j.db")
+        assert journal is not None
+        with journal:
+            assert journal.drop(*(f"{n:01000}" for n in range(5000)), "\ud800", "mine") == 1
+            assert journal.drop("\ud800") == 0

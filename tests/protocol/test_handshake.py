@@ -397,14 +397,19 @@ def test_a_peer_that_was_set_back_to_an_earlier_state_is_not_resumed_by_its_dial
     assert header(pair.up[2][-1])[1]["replaces"] == session.id
 
 
-def test_a_peer_that_was_restored_before_it_was_welcomed_and_opened_anew_is_another_one() -> None:
+@pytest.mark.parametrize("shown", ["by what it says of itself", "by what came in the session"])
+def test_a_peer_that_was_restored_before_it_was_welcomed_is_another_one(shown: str) -> None:
     pair = Pair()
     old = pair.b.session
     back = hello(pair.c, session=old.id, attempt=99)
+    if shown == "by what it says of itself":
+        back = dataclasses.replace(back, about={"opening": 2})
+    else:
+        pair.hand(pair.b, 1, frame(PING, old.id, 0, 0, 0, 1, 0))
     pair.disconnect()
     pair.connect()
     pair.up[2].clear()
-    pair.hand(pair.b, 2, [dataclasses.replace(back, about={"opening": 2}).pack(HELLO)])
+    pair.hand(pair.b, 2, [back.pack(HELLO)])
     assert pair.b.lost == [(old, handshake.WENT_BACK)]
     assert header(pair.down[2][-1])[:2] == [LOST, old.id]
 

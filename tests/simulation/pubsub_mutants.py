@@ -9,6 +9,7 @@ from typing import Any
 from tests.simulation.mutants import Mutant, replaced
 from tests.simulation.pubsub import PubsubScenario
 from zmqkit.patterns.pubsub import links
+from zmqkit.patterns.pubsub.committing import Committing
 from zmqkit.patterns.pubsub.cursors import Cursors
 from zmqkit.patterns.pubsub.delivering import Delivering
 from zmqkit.patterns.pubsub.feeds import Feed, Feeder
@@ -194,7 +195,7 @@ def gives_no_credit_for_what_it_knew(old: Callable[..., None]) -> Callable[..., 
 
 
 def commits_what_is_not_dealt_with(old: Callable[..., None]) -> Callable[..., None]:
-    def commit(self: Fetching, publisher: str, epoch: str, offset: int, ticket: Any, now: float) -> None:
+    def commit(self: Committing, publisher: str, epoch: str, offset: int, ticket: Any, now: float) -> None:
         stream = self.streams.get(publisher)
         ahead = stream.position if stream is not None and stream.position is not None else offset
         old(self, publisher, epoch, max(offset, ahead), ticket, now)
@@ -279,7 +280,7 @@ MUTANTS = [
             ("joins without what it missed", Joining, "_first_task", joins_without_what_it_missed),
             ("keeps its position over a torn tail", Stream, "turn_over", keeps_its_position_over_a_torn_tail),
             ("gives no credit back", Delivering, "give_credit", gives_no_credit_for_what_it_knew),
-            ("commits what is not dealt with", Fetching, "commit", commits_what_is_not_dealt_with),
+            ("commits what is not dealt with", Committing, "commit", commits_what_is_not_dealt_with),
             ("never compares", Fetching, "compare_soon", never_compares),
             ("forgets a publisher that moved", Joining, "_begin_stream", forgets_a_publisher_that_moved),
             ("tells beats of another opening", Living, "attach", tells_beats_of_another_opening),

@@ -17,11 +17,11 @@ class Entry(NamedTuple):
 
 
 SCENARIOS = {
-    "ping": Entry("tests.simulation.ping:PingScenario", 200, 20),
+    "ping": Entry("tests.simulation.ping:PingScenario", 100, 10),
     "sessions": Entry("tests.simulation.sessions:SessionScenario", 1200, 120),
     "pipeline": Entry("tests.simulation.pipeline:PipelineScenario", 700, 70),
-    "scheduled": Entry("tests.simulation.pipeline_scheduled:ScheduledScenario", 200, 20),
-    "inboxes": Entry("tests.simulation.pipeline_inboxes:InboxScenario", 200, 20),
+    "scheduled": Entry("tests.simulation.pipeline_scheduled:ScheduledScenario", 150, 15),
+    "inboxes": Entry("tests.simulation.pipeline_inboxes:InboxScenario", 150, 15),
     "suspects": Entry("tests.simulation.pipeline_suspects:SuspectsScenario", 100, 10),
     "chain": Entry("tests.simulation.chain:ChainScenario", 100, 10),
     "reqrep": Entry("tests.simulation.reqrep:ReqrepScenario", 2000, 200),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import zmqkit
-from zmqkit import AlreadySettled, EncodeError, Job, Outgoing, Reject, Retry, UsageError, Worker, aio
+from zmqkit import AlreadySettled, Duplicate, EncodeError, Job, Outgoing, Reject, Retry, UsageError, Worker, aio
 from zmqkit.testing import DeadLetter, Report, job, run
 
 YEAR = 365 * 86400.0
@@ -81,7 +84,50 @@ def test_what_cannot_travel_is_refused() -> None:
         job("x", failures=-1)
 
 
+def test_a_job_works_in_an_inbox(tmp_path: Path) -> None:
+    path = tmp_path / "shop.db"
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("create table sold (what text)")
+
+        def sell(given: Job[str]) -> None:
+            with given.transaction() as effects:
+                effects.execute("insert into sold values (?)", (given.body,))
+                if given.body == "bad":
+                    raise Reject("no")
+
+        for body in ("a", "b", "bad"):
+            with job(body, inbox=path) as given:
+                sell(given)
+            assert given.outcome == ("rejected" if body == "bad" else "acked")
+        with job("c", inbox=path, id="once") as given:
+            sell(given)
+        assert given.id == "once"
+        with pytest.raises(Duplicate, match="once was done before"):
+            job("c", inbox=path, id="once")
+        assert db.execute("select what from sold").fetchall() == [("a",), ("b",), ("c",)]
+
+
 # ---- run -----------------------------------------------------------------------------
+
+
+def test_bodies_and_results_have_keys_times_and_ids() -> None:
+    def handler(given: Job[str]) -> Any:
+        if given.body == "a" and not given.failures:
+            raise Retry(delay=3600)
+        return Outgoing([given.body, given.key], key=given.key, delay=60, id=f"of {given.body}")
+
+    bodies = [
+        Outgoing("a", key="k"), Outgoing("b", key="k"), Outgoing("c", delay=7200),
+        Outgoing("d", priority=5, id="once"), Outgoing("d", id="once"),
+    ]  # fmt: skip
+    report = run(handler, bodies)
+    assert (report.acked, report.dead) == (4, [])
+    assert report.sent == [
+        ["d", None],
+        Outgoing(["a", "k"], key="k"),
+        Outgoing(["b", "k"], key="k"),
+        ["c", None],
+    ]
 
 
 def test_results_are_sent_and_counted() -> None:

@@ -73,6 +73,16 @@ def test_it_is_told_no_more_when_as_many_links_are_down_as_connections_broke() -
     assert watched.asked(60.0) == []
 
 
+def test_one_that_breaks_when_all_before_were_found_is_asked_for_at_the_next_of_these_times() -> None:
+    watched = Watched()
+    watched.tell([HANDSHAKE_SUCCEEDED] * 2 + [DISCONNECTED], 0.0)
+    watched.connections.tell_down((*GROUP, b"first"), 0.0)
+    first, second = AGAIN_SECONDS[:2]
+    assert watched.asked(first) == [0.0]
+    watched.tell([DISCONNECTED], (first + second) / 2)
+    assert watched.asked(second) == [second]
+
+
 def test_who_never_was_a_peer_is_not_asked_for_again() -> None:
     watched = Watched()
     watched.tell([HANDSHAKE_SUCCEEDED, HANDSHAKE_FAILED & -HANDSHAKE_FAILED, DISCONNECTED], 0.0)

@@ -13,7 +13,7 @@ import time
 from typing import Any, Final
 
 from zmqkit.errors import UsageError
-from zmqkit.inbox.connections import FULL
+from zmqkit.inbox.connections import FULL, ask, check_text
 from zmqkit.inbox.jobs import TABLE, JobRecord
 
 DDL: Final = TABLE
@@ -98,13 +98,14 @@ def _claim_sqlite(connection: sqlite3.Connection, record: JobRecord) -> bool:
             "this connection is in autocommit: the record would be there without the effects. BEGIN a transaction "
             "first, and claim within it"
         )
-    (level,) = connection.execute("pragma synchronous").fetchone()
+    check_text(connection)
+    (level,) = ask(connection, "pragma synchronous").fetchone()
     if level < FULL:
         raise UsageError(
             f"this connection has synchronous={level}: a commit could be lost after its job was acked. "
             "Set it to FULL (2) or EXTRA (3)"
         )
-    if not any(name == "main" and file for _, name, file in connection.execute("pragma database_list")):
+    if not any(name == "main" and file for _, name, file in ask(connection, "pragma database_list")):
         raise UsageError("a database in memory would forget what was done: claim in one that is a file")
     statement = _statement("sqlite3", "qmark", record)
     try:

@@ -10,7 +10,7 @@ import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -192,6 +192,7 @@ class Connections:
             )
         try:
             connection.isolation_level = None  # we say BEGIN and COMMIT ourselves
+            check_text(connection)
             self._check(connection)
             with self._first:
                 if self._prepare is not None:
@@ -231,7 +232,7 @@ class Connections:
         if not isinstance(level, int) or level < FULL:
             raise UsageError(f"the inbox has synchronous={level} though FULL was set: its commits are not safe")
         if self.path is None:
-            for _, name, file in connection.execute("pragma database_list"):
+            for _, name, file in ask(connection, "pragma database_list"):
                 if name == "main" and file:
                     self.path = file
             if self.path is None:
@@ -239,8 +240,21 @@ class Connections:
 
 
 def _ask(connection: sqlite3.Connection, pragma: str) -> Any:
-    row = connection.execute(f"pragma {pragma}").fetchone()
+    row = ask(connection, f"pragma {pragma}").fetchone()
     return row[0] if row else None
+
+
+def ask(connection: sqlite3.Connection, statement: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
+    """Execute what gives rows, as tuples: whatever ``row_factory`` the user's connection has."""
+    cursor = connection.cursor()
+    cursor.row_factory = None
+    return cursor.execute(statement, values)
+
+
+def check_text(connection: sqlite3.Connection) -> None:
+    """Raises `UsageError` for a connection on which text is something else."""
+    if ask(connection, "select 'text'").fetchone() != ("text",):
+        raise UsageError("this connection has a text_factory that gives no str: leave it as it is by default")
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ from zmqkit.errors import CommitIndeterminate, JournalError, UsageError, ZmqkitE
 from zmqkit.inbox.connections import (
     Connections,
     Source,
+    ask,
     impatient,
     is_busy,
     is_open,
@@ -116,11 +117,8 @@ class Inbox:
     def find(self, id: str) -> Record | None:
         """The record of this id; None: nothing with it was committed."""
         with translated(self.path):
-            row = (
-                self._connections.here()
-                .execute("select id, origin, at, outcome from zmqkit_inbox where id = ?", (id,))
-                .fetchone()
-            )
+            statement = "select id, origin, at, outcome from zmqkit_inbox where id = ?"
+            row = ask(self._connections.here(), statement, (id,)).fetchone()
         return None if row is None else Record(*row)
 
     def begin(self, *, wait: bool = True) -> Transaction | None:
@@ -199,7 +197,7 @@ class Inbox:
                 "insert or ignore into zmqkit_inbox_state values (?, ?)",
                 [("version", VERSION), ("uuid", os.urandom(16).hex()), ("commits", 0)],
             )
-            state = dict(connection.execute("select name, value from zmqkit_inbox_state"))
+            state = dict(ask(connection, "select name, value from zmqkit_inbox_state"))
             if state["version"] != VERSION:
                 raise wrong_version(self.path, state["version"], VERSION)
             self.uuid = state["uuid"]
@@ -351,7 +349,7 @@ class Transaction:
 
 def count_commits(connection: sqlite3.Connection, path: str | None) -> int:
     """How many commits an inbox has had. Raises `JournalError` if that is not there any more."""
-    row = connection.execute("select value from zmqkit_inbox_state where name = 'commits'").fetchone()
+    row = ask(connection, "select value from zmqkit_inbox_state where name = 'commits'").fetchone()
     if row is None or not isinstance(row[0], int):
         raise JournalError(f"the inbox {path} has lost what zmqkit_inbox_state held; restore it from a copy")
     return int(row[0])

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from zmqkit.errors import UsageError
-from zmqkit.inbox.connections import impatient, is_busy, translated
+from zmqkit.inbox.connections import ask, impatient, is_busy, translated
 from zmqkit.inbox.inbox import Inbox, Transaction, count_commits
 
 TABLE: Final = (
@@ -32,6 +32,8 @@ TABLE: Final = (
 
 _TABLES: Final = (TABLE + " without rowid",)
 _INDEX: Final = "create index if not exists zmqkit_inbox_jobs_sent on zmqkit_inbox_jobs (sent) where sent is not null"
+
+_INSERT: Final = "insert or ignore into zmqkit_inbox_jobs values (?, ?, ?, ?)"
 
 AT_ONCE: Final = 500
 """So many ids are looked for by one statement."""
@@ -97,7 +99,7 @@ class JobRecords:
         self.seen = 0
         wanted = ["zmqkit_inbox_jobs"] if keep is None else ["zmqkit_inbox_jobs", "zmqkit_inbox_jobs_sent"]
         with translated(inbox.path):
-            found = inbox.connection().execute("select name from sqlite_master where name glob 'zmqkit_inbox_jobs*'")
+            found = ask(inbox.connection(), "select name from sqlite_master where name glob 'zmqkit_inbox_jobs*'")
             names = {name for (name,) in found}
         if not names.issuperset(wanted):
             self._make()
@@ -120,7 +122,7 @@ class JobRecords:
 
     def _check(self) -> None:
         with translated(self._inbox.path):
-            columns = self._inbox.connection().execute("pragma table_info(zmqkit_inbox_jobs)").fetchall()
+            columns = ask(self._inbox.connection(), "pragma table_info(zmqkit_inbox_jobs)").fetchall()
         if [(name, key) for _, name, _, _, _, key in columns] != [("id", 1), ("origin", 0), ("at", 0), ("sent", 0)]:
             raise UsageError(
                 f"{self._inbox.path} has a table zmqkit_inbox_jobs that is not one of zmqkit's: rename it, or choose "
@@ -152,7 +154,7 @@ class JobRecords:
         for at in range(0, len(records), AT_ONCE):
             ids = [each.id for each in records[at : at + AT_ONCE]]
             marks = ",".join("?" * len(ids))
-            found = connection.execute(f"select id from zmqkit_inbox_jobs where id in ({marks})", ids)
+            found = ask(connection, f"select id from zmqkit_inbox_jobs where id in ({marks})", ids)
             done.update(id for (id,) in found)
         self.seen = count_commits(connection, self._inbox.path)
         horizon = self._horizon(connection)
@@ -162,39 +164,34 @@ class JobRecords:
     @staticmethod
     def _horizon(connection: sqlite3.Connection) -> int:
         """Records of what was sent before may have been removed."""
-        row = connection.execute("select value from zmqkit_inbox_state where name = ?", (_HORIZON,)).fetchone()
+        row = ask(connection, "select value from zmqkit_inbox_state where name = ?", (_HORIZON,)).fetchone()
         return 0 if row is None else int(row[0])
 
     def record(self, transaction: Transaction, records: Iterable[JobRecord]) -> Known:
         """Write these down, within a transaction. If that returns anything but `NOTHING`, roll back."""
         connection, now = transaction.connection, int(self._clock() * 1e6)
-        done: set[str] = set()
         forgotten: set[str] = set()
-        first = ""
+        fresh: list[tuple[str, str, int, int | None]] = []
         with translated(self._inbox.path):
             horizon = self._horizon(connection)
             for each in records:
                 if each.sent is not None and each.sent < horizon:
                     forgotten.add(each.id)
-                    continue
-                written = connection.execute(
-                    "insert or ignore into zmqkit_inbox_jobs values (?, ?, ?, ?)",
-                    (each.id, each.origin, now, each.sent),
-                ).rowcount
-                if not written:
-                    done.add(each.id)
-                first = first or each.id
+                else:
+                    fresh.append((each.id, each.origin, now, each.sent))
+            done = _write(connection, fresh)
             if forgotten:
                 done |= self._look_up(connection, [JobRecord(id, "", None) for id in forgotten]).done
             if not (done or forgotten) and self._keep is not None:
                 self._prune(connection)
-        if first:
+        if fresh:
+            first = fresh[0][0]
             transaction.prove(first, lambda: self._is_there(first))
         return Known(frozenset(done), frozenset(forgotten - done)) if done or forgotten else NOTHING
 
     def _is_there(self, id: str) -> bool:
         with translated(self._inbox.path):
-            found = self._inbox.connection().execute("select 1 from zmqkit_inbox_jobs where id = ?", (id,))
+            found = ask(self._inbox.connection(), "select 1 from zmqkit_inbox_jobs where id = ?", (id,))
             return found.fetchone() is not None
 
     def _prune(self, connection: sqlite3.Connection) -> None:
@@ -204,7 +201,8 @@ class JobRecords:
         self._until_pruning = PRUNE_EVERY
         assert self._keep is not None
         before = int((self._clock() - self._keep) * 1e6)
-        old = connection.execute(
+        old = ask(
+            connection,
             "select id, sent from zmqkit_inbox_jobs where sent is not null and sent < ? order by sent limit ?",
             (before, PRUNE_AT_ONCE),
         ).fetchall()
@@ -213,3 +211,16 @@ class JobRecords:
         connection.executemany("delete from zmqkit_inbox_jobs where id = ?", [(id,) for id, _ in old])
         horizon = max(self._horizon(connection), old[-1][1] + 1)
         connection.execute("insert or replace into zmqkit_inbox_state values (?, ?)", (_HORIZON, horizon))
+
+
+def _write(connection: sqlite3.Connection, rows: Sequence[tuple[str, str, int, int | None]]) -> set[str]:
+    """Write these down. Returns the ids of those that were there before; then it is the same for all others."""
+    if len(rows) > 1:
+        connection.execute("savepoint zmqkit_inbox_jobs")
+        written = connection.executemany(_INSERT, rows).rowcount
+        if written != len(rows):  # which of them is not told
+            connection.execute("rollback to zmqkit_inbox_jobs")
+        connection.execute("release zmqkit_inbox_jobs")
+        if written == len(rows):
+            return set()
+    return {row[0] for row in rows if not connection.execute(_INSERT, row).rowcount}

@@ -67,7 +67,8 @@ class Outgone(NamedTuple):
 def file_of(connection: sqlite3.Connection) -> str:
     """The file that a connection works on. Raises `UsageError` for a database in memory, `JournalError`."""
     with translated(None):
-        for _, name, file in connection.execute("pragma database_list"):
+        shared.check_text(connection)
+        for _, name, file in shared.ask(connection, "pragma database_list"):
             if name == "main" and file:
                 return str(file)
     raise UsageError("messages in a database in memory could not be found again: give a connection to a file")
@@ -99,7 +100,7 @@ def make_table(connection: sqlite3.Connection, path: str) -> None:
     """Make the table, within the transaction that is open. Raises `UsageError` if it is another, `JournalError`."""
     with translated(path):
         connection.execute(_TABLE)
-        columns = [name for _, name, *_ in connection.execute("pragma table_info(zmqkit_outbox)")]
+        columns = [name for _, name, *_ in shared.ask(connection, "pragma table_info(zmqkit_outbox)")]
     if columns != _COLUMNS:
         raise UsageError(f"{path} has a table zmqkit_outbox that is not one of zmqkit's: rename it")
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from zmqkit.errors import Duplicate
-from zmqkit.inbox.connections import translated
+from zmqkit.inbox.connections import ask, translated
 from zmqkit.inbox.inbox import Inbox, Transaction
 
 _TABLES: Final = (
@@ -65,19 +65,14 @@ class Positions:
     def all(self) -> list[Position]:
         """Every position, in no order."""
         with translated(self._inbox.path):
-            rows = self._inbox.connection().execute("select publisher, epoch, offset from zmqkit_inbox_positions")
+            rows = ask(self._inbox.connection(), "select publisher, epoch, offset from zmqkit_inbox_positions")
             return [Position(*row) for row in rows]
 
     def find(self, publisher: str) -> Position | None:
         """How far we have come with this publisher; None: it is not known here."""
         with translated(self._inbox.path):
-            row = (
-                self._inbox.connection()
-                .execute(
-                    "select publisher, epoch, offset from zmqkit_inbox_positions where publisher = ?", (publisher,)
-                )
-                .fetchone()
-            )
+            statement = "select publisher, epoch, offset from zmqkit_inbox_positions where publisher = ?"
+            row = ask(self._inbox.connection(), statement, (publisher,)).fetchone()
         return None if row is None else Position(*row)
 
     def advance(self, transaction: Transaction, position: Position, id: str) -> None:
@@ -111,10 +106,8 @@ class Positions:
         if known.epoch == position.epoch:
             return position.offset <= known.offset
         with translated(self._inbox.path):
-            found = self._inbox.connection().execute(
-                "select 1 from zmqkit_inbox_epochs where publisher = ? and epoch = ?", position[:2]
-            )
-            return found.fetchone() is not None
+            statement = "select 1 from zmqkit_inbox_epochs where publisher = ? and epoch = ?"
+            return ask(self._inbox.connection(), statement, position[:2]).fetchone() is not None
 
     def store(self, position: Position, id: str) -> None:
         """Move on, in a transaction of its own. Where another was further already, nothing changes.

@@ -304,6 +304,25 @@ def guard(connection: apsw.Connection) -> None:
     connection.pragma("temp_store", "memory")
 
 
+def load_schema(connection: apsw.Connection) -> apsw.CorruptError | None:
+    """Have SQLite read its schema, in a transaction of a connection that writes nothing.
+
+    Returns what is wrong with it, or with the file's length; the tables of which it makes sense can be read even so.
+
+    Raises:
+        apsw.Error: none of it can be read.
+    """
+    read = "SELECT 1 FROM sqlite_schema LIMIT 1"
+    try:
+        connection.execute(read).fetchall()
+    except apsw.CorruptError as error:
+        connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 0)  # under which the next one is not taken
+        connection.pragma("writable_schema", 1)  # SQLite goes on past what it cannot make sense of
+        connection.execute(read).fetchall()
+        return error
+    return None
+
+
 def abandon(connection: apsw.Connection) -> None:
     """Close without writing anything more: what the log holds stays for the next to open it."""
     # What it says at closing does not matter: it is no longer believed.
@@ -343,8 +362,12 @@ def check_header(path: str, *, was_ours: bool, upgrade: bool = False) -> None:
     Raises:
         JournalVersion: not a journal, or of another version.
         JournalDamaged: it was one.
+        JournalError: it is no file.
         OSError: it cannot be read.
     """
+    if not os.path.isfile(path) and os.path.exists(path) and not os.path.isdir(path):
+        # To open a pipe would wait for whoever writes to it.
+        raise JournalError(f"{path} is a device, a pipe or a socket; a journal is a file. It was left as it is")
     with open(path, "rb") as file:
         header = file.read(_HEADER_BYTES)
         size_bytes = file.seek(0, os.SEEK_END)

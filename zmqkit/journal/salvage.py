@@ -120,6 +120,8 @@ class Source:
         if self.state is None:
             return
         strange = layout.tables_of(self.connection) ^ layout.expected_tables(self.state)
+        for log in sorted(self.state.logs.keys() - set(self.logs)):
+            self.damages.append(Damage(log, *NO_KEYS, "its table is not to be found", self.state.logs[log].rows))
         for sql in sorted(strange)[:_LINES]:
             self.damages.append(Damage("", *NO_KEYS, f"its tables are not those of its logs: {sql[:100]}"))
 
@@ -294,12 +296,16 @@ def opened(path: str, *, live: bool = True) -> Iterator[Source]:
         try:
             if live:
                 look = stack.enter_context(still.look(path))
+                if look.schema_error is not None:
+                    source.damages.append(Damage("", *NO_KEYS, _reason(look.schema_error), None))
                 source._attach(look.connection, look.moved)
             else:
                 connection = layout.connect_to_read(path, vfs=None)
                 stack.callback(connection.close, True)
                 connection.execute("BEGIN")
-                connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
+                schema_error = layout.load_schema(connection)
+                if schema_error is not None:
+                    source.damages.append(Damage("", *NO_KEYS, _reason(schema_error), None))
                 source._attach(connection, lambda: False)
         except (apsw.BusyError, apsw.LockedError) as error:
             raise JournalError(f"{path}: another program has it open with SQLite ({error}); close it there") from error

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 import apsw
 
-from zmqkit.journal.layout import guard
+from zmqkit.journal.layout import guard, load_schema
 
 _QUIET_S = 0.05
 """Times of files are that coarse at worst: what was written so long ago has another time than what is written now."""
@@ -37,8 +37,11 @@ class Still:
         connection: in a read transaction; valid until it is closed.
     """
 
-    def __init__(self, path: str, connection: apsw.Connection, stamp: Stamp | None) -> None:
+    def __init__(
+        self, path: str, connection: apsw.Connection, stamp: Stamp | None, schema_error: apsw.CorruptError | None
+    ) -> None:
         self.connection = connection
+        self.schema_error = schema_error
         self._path = path
         self._stamp = stamp
 
@@ -69,8 +72,7 @@ def look(path: str) -> Iterator[Still]:
             guard(connection)
             connection.pragma("locking_mode", "exclusive")
             connection.execute("BEGIN")
-            connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
-            yield Still(path, connection, stamp)
+            yield Still(path, connection, stamp, load_schema(connection))
         finally:
             connection.close(True)
     finally:

@@ -215,10 +215,6 @@ class Handshake(Liveness):
             self._open(link, hello, fields, now)
         elif session.home is not None or session.peer.instance != hello.instance:
             self._refuse(link, "session", "that session belongs to another instance", fields)
-        elif not hello.resume and hello.about != session.peer.about:
-            # Restored from a state before it was welcomed, with the same ids, and opened anew: it is another peer.
-            self._end(session, WENT_BACK, now)
-            self._out.sends.append((link, [wire.pack([LOST, hello.session])]))
         else:
             self._go_on(session, link, hello, now)
 
@@ -245,6 +241,11 @@ class Handshake(Liveness):
             # Of a connection that is gone: a stopped reader finds several, and libzmq deals them in any order. Or a
             # peer that was restored from an earlier state of itself, which must not go on.
             self.counters["frames_stray"] += 1
+            return
+        if not hello.resume and (session.welcomed or hello.about != session.peer.about):
+            # Restored from a state before it was welcomed, with the same ids; perhaps opened anew: it is another peer.
+            self._end(session, WENT_BACK, now)
+            self._out.sends.append((link, [wire.pack([LOST, hello.session])]))
             return
         if hello.heard > session.sent:
             raise DecodeError(f"HELLO claims to have heard {hello.heard}; only {session.sent} were sent")

@@ -35,6 +35,7 @@ class Session:
         home: the link that we made for it; None where the other side made the connection.
         link: the connection that it runs over, None while there is none.
         attempt: of the newest HELLO that was taken; older ones come from connections that are gone.
+        welcomed: of one that the other side connected for: it is known that WELCOME has come there.
         ended: it is lost for good; nothing is sent in it any more.
         sent: the newest number sent.
         heard: the newest number heard, all before it included.
@@ -84,6 +85,7 @@ class Session:
         "unstated_bytes",
         "used_bytes",
         "used_messages",
+        "welcomed",
     )
 
     def __init__(self, peer: Hello, link: Link, *, dialled: bool) -> None:
@@ -92,6 +94,7 @@ class Session:
         self.home = link if dialled else None
         self.link: Link | None = link
         self.attempt = peer.attempt
+        self.welcomed = False
         self.ended = False
         self.sent = 0
         self.heard = 0

@@ -235,6 +235,7 @@ class Sessions(Links):
         if session is None or session.id != header[1]:
             self._receive_stray(link, kind, header[1])
             return
+        session.welcomed = True
         heard = wire.number(header[2], "heard")
         before = session.peer_messages, session.peer_bytes
         news = session.hear(heard, wire.number(header[3], "credit"), wire.number(header[4], "credit"))

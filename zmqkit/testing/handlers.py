@@ -8,10 +8,13 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from zmqkit.errors import Duplicate
+from zmqkit.inbox.connections import Source
 from zmqkit.journal import MemoryJournal
 from zmqkit.options import Heartbeat, OnError
 from zmqkit.patterns.pipeline import Job, Outgoing, Puller, Pusher, Worker, pulling_aio, pushing_aio
@@ -19,7 +22,7 @@ from zmqkit.patterns.pipeline.dead import DeadLetter as DeadLetter
 from zmqkit.patterns.pipeline.dead import letter_of, unpacked
 from zmqkit.patterns.pipeline.pusher import PusherCore
 from zmqkit.patterns.pipeline.rows import DEAD
-from zmqkit.patterns.pipeline.sending import PusherBase
+from zmqkit.patterns.pipeline.sending import LOGS, PusherBase
 from zmqkit.patterns.pipeline.taking import PullerBase
 from zmqkit.patterns.pipeline.worker_aio import Worker as AsyncWorker
 from zmqkit.protocol.core import Read
@@ -37,8 +40,8 @@ class Report:
 
     Attributes:
         acked: how many succeeded.
-        sent: what the handler's results were on arrival, in order: bodies, or `Outgoing` where they have headers.
-            What a second try sent again is there once, as at a sink that keeps the ids it has seen.
+        sent: what the handler's results were on arrival, in order: bodies, or `Outgoing` where they have headers or a
+            key. What a second try sent again is there once, as at a sink that keeps the ids it has seen.
         dead: the dead letters, in order.
     """
 
@@ -47,7 +50,15 @@ class Report:
     dead: list[DeadLetter]
 
 
-def job(body: Any, /, *, failures: int = 0, headers: Mapping[str, str] | None = None) -> Job[Any]:
+def job(
+    body: Any,
+    /,
+    *,
+    failures: int = 0,
+    headers: Mapping[str, str] | None = None,
+    id: str | None = None,
+    inbox: Source | None = None,
+) -> Job[Any]:
     """A job that no socket brought, to be given to a handler. After its ``with`` block `Job.outcome` tells.
 
     It behaves as any job does: the second settle raises, ``ack(wait=True)`` returns, an exception in its block is
@@ -57,24 +68,33 @@ def job(body: Any, /, *, failures: int = 0, headers: Mapping[str, str] | None = 
         body: travels through the codec, as in reality: a tuple arrives as a list.
         failures: how often a handler is to have failed on it before.
         headers: what a sender attached.
+        id: its id; None: one of its own, with `inbox` a new one each time.
+        inbox: as in `Puller`, for handlers that say ``job.transaction()``.
 
     Raises:
         EncodeError: the body, or a header, cannot travel.
+        Duplicate: the inbox says that a job of this id was done, so that no handler would get it.
     """
     if failures < 0:
         raise ValueError(f"failures must be 0 or more, got {failures!r}")
     bench = Bench()
-    push, pull = Pusher(NOWHERE, heartbeat=QUIET), Puller[Any](NOWHERE, heartbeat=QUIET)
-    core = PusherCore(push._local(about={"epoch": bytes(16)}), _settings(push, durable=False), push._random())
+    push, pull = Pusher(NOWHERE, heartbeat=QUIET), Puller[Any](NOWHERE, heartbeat=QUIET, inbox=inbox)
+    settings = _settings(push, durable=False)
+    if inbox is not None:
+        settings = dataclasses.replace(settings, origin=f"testing-{uuid.uuid4().hex[:8]}")
+    core = PusherCore(push._local(about={"epoch": bytes(16)}), settings, push._random())
     bound = _open(bench, push, core)
-    receipt = push.send(body, headers=headers)
+    receipt = push.send(body, headers=headers, id=id)
     row = core.backlog.row_of(receipt._sequence)
     assert row is not None
     if failures:
         row.failures[0] = failures
         row.deliveries[0] = failures
     bench.join(_open(bench, pull, pull._build()[0]), bound)
-    return pull.receive()
+    made = pull.receive(timeout=0)
+    if made is None:
+        raise Duplicate(f"a job of the id {id} was done before, says the inbox: it is acked, and no handler gets it")
+    return made
 
 
 def run(
@@ -108,16 +128,17 @@ def run(
 
     push = Pusher(NOWHERE, heartbeat=QUIET)
     core = PusherCore(push._local(about={"epoch": bytes(16)}), _settings(push, durable=True), push._random())
-    journal = MemoryJournal()
+    journal = MemoryJournal(logs=LOGS)
     bound = _open(bench, push, core, journal)
     packs = push._pack_many(list(bodies))
 
     source = pullers(NOWHERE, prefetch=batch or 1, on_error=on_error, heartbeat=QUIET)
     bench.join(_open(bench, source, source._build()[0]), bound)
-    sink, collected = None, _Collected(bench)
+    sink, collected, cores = None, _Collected(bench), [core]
     if with_sink:
         sink = pushers(NOWHERE, heartbeat=QUIET)
-        bench.join(collected.driver, _open(bench, sink, sink._build()[0]))
+        cores.append(sink._build()[0])
+        bench.join(collected.driver, _open(bench, sink, cores[-1]))
 
     def done() -> bool:
         if core.unsettled:
@@ -126,7 +147,7 @@ def run(
         return True
 
     bench.done = done
-    bench.next_due = core.backlog.next_due
+    bench.next_due = lambda: min((due for each in cores if (due := each.backlog.next_due()) is not None), default=None)
     kind: Any = AsyncWorker if asynchronous else Worker
     worker = kind(made, source=source, sink=sink, batch=batch)
     for pack in packs:
@@ -160,8 +181,9 @@ class _Collected:
     def _take(self) -> bool:
         found = False
         while (taken := self._pull._take()) is not None:
-            headers = dict(taken.headers)
-            self.sent.setdefault(taken.id, Outgoing(taken.body, headers=headers) if headers else taken.body)
+            key, headers = taken.key, dict(taken.headers) or None
+            more = key is not None or headers is not None
+            self.sent.setdefault(taken.id, Outgoing(taken.body, key=key, headers=headers) if more else taken.body)
             taken._ack()
             found = True
         return found

@@ -188,12 +188,13 @@ class Connections:
     def _ask_whose(self, bound: Bound, since: float, again: int, now: float) -> None:
         """Have the core find out whose connection broke, and again in a while."""
         group = bound.group
-        if self._told[group] != since or (again and group not in self._unfound):
-            return  # it was told anew, or all are found
-        try:
-            self._core.links_disturbed(group, now)
-        except Exception:
-            self._bug("links_disturbed")
+        if self._told[group] != since:
+            return  # it was told anew
+        if not again or group in self._unfound:
+            try:
+                self._core.links_disturbed(group, now)
+            except Exception:
+                self._bug("links_disturbed")
         if again < len(AGAIN_SECONDS):
             self._alarms.at(since + AGAIN_SECONDS[again], self._ask_whose, bound, since, again + 1)
         else:
