@@ -291,6 +291,8 @@ class Joining(Living):
         if self._by_name.get(stream.name) is stream:
             del self._by_name[stream.name]
         if stream.session is not None and _name_of(stream.session) != fence.stream:
+            # It ends soon; or else the fence was an old one, and another one is asked for.
+            self._timers.set(("unmatched", stream.session.id), now + FENCE_WAIT.first)
             self.detach(stream.session, now)
         stream.name, stream.epoch, stream.fence = fence.stream, fence.epoch, 0
         self._by_name[fence.stream] = stream
