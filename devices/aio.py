@@ -12,7 +12,7 @@ from zmqkit.devices.forwarder import ForwarderBase
 from zmqkit.devices.proxy import ProxyBase
 from zmqkit.devices.queue import QueueBase
 from zmqkit.devices.streamer import StreamerBase
-from zmqkit.peer.aio import Peer, in_thread, stop_on_signals
+from zmqkit.peer.aio import Peer, in_thread, stop_on_signals, to_the_end
 from zmqkit.peer.base import check_types, deadline_of, left_of
 from zmqkit.transport.tickets import wait_async
 
@@ -27,8 +27,7 @@ class Device(DeviceBase, Peer):
             try:
                 await wait_async(self._over)
             finally:
-                with anyio.CancelScope(shield=True):
-                    await self.close()
+                await to_the_end(self.close)
 
     async def pause(self) -> None:
         """Let nothing through until `resume`. See `zmqkit.devices.Device.pause`."""
@@ -56,8 +55,7 @@ class Device(DeviceBase, Peer):
 
     async def _close(self, linger: float | None) -> None:
         # Not to be cancelled halfway: it is bounded, and whoever cancels expects everything to be given back.
-        with anyio.CancelScope(shield=True):
-            await in_thread(self._close_now, linger)
+        await to_the_end(in_thread, self._close_now, linger)
 
 
 class Queue(QueueBase, Device):

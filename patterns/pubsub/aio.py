@@ -26,7 +26,7 @@ from zmqkit.patterns.pubsub.handlers import Handler
 from zmqkit.patterns.pubsub.messages import MessageBase, Transaction
 from zmqkit.patterns.pubsub.publishing import Bulk, Headers, Path, PublisherBase, bulk_error
 from zmqkit.patterns.pubsub.subscribing import SubscriberBase, check_run
-from zmqkit.peer.aio import Peer, call, in_thread, run_tasks
+from zmqkit.peer.aio import Peer, call, in_thread, run_tasks, to_the_end
 from zmqkit.peer.base import Addresses, Common, check_timeout, deadline_of, left_of
 from zmqkit.peer.hooks import stop_on_signals
 from zmqkit.transport.tickets import WaitExpired, wait_async
@@ -127,13 +127,12 @@ class Publisher(PublisherBase, Peer):
                 with contextlib.suppress(WaitExpired, Closed):
                     await self._wait(ticket, linger)
         finally:
-            await self._end(left_of(deadline))
+            await to_the_end(self._end, left_of(deadline))
 
     async def _end(self, linger: float | None) -> None:
-        with anyio.CancelScope(shield=True):
-            ended, seconds = self._begin_end(linger)
-            with contextlib.suppress(WaitExpired):
-                await wait_async(ended, seconds)
+        ended, seconds = self._begin_end(linger)
+        with contextlib.suppress(WaitExpired):
+            await wait_async(ended, seconds)
         self._tell_end()
 
 
@@ -296,8 +295,7 @@ class Subscriber(SubscriberBase, Peer, Generic[T]):
         self._wake_sleepers()
         try:
             if self._inbox is not None:
-                with anyio.CancelScope(shield=True):
-                    await in_thread(self._close_inbox)
+                await to_the_end(in_thread, self._close_inbox)
         finally:
             await self._end_driver()
 

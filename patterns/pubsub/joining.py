@@ -192,10 +192,12 @@ class Joining(Living):
         stream.number = link.number
         self._dial(stream, link, fence)
         self._match(stream, now)
+        # Who binds and stood still may read the fence of a connection that is gone after that of the present one.
+        offset = max(fence.offset, stream.fence)
         if link.quiet:
-            self._follow(stream, fence.offset, now)
+            self._follow(stream, offset, now)
         else:
-            self._join(stream, link, fence.offset, again, now)
+            self._join(stream, link, offset, again, now)
         if not link.quiet and all(each.number == link.number for each in link.streams.values()):
             link.trim(self.out.sends)
         self._rejoin(link, now)
@@ -289,8 +291,10 @@ class Joining(Living):
         if self._by_name.get(stream.name) is stream:
             del self._by_name[stream.name]
         if stream.session is not None and _name_of(stream.session) != fence.stream:
+            # It ends soon; or else the fence was an old one, and another one is asked for.
+            self._timers.set(("unmatched", stream.session.id), now + FENCE_WAIT.first)
             self.detach(stream.session, now)
-        stream.name, stream.epoch = fence.stream, fence.epoch
+        stream.name, stream.epoch, stream.fence = fence.stream, fence.epoch, 0
         self._by_name[fence.stream] = stream
 
     # ---- the recovery channel --------------------------------------------------------

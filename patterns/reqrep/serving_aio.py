@@ -6,7 +6,6 @@ import concurrent.futures
 import queue
 import time
 
-import anyio
 from typing_extensions import Unpack
 
 from zmqkit.inbox import Source
@@ -16,7 +15,7 @@ from zmqkit.patterns.reqrep.calls import Execution
 from zmqkit.patterns.reqrep.crew import Crew
 from zmqkit.patterns.reqrep.hosting import Path, ServerBase
 from zmqkit.patterns.reqrep.tasks import Tasks
-from zmqkit.peer.aio import Peer, in_thread
+from zmqkit.peer.aio import Peer, in_thread, to_the_end
 from zmqkit.peer.base import DRAIN, Common
 from zmqkit.peer.hooks import stop_on_signals
 
@@ -76,8 +75,7 @@ class Server(ServerBase, Peer):
                 assert self._runs.ended is not None
                 await self._runs.ended.wait()
             finally:
-                with anyio.CancelScope(shield=True):
-                    await self.close(DRAIN)
+                await to_the_end(self.close, DRAIN)
         failure = self._driver.failure if self._driver is not None else None
         if failure is not None:
             raise failure
@@ -89,22 +87,27 @@ class Server(ServerBase, Peer):
         deadline = None if linger is None else since + linger
         self._stopped = True
         driver.mailbox.stop()
-        with anyio.CancelScope(shield=True):  # bounded, and whoever cancels expects everything to be given back
-            try:
-                if driver.failure is None:
-                    self._tell_soon(self._core.drain)
-                    ticket = driver.ticket()
-                    driver.submit(answered, ticket)
-                    await driver.wait_async(ticket)
-                self._refuse_waiting()
-                left = 0
-                if self._runs is not None and self._crew is not None:
-                    left += await self._runs.end(deadline)
-                    await in_thread(self._crew.join, deadline)
-                self._refuse_waiting()
-                self._leave_running(left, since)
-            finally:
-                await self._end_driver()
-                self._close_inbox()
-            if self._pool is not None:
-                await in_thread(self._pool.close)
+        # bounded, and whoever cancels expects everything to be given back
+        await to_the_end(self._close_all, deadline, since)
+
+    async def _close_all(self, deadline: float | None, since: float) -> None:
+        driver = self._driver
+        assert driver is not None
+        try:
+            if driver.failure is None:
+                self._tell_soon(self._core.drain)
+                ticket = driver.ticket()
+                driver.submit(answered, ticket)
+                await driver.wait_async(ticket)
+            self._refuse_waiting()
+            left = 0
+            if self._runs is not None and self._crew is not None:
+                left += await self._runs.end(deadline)
+                await in_thread(self._crew.join, deadline)
+            self._refuse_waiting()
+            self._leave_running(left, since)
+        finally:
+            await self._end_driver()
+            self._close_inbox()
+        if self._pool is not None:
+            await in_thread(self._pool.close)

@@ -414,6 +414,15 @@ def test_a_peer_that_was_restored_before_it_was_welcomed_is_another_one(shown: s
     assert header(pair.down[2][-1])[:2] == [LOST, old.id]
 
 
+def test_a_hello_that_was_said_before_welcome_came_and_is_late_ends_nothing() -> None:
+    pair = Pair()
+    session = pair.b.session
+    pair.hand(pair.b, 1, frame(PING, session.id, 0, 0, 0, 1, 0))
+    pair.hand(pair.b, 1, [hello(pair.c, session=session.id, attempt=99).pack(HELLO)])
+    assert not pair.b.lost
+    assert pair.b.session is session
+
+
 def test_a_hello_that_claims_the_impossible_is_bad() -> None:
     pair = Pair()
     claims = hello(pair.c, session=pair.b.session.id, attempt=99, resume=True, heard=7)

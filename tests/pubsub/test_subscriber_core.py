@@ -61,6 +61,18 @@ def test_a_bound_subscriber_says_where_its_recovery_channel_is_and_dials_nobody(
     assert [each.link.address for each in core.streams.values() if each.link] == [BOUND]
 
 
+def test_a_bound_subscriber_that_reads_an_old_fence_late_still_fetches_all_up_to_the_newest() -> None:
+    core = subscriber(topics=("a",), unreachable=1.0)
+    core.tell_recovery({BOUND: ":6001"}, 1.0)
+    core.link_up(("d", BOUND), 1.0)
+    for offset in (0, 9, 4):
+        core.receive_message(("d", BOUND), [fence(core, BOUND, "one", offset=offset).pack()], 1.0)
+    core.handle_timer(2.5)  # there is no recovery channel: what is missing is told at once
+    core.end_turn(2.5)
+    losses = [item.error for item in core.out.items if isinstance(item, Gone)]
+    assert [(each.first, each.last) for each in losses if isinstance(each, MessagesLost)] == [(1, 9)]
+
+
 @pytest.mark.parametrize("before", [2, 3], ids=["behind the fence", "at the fence"])
 def test_a_bound_subscriber_does_not_trust_that_a_fence_for_other_topics_came_over_the_same_connection(before) -> None:
     core = subscriber(topics=("a",), unreachable=1.0)

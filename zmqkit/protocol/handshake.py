@@ -242,8 +242,10 @@ class Handshake(Liveness):
             # peer that was restored from an earlier state of itself, which must not go on.
             self.counters["frames_stray"] += 1
             return
-        if not hello.resume and (session.welcomed or hello.about != session.peer.about):
+        elsewhere = session.welcomed and link != session.link
+        if not hello.resume and (elsewhere or hello.about != session.peer.about):
             # Restored from a state before it was welcomed, with the same ids; perhaps opened anew: it is another peer.
+            # Over the link of the session it may have been said before WELCOME came.
             self._end(session, WENT_BACK, now)
             self._out.sends.append((link, [wire.pack([LOST, hello.session])]))
             return
