@@ -93,12 +93,16 @@ class Pool:
         if own is None:
             return
         processes = list((getattr(own, "_processes", None) or {}).values())
+        manager = getattr(own, "_executor_manager_thread", None)
         own.shutdown(wait=False, cancel_futures=True)
         for each in processes:
             with contextlib.suppress(Exception):
                 each.join(0.2)
                 if each.is_alive():
                     each.terminate()
+        if manager is not None:
+            # It gives the semaphores back. If this process ends meanwhile, multiprocessing complains that some leaked.
+            manager.join(1.0)
 
 
 def check_importable(method: Method) -> None:
