@@ -18,16 +18,16 @@ class Entry(NamedTuple):
 
 SCENARIOS = {
     "ping": Entry("tests.simulation.ping:PingScenario", 100, 10),
-    "sessions": Entry("tests.simulation.sessions:SessionScenario", 1200, 120),
-    "pipeline": Entry("tests.simulation.pipeline:PipelineScenario", 700, 70),
+    "sessions": Entry("tests.simulation.sessions:SessionScenario", 1400, 150),
+    "pipeline": Entry("tests.simulation.pipeline:PipelineScenario", 500, 50),
     "scheduled": Entry("tests.simulation.pipeline_scheduled:ScheduledScenario", 150, 15),
     "inboxes": Entry("tests.simulation.pipeline_inboxes:InboxScenario", 150, 15),
     "suspects": Entry("tests.simulation.pipeline_suspects:SuspectsScenario", 100, 10),
     "chain": Entry("tests.simulation.chain:ChainScenario", 100, 10),
-    "reqrep": Entry("tests.simulation.reqrep:ReqrepScenario", 2000, 200),
-    "pubsub": Entry("tests.simulation.pubsub:PubsubScenario", 2000, 200),
-    "devices-reqrep": Entry("tests.simulation.switched:SwitchedReqrep", 300, 20),
-    "devices-pipeline": Entry("tests.simulation.switched:SwitchedPipeline", 200, 20),
+    "reqrep": Entry("tests.simulation.reqrep:ReqrepScenario", 2000, 50),
+    "pubsub": Entry("tests.simulation.pubsub:PubsubScenario", 2000, 50),
+    "devices-reqrep": Entry("tests.simulation.switched:SwitchedReqrep", 200, 15),
+    "devices-pipeline": Entry("tests.simulation.switched:SwitchedPipeline", 130, 15),
 }
 
 
