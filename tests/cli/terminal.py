@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import queue
@@ -80,9 +81,10 @@ class Command:
         """What it bound, once it has."""
         return self.said("zmqkit: bound ").removeprefix("zmqkit: bound ")
 
-    def said(self, text: str) -> str:
-        """The first line on stderr with this in it; waits for it."""
-        return self._line(self.err, lambda line: text in line, text)
+    def said(self, text: str, times: int = 1) -> str:
+        """The first line on stderr with this in it, or that of so many; waits for it."""
+        number = itertools.count(1)
+        return self._line(self.err, lambda line: text in line and next(number) == times, text)
 
     def printed(self, text: str = "") -> str:
         """The first line on stdout with this in it; waits for it."""

@@ -137,7 +137,7 @@ def test_a_killed_device_is_there_again_and_its_neighbour_never_knew(daemon: Mak
         neighbour.start()
         os.kill(before["orders"]["pid"], signal.SIGKILL)
         running.command.said("orders: its process was ended by signal 9 (Killed); started again in ")
-        running.command.said("orders: queue runs again (1): ")
+        running.command.said("orders: queue runs again (")
         assert orders.ask("two") == "two"
         asked.set()
         neighbour.join(WAIT_S)
@@ -179,7 +179,7 @@ def test_a_paused_device_comes_back_paused(daemon: Make) -> None:
     running = daemon(device("orders")).ready()
     assert running.ask("pause")["orders"]["paused"]
     os.kill(running.ask("describe")["orders"]["pid"], signal.SIGKILL)
-    running.command.said("orders: queue runs again (1), paused")
+    assert ", paused" in running.command.said("orders: queue runs again (")
     assert running.ask("describe")["orders"]["state"] == "paused"
     assert running.ask("stats")["orders"]["paused"]
     assert not running.ask("resume")["orders"]["paused"]
@@ -302,11 +302,11 @@ def test_a_device_may_have_a_control_socket_of_its_own(daemon: Make, tmp_path: P
         assert [each["name"] for each in own.call("pause")] == ["orders"]
         assert running.ask("stats", "orders")["orders"]["paused"] == 1
         os.kill(running.ask("describe")["orders"]["pid"], signal.SIGKILL)
-        running.command.said("orders: queue runs again (1), paused")
+        assert ", paused" in running.command.said("orders: queue runs again (")
         assert own.call("describe")[0]["paused"]
         own.call("terminate")
     running.command.said("orders: its process ended with exit status 0; started again")
-    running.command.said("orders: queue runs again (2)")
+    running.command.said("orders: queue runs again (", times=2)  # the third try, if another had the port meanwhile
     assert running.ask("describe")["prices"]["restarts"] == 0
 
 
@@ -388,7 +388,7 @@ def test_a_device_that_hangs_is_killed_and_the_watchdog_is_told_that_all_is_well
     systemd.told("WATCHDOG=1")
     os.kill(running.ask("describe")["orders"]["pid"], signal.SIGSTOP)
     running.command.said("orders: it has not answered for 3 s, and was killed; started again")
-    running.command.said("orders: queue runs again (1)")
+    running.command.said("orders: queue runs again (")
     assert "2 of 2 devices running" in systemd.told("STATUS=2 of 2")["STATUS"]
     assert running.ask("describe")["prices"]["restarts"] == 0
 
