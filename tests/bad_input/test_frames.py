@@ -158,9 +158,9 @@ def test_another_role_is_refused_by_name(role: str) -> None:
 def test_two_pushers_are_told_of_each_other_on_both_sides() -> None:
     with bound_pusher() as scene:
         told: list[PeerRefused] = []
-        with Pusher(connect=scene.push.addresses[0], name="mistaken", linger=0) as mistaken:
-            mistaken.on(PeerRefused, told.append)
-            mistaken.open()
+        mistaken = Pusher(connect=scene.push.addresses[0], name="mistaken", linger=0)
+        mistaken.on(PeerRefused, told.append)
+        with mistaken:
             until(lambda: told and scene.told(PeerRefused))
             assert int(mistaken.stats()["handshakes_refused"]) == 1
             instance = mistaken._core.local.instance.hex()

@@ -147,4 +147,4 @@ async def test_extend_says_what_is_wrong(face: Face) -> None:
         for wrong in (-1.0, float("nan"), "1"):
             with pytest.raises((ValueError, TypeError)):
                 await job.extend(wrong)
-        await job.ack()
+        await job.ack(wait=True)  # a pusher with linger=0 that closes waits for no ack
