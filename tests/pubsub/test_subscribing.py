@@ -15,12 +15,19 @@ import zmqkit
 from tests.pubsub.faces import LOCAL, PATIENCE_S, QUICK, Face, bare, bodies, listen, take, there
 from zmqkit import Closed, Limits, MessagesLost, Retention, events
 
+
+async def left(face: Face, pub: Any, count: int) -> None:
+    """Wait until so many messages have left the caller's hands: who subscribes then does not hear them live."""
+    await face.until(lambda: pub.stats()["published"] == count)
+
+
 # ---- where it begins ---------------------------------------------------------------
 
 
 async def test_a_subscriber_begins_with_what_is_published_from_now_on(face: Face) -> None:
     async with face.Publisher() as pub:
         await pub.publish("a", "before")
+        await left(face, pub, 1)
         async with face.Subscriber(pub) as sub:
             await there(pub)
             await pub.publish("a", "after")
@@ -31,6 +38,7 @@ async def test_earliest_brings_all_that_is_there_and_then_what_comes(face: Face)
     async with face.Publisher() as pub:
         for n in range(100):
             await pub.publish(f"t.{n % 3}", n)
+        await left(face, pub, 100)
         async with face.Subscriber(pub, topics=["t.0", "t.1"], start="earliest") as sub:
             await there(pub)
             for n in range(100, 110):
@@ -45,6 +53,7 @@ async def test_history_keeps_the_newest_messages_only_and_who_begins_there_is_no
     async with face.Publisher(history=10) as pub:
         for n in range(100):
             await pub.publish("a", n)
+        await left(face, pub, 100)
         async with face.Subscriber(pub, start="earliest") as sub:
             first = await take(sub)
             assert 0 < first.body <= 90
@@ -54,6 +63,7 @@ async def test_history_keeps_the_newest_messages_only_and_who_begins_there_is_no
 async def test_a_time_brings_what_was_published_since(face: Face) -> None:
     async with face.Publisher() as pub:
         await pub.publish("a", "old")
+        await left(face, pub, 1)
         await face.until(passed(timedelta(milliseconds=5)))
         since = datetime.now(UTC)
         await pub.publish("a", "new")
@@ -71,7 +81,7 @@ async def test_last_values_come_first_each_topic_once_and_then_what_is_published
     async with face.Publisher(last_value=True) as pub:
         for n in range(30):
             await pub.publish(f"t.{n % 3}", n)
-        await face.until(lambda: pub.stats()["published"] == 30, "all have left the caller's hands")
+        await left(face, pub, 30)
         async with face.Subscriber(pub, topics=["t.0", "t.2"]) as sub:
             await there(pub)
             assert sorted(await bodies(sub, 2)) == [27, 29]
@@ -242,6 +252,7 @@ async def test_what_is_too_old_is_dropped_and_counted(face: Face) -> None:
     async with face.Publisher() as pub:
         for n in range(10):
             await pub.publish("a", n)
+        await left(face, pub, 10)
         await face.until(passed(timedelta(milliseconds=5)))
         async with face.Subscriber(pub, start="earliest", max_age=1e-4) as sub:
             await face.until(lambda: sub.stats().get("messages_expired") == 10)

@@ -32,6 +32,7 @@ from zmqkit.transport.interrupts import CLOSED, guard
 from zmqkit.transport.loops import AsyncioPump, LoopPump, join
 from zmqkit.transport.mailbox import Mailbox, SharedMailbox
 from zmqkit.transport.sleeping import SocketSet
+from zmqkit.transport.spinning import Spinner, spin_seconds
 from zmqkit.transport.tickets import PENDING, Ticket
 from zmqkit.transport.waiters import LOOK_SECONDS, AsyncioWaiter, Leader, ThreadWaiter
 
@@ -75,6 +76,7 @@ class SharedPump(BaseDriver):
         self.idle: dict[int, ThreadWaiter] = {}
         """Threads that wait for items."""
         self.readiness = SocketSet(self._waker)
+        self._spinner = Spinner(self.readiness.poll, spin_seconds())
         self._wires.unread = []
         self.loop: LoopPump | None = None
         """The first event loop in which somebody waited; others' tasks are woken by it."""
@@ -367,7 +369,7 @@ class SharedPump(BaseDriver):
         """Sleep on the sockets and take turns, until there is what we wait for, or the time is over."""
         mailbox, commands, wires = self.mailbox, self._commands, self._wires
         desk = self._desk
-        poll, clock = self.readiness.poll, time.monotonic
+        poll, clock = self._spinner.poll, time.monotonic
         waiter = self._leader_waiter
         items = ticket is None
         if ticket is not None:
@@ -407,7 +409,7 @@ class SharedPump(BaseDriver):
                     if found:
                         interrupts.open_up()
                         pause = min(pause, LOOK_SECONDS)
-                    events = poll(-1 if pause == math.inf else pause if pause > 0 else 0)
+                    events = poll(-1 if pause == math.inf else pause if pause > 0 else 0, now, wires.received_bytes)
                     if found:
                         guard.state = CLOSED
                         if guard.called:

@@ -68,6 +68,8 @@ class Wires:
         """If a driver puts a list here: endpoints that may have messages of which their descriptors no longer tell,
         because sending took the notice, or because not all was received. See `reread`."""
         self.received = 0
+        self.received_bytes = 0
+        """Of the last frames of messages, in which most of each is."""
         self.sent = 0
         self.dropped = 0
         """Messages to links that do not exist any more."""
@@ -249,6 +251,7 @@ class Wires:
     def _receive(self, link: Link, frames: list[bytes], now: float) -> None:
         self.received += 1
         try:
+            self.received_bytes += len(frames[-1])
             # Not the time at which the turn began: a long commit, or SIGSTOP, may lie between. No message comes before
             # it was sent: who compares two clocks would take such a message for what these differ by, and all that
             # follow for late.
