@@ -21,6 +21,8 @@ from zmqkit.cli.outcome import Code, Failed
 
 TAIL_BYTES = 1500
 """How much of the end of stderr becomes part of the reason."""
+LOOK_SECONDS = 0.1
+"""How soon a signal is heard that came just before we slept."""
 CANNOT_RUN = (126, 127)
 """What a shell exits with when the command cannot be run, or is not there."""
 
@@ -93,7 +95,7 @@ class Command:
                 self.kill()
             assert process.stderr is not None
             with process.stderr as stderr, _Relay(stderr) as relay:
-                process.wait()
+                _await(process)
         except BaseException:  # also one that comes before we wait
             self.kill()
             process.wait()
@@ -121,6 +123,15 @@ class Command:
         if process is not None and process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+def _await(process: subprocess.Popen[bytes]) -> None:
+    """Wait for its end. Not by `Popen.wait` in this thread: a signal that came just before that one slept would be
+    heard only when the command has ended by itself."""
+    waiter = threading.Thread(target=process.wait, name="zmqkit-command", daemon=True)
+    waiter.start()
+    while waiter.is_alive():
+        waiter.join(LOOK_SECONDS)
 
 
 class _Relay:
