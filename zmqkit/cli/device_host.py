@@ -27,6 +27,9 @@ log = logging.getLogger("zmqkit.devices")
 DRAIN_S: Final = 8.0
 """Seconds that a device has to end: containers kill after 10."""
 
+LOOK_SECONDS: Final = 1.0
+"""How soon a signal is heard that came just before the main thread slept: Python sees it when that one wakes."""
+
 Work = Callable[[], object]
 
 
@@ -85,7 +88,7 @@ class Host:
         self._runner.start()
         patience_s = DRAIN_S
         try:
-            while (work := self._work.get()) is not None:
+            while (work := self._next_work()) is not None:
                 try:
                     work()
                 except ZmqkitError as error:
@@ -102,6 +105,11 @@ class Host:
             log.warning("it has not ended within %g s, and is left", DRAIN_S)
         if self._error is not None:
             raise self._error
+
+    def _next_work(self) -> Work | None:
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._work.get(timeout=LOOK_SECONDS)
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
