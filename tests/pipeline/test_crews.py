@@ -257,12 +257,14 @@ async def test_a_puller_that_was_stopped_and_woken_settles_too_late(
 async def test_the_journal_serves_on_after_the_pusher_was_closed(face: Face, tmp_path: Path) -> None:
     path = tmp_path / "jobs.db"
     push = await face.Pusher(LOCAL, journal=path, linger=0).open()
+    left = listen(face, push, PeerLost)
     ids = [(await push.send(n, headers={"n": str(n)})).id for n in range(6)]
     async with face.Puller(push.addresses[0], prefetch=2) as pull:
         await handle(pull, 2)
         await face.until(lambda: push.stats()["acked"] == 2)
         await (await take(pull)).nack(delay=0)
         await face.until(lambda: push.stats()["failed"] == 1)
+    await left.next()  # else what it held may be lent still, for all that the pusher knows, and is kept for it
     with pytest.warns(RuntimeWarning, match="4 messages not settled"):
         await push.close()
     await _serve_rest(face, path, ids, [2, 3, 4, 5], failures={2: 1})
@@ -283,9 +285,10 @@ async def _serve_rest(face: Face, path: Path, ids: list[str], left: list[int], f
         assert new.id not in ids
         async with face.Puller(push.addresses[0]) as pull:
             for n in left:
-                async with await take(pull) as job:
-                    assert (job.body, job.id, job.headers) == (n, ids[n], {"n": str(n)})
-                    assert job.failures == failures.get(n, 0)
+                job = await take(pull)
+                assert (job.body, job.id, job.headers) == (n, ids[n], {"n": str(n)})
+                assert job.failures == failures.get(n, 0)
+                await job.ack()
             assert await handle(pull, 1) == ["new"]
             assert await push.flush(PATIENCE_S) == Settled(acked=len(left) + 1)
     async with face.Pusher(LOCAL, journal=path) as push, face.Puller(push.addresses[0]) as pull:
