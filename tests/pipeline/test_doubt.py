@@ -131,7 +131,7 @@ async def leave_in_another(face: Face, push: Any, inbox: Path) -> None:
     """Another inbox is known from now on."""
     async with face.Puller(push.addresses[0], inbox=inbox) as pull:
         await push.wait_for_peers(2, timeout=PATIENCE_S)
-        # Before its side of the session stands, too, it would leave without a goodbye: and what was lent to it, in doubt.
+        # Before its side of the session stands it would leave without a goodbye, and what was lent to it in doubt.
         await pull.wait_for_peers(1, timeout=PATIENCE_S)
 
 
