@@ -342,6 +342,17 @@ def test_a_core_that_cannot_move_ends_the_driver_and_everybody_is_told(name: str
         assert store.closed == 1
 
 
+def test_a_step_that_raised_is_tried_again_though_nothing_else_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(iothread, "DOZE_SECONDS", 0.0)
+    core = RawCore()
+    with driver(core) as io:
+        ticket = io.ticket()
+        core.raises["end_turn"] = 2
+        io.submit(raw(io).wake_at, time.monotonic() + 2 * iothread.SLEEP_SECONDS)
+        with pytest.raises(pump.Broken, match="end_turn raised twice"):
+            io.wait(ticket, PATIENCE_S)
+
+
 def test_a_verb_that_raises_gives_its_error_to_its_ticket() -> None:
     with driver() as io:
         ticket = io.ticket()

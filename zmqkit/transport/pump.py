@@ -23,6 +23,9 @@ log = logging.getLogger("zmqkit.transport")
 PROBE_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 """When to look again for a process that was still there: its connection breaks a little before it is dead."""
 
+AGAIN_SECONDS = 0.01
+"""When a step that raised is tried again, though nothing else happens: what its core has to say must not lie there."""
+
 ROUNDS_A_TURN = 1000
 """A core that puts something out in reply to each of its own outputs, for ever, must not starve its sockets."""
 
@@ -90,7 +93,7 @@ class Pump:
             if self._raised == "handle_timer":
                 self._raised = ""
         except Exception as error:
-            self._failed("handle_timer", error)
+            self._failed("handle_timer", error, now)
 
     def run(self, now: float) -> None:
         """End the turn, and drain until nothing comes out.
@@ -103,18 +106,19 @@ class Pump:
                 if self._raised == "end_turn":
                     self._raised = ""
             except Exception as error:
-                self._failed("end_turn", error)
+                self._failed("end_turn", error, now)
             if not self._drain(now):
                 return
             now = time.monotonic()
         log.error("the core still puts out after %d rounds in one turn; going on", ROUNDS_A_TURN)
 
-    def _failed(self, name: str, error: Exception) -> None:
+    def _failed(self, name: str, error: Exception, now: float) -> None:
         """A step without which the core does not move: failing twice in a row ends the driver."""
         self._bug(name)
         if self._raised == name:
             raise Broken(f"the core's {name} raised twice in a row") from error
         self._raised = name
+        self._alarms.at(now + AGAIN_SECONDS, _turn)
 
     def _drain(self, now: float) -> bool:
         """Carry out what is out. True if the core got an input by it."""
@@ -224,3 +228,7 @@ class Pump:
                     except BaseException:  # SystemExit, too: it would end no program, only this peer, for good
                         self.callback_errors += 1
                         log.exception("a callback for %s raised", type(event).__name__)
+
+
+def _turn(_: float) -> None:
+    """What the alarm does is to come: each turn ends with the core's."""
