@@ -269,6 +269,22 @@ def test_closing_says_goodbye_to_all_and_leaves_no_timer() -> None:
     assert pair.count("up", "HELLO") == 1
 
 
+@pytest.mark.parametrize("how", ["closed", "disconnected"])
+def test_who_goes_before_the_welcome_came_says_so_in_the_session_that_was_asked_for(how: str) -> None:
+    pair = Pair(connect=False)
+    pair.connect()
+    pair.hand(pair.b, 1, pair.up[1].popleft())
+    begun = pair.b.session
+    if how == "closed":
+        pair.c.sessions.close(pair.now)
+    else:
+        pair.c.sessions.link_forgotten(LINK, pair.now)
+    pair.flow()
+    assert pair.b.lost == [(begun, f"goodbye: {how}")]
+    assert not pair.c.opened
+    assert pair.c.sessions.next_deadline() is None
+
+
 def test_a_goodbye_to_a_session_that_is_not_known_is_not_answered() -> None:
     pair = Pair()
     pair.hand(pair.b, 1, frame(GOODBYE, b"nosuchid", 0, 0, 0, "bye", 0))

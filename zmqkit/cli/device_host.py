@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from zmqkit.cli.device_specs import Device
-from zmqkit.cli.outcome import Stopped
+from zmqkit.cli.outcome import LOOK_SECONDS, Stopped
 from zmqkit.devices.panel import DevicePanel
 from zmqkit.errors import ZmqkitError
 
@@ -26,9 +26,6 @@ log = logging.getLogger("zmqkit.devices")
 
 DRAIN_S: Final = 8.0
 """Seconds that a device has to end: containers kill after 10."""
-
-LOOK_SECONDS: Final = 1.0
-"""How soon a signal is heard that came just before the main thread slept: Python sees it when that one wakes."""
 
 Work = Callable[[], object]
 

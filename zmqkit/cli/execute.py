@@ -17,12 +17,10 @@ import threading
 from collections.abc import Mapping
 from typing import IO
 
-from zmqkit.cli.outcome import Code, Failed
+from zmqkit.cli.outcome import LOOK_SECONDS, Code, Failed
 
 TAIL_BYTES = 1500
 """How much of the end of stderr becomes part of the reason."""
-LOOK_SECONDS = 0.1
-"""How soon a signal is heard that came just before we slept."""
 CANNOT_RUN = (126, 127)
 """What a shell exits with when the command cannot be run, or is not there."""
 

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import io
 import json
+import select
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from zmqkit.cli.envelopes import NotAnEnvelope
 from zmqkit.cli.options import STDIN
-from zmqkit.cli.outcome import Failed
+from zmqkit.cli.outcome import LOOK_SECONDS, Failed
 from zmqkit.options import Limits
 
 READ_BYTES = 256 * 1024
@@ -93,7 +95,7 @@ def _fault(error: Exception) -> str:
 
 def _lines(file: BinaryIO, name: str) -> Iterator[list[bytes]]:
     """Groups of whole lines without their ends."""
-    read = file.read1 if isinstance(file, io.BufferedReader) else file.read
+    read = partial(_read_some, file) if isinstance(file, io.BufferedReader) else file.read
     longest = Limits().frame_bytes
     pending: list[bytes] = []
     size = 0
@@ -109,6 +111,13 @@ def _lines(file: BinaryIO, name: str) -> Iterator[list[bytes]]:
                 raise Failed(f"{name}: a line is longer than the {longest} bytes that a message may have")
     if pending:
         yield [_without_return(b"".join(pending))]
+
+
+def _read_some(file: io.BufferedReader, size: int) -> bytes:
+    """What is there, as soon as there is something. Meanwhile signals are heard."""
+    while not select.select([file], [], [], LOOK_SECONDS)[0]:
+        continue
+    return file.read1(size)
 
 
 def _without_return(line: bytes) -> bytes:

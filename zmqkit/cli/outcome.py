@@ -16,7 +16,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import ParamSpec
+from typing import Final, ParamSpec
 
 from zmqkit.address import ALLOW
 from zmqkit.errors import (
@@ -207,6 +207,10 @@ class Signals:
 
     def __init__(self) -> None:
         self.number = 0
+
+
+LOOK_SECONDS: Final = 0.1
+"""So long the main thread may sleep in one piece: Python sees a signal that came just before when it wakes."""
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from zmqkit.protocol.core import Link, Outputs
 from zmqkit.protocol.liveness import Liveness
 from zmqkit.protocol.local import Heard, Local, Opened
 from zmqkit.protocol.session import Session
-from zmqkit.protocol.wire import HELLO, LOST, REFUSED, VERSION, WELCOME, Hello
+from zmqkit.protocol.wire import GOODBYE, HELLO, LOST, REFUSED, VERSION, WELCOME, Hello
 
 MAX_SESSIONS: Final = 10_000
 """More peers than these are refused."""
@@ -112,6 +112,12 @@ class Handshake(Liveness):
         dial = self._dials.get(session.home) if session.home is not None else None
         if dial is not None and dial.session is session:
             self._say_hello(dial, now)
+
+    def _take_back(self, dial: Dial, reason: str) -> None:
+        """Say GOODBYE in a session that was asked for: whoever has begun it need not learn by silence that we are
+        gone."""
+        if dial.wanted and dial.link in self._standing:
+            self._out.sends.append((dial.link, [wire.pack([GOODBYE, dial.wanted, 0, 0, 0, reason, 0])]))
 
     def _receive_welcome(self, link: Link, fields: object, now: float) -> None:
         low, high = wire.versions(fields)

@@ -136,11 +136,13 @@ class Links(Handshake):
     def _forget(self, link: Link, now: float) -> None:
         dial = self._dials.pop(link, None)
         self.timers.cancel(("hello", link))
-        self._standing.discard(link)
         if dial is not None:
             session = self._by_link.get(link) or dial.session
             if session is not None:
                 self._say_goodbye(session, "disconnected", now)
+            else:
+                self._take_back(dial, "disconnected")
+        self._standing.discard(link)
 
     def _was_left(self, link: Link) -> bool:
         """Whether it is a further connection that we have left; news of it may come late."""

@@ -120,6 +120,7 @@ class Sessions(Links):
             self._say_goodbye(session, reason, now)
         for dial in self._dials.values():
             self.timers.cancel(("hello", dial.link))
+            self._take_back(dial, reason)
         for address in self._further:
             self.timers.cancel(("fewer", address))
         self._dials.clear()
