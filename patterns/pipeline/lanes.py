@@ -47,8 +47,8 @@ class Lanes:
         ready: messages that may be delivered now, in memory or not.
         waiting: messages that are ready, or will be: all but those that are lent, or wait for another try.
         suspended: nothing expires.
-        held_up_to: messages of rows up to this key may be somebody's who comes back: they are not ready, but in `back`
-            of their entry, until `let_go`.
+        held_up_to: messages up to this sequence may be somebody's who comes back: they are not ready, but in `back` of
+            their entry, until `let_go`.
     """
 
     def __init__(self, *, durable: bool, wall: float, found: Callable[[Row], None]) -> None:
@@ -178,9 +178,10 @@ class Lanes:
         bits &= entry.held
         entry.held &= ~bits
         if entry.key <= self.held_up_to:
-            entry.back |= bits
-        else:
-            self._offer(entry, bits)
+            back = bits & ((1 << self.held_up_to - entry.key + 1) - 1)
+            entry.back |= back
+            bits &= ~back
+        self._offer(entry, bits)
 
     def _offer(self, entry: Entry, bits: int) -> None:
         if not bits:

@@ -91,8 +91,8 @@ class Pipeline:
             self.next += 1
         self.pair.flow()
 
-    def send_row(self, *bodies: bytes) -> None:
-        pack = Pack("raw", 0, list(map(len, bodies)), b"".join(bodies))
+    def send_row(self, *bodies: bytes, keys: dict[int, str] | None = None) -> None:
+        pack = Pack("raw", 0, list(map(len, bodies)), b"".join(bodies), plan=Plan(keys) if keys else None)
         self.pusher.core.append(pack, self.next, None, True, None, self.pair.now)
         self.next += len(bodies)
         self.pair.flow()
@@ -304,6 +304,20 @@ def test_only_what_may_have_been_lent_is_held_back() -> None:
     pipeline.pair.advance(0.2)
     assert (pipeline.pusher.core.returning.held, pipeline.pusher.core.backlog.ready) == (0, 4)
     assert pipeline.given() == (10_002, 0, [b"\2" * 16])
+
+
+def test_of_a_row_with_keys_too_only_what_may_have_been_lent_is_held_back() -> None:
+    pipeline = Pipeline(prefetch=2)
+    pipeline.pusher.core.returning.reserved = 0
+    pipeline.send_row(b"1", b"2", b"3", b"4", keys={0: "k", 2: "l"})
+    assert len(pipeline.begin()) == 2
+    assert pipeline.given() == (0, 10_002, [b"\1" * 16])
+    pipeline.kill()
+    pipeline.puller.core.close(pipeline.pair.now)
+    pipeline.open()
+    assert pipeline.pusher.core.backlog.lanes.ready == 2
+    pipeline.pair.advance(BOUND + 0.1)
+    assert pipeline.pusher.core.backlog.lanes.ready == 4
 
 
 def test_what_is_held_back_waits_until_the_journal_has_forgotten_who_had_it() -> None:
