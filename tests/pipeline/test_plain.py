@@ -169,13 +169,13 @@ async def test_who_does_not_read_holds_back_the_pusher_which_then_is_full(face: 
     body = b"x" * 200_000
     async with face.Pusher(LOCAL, plain=True, codec="raw", limits=limits) as push:
         pull = raw.pull(push.addresses[0], hwm=1)
-        sent = 0
-        try:
-            while sent < 2_000:
+        sent = refused = 0
+        while sent < 2_000 and refused < 3:  # one refusal may only mean that ZeroMQ's thread was slow
+            try:
                 await push.send(b"%d " % sent + body, timeout=0.2)
-                sent += 1
-        except Full:
-            assert push.stats()["waiting"] == 10
+                sent, refused = sent + 1, 0
+            except Full:
+                refused += push.stats()["waiting"] == 10
         assert 10 < sent < 2_000, "it was never full"
         with pytest.raises(Full):
             await push.send(body, timeout=0)

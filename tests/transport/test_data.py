@@ -311,7 +311,7 @@ def test_several_publishers_connect_to_a_bound_subscriber(kind: str, tmp_path: P
             if kind != "inproc":
                 assert take(bound) == Disturbed(link)
             say(first, link, b"p1")
-            assert take(bound) == Heard(link, [b"p1"])
+            assert take_until(bound, Heard) == Heard(link, [b"p1"])  # it may be told of the break again
             say(bound, link, b"\x00p1")
             assert take(first).frames[0] == b"\x00p1"
 

@@ -274,7 +274,6 @@ def test_many_broken_connections_disturb_a_group_a_few_times() -> None:
         # Nothing is sent to any of them, so none is found: each time it is told again.
         times = 2 + (time.monotonic() - begun) / connections.DISTURBED_SECONDS
         assert seen <= times * (1 + len(connections.AGAIN_SECONDS))
-        assert seen < len(peers)
 
 
 def test_a_frame_over_the_limit_never_arrives_and_an_honest_peer_goes_on() -> None:
