@@ -294,7 +294,8 @@ def test_a_server_that_grants_without_end_and_takes_nothing_is_sent_a_bounded_pa
         while before < taken:  # as much as it sends while nothing is heard
             before = taken
             time.sleep(0.3)
-        assert 64 <= taken <= limits.queued_bytes // size + 200
+        # By the sync it has said that it heard what had come by then: as much again may be on the way.
+        assert 64 <= taken <= 2 * limits.queued_bytes // size + 200
         reply.cancel()
         until(lambda: not any(each.name == "zmqkit-upload" for each in threading.enumerate()))
         scene.finish()

@@ -223,7 +223,7 @@ async def test_an_older_copy_of_an_inbox_is_noticed_and_gets_nothing(face: Face,
             with pytest.raises(InboxRolledBack):
                 await pull.receive(0.1)
             ticket = bare(push)._ask(bare(push)._core.release, bytes.fromhex(told.value.inbox))
-            assert ticket is not None
+            await face.until(lambda: ticket.done)
         async with face.Puller(push.addresses[0], inbox=inbox) as pull:
             async with await take(pull) as job, job.transaction() as db:
                 await apply(db, job.body)
