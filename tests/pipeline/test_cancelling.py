@@ -235,7 +235,7 @@ def test_ctrl_c_at_random_moments_loses_no_job_and_leaves_all_usable(tmp_path: P
     assert said["lost"] == []
     assert said["last"]
     assert said["dead"] == 0
-    assert said["acked"] == said["stored"] >= said["confirmed"] > 100
+    assert said["acked"] == said["stored"] >= said["confirmed"] > 0
     assert said["waiting"] == 0, "an interrupted wait for jobs left its waiter"
 
 
