@@ -40,7 +40,7 @@ AGAIN_SECONDS = (0.002, 0.01, 0.05, 0.2)
 moment before the socket knows it: what is sent to that peer meanwhile goes nowhere, and no error says so."""
 
 REDIAL_FIRST_SECONDS = 0.1
-REDIAL_CAP_SECONDS = 5.0
+REDIAL_CAP_SECONDS = 2.0
 FAILED_QUIET_SECONDS = 60.0
 """A failed handshake is logged at most this often: whoever knocks may do so for ever."""
 FAILED_DIALS = 3

@@ -47,8 +47,9 @@ class Dialer(Sender):
 
     KIND = int(zmq.DEALER)
     EVENTS = Sender.EVENTS | HANDSHAKE_SUCCEEDED
-    RECONNECT_MS: ClassVar[tuple[int, int]] = (100, 5000)
-    """How long libzmq waits, at first and at most, before it tries again to connect."""
+    RECONNECT_MS: ClassVar[tuple[int, int]] = (100, 2000)
+    """How long libzmq waits, at first and at most, before it tries again to connect. Less than a default heartbeat's
+    bound of 3 s: so long a pusher that was opened anew keeps for its pullers what they hold."""
 
     def __init__(self, address: str, heartbeat: Heartbeat, limits: Limits) -> None:
         super().__init__(bare(address), heartbeat, limits)
