@@ -213,6 +213,27 @@ def test_a_missing_journal_is_not_made(zmqkit: Start, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "command", [["journal", "show"], ["journal", "check"], ["journal", "dead", "ls"], ["push", ANYWHERE, "--journal"]]
+)
+@pytest.mark.parametrize("path", ["a\udcff.db", ":memory:"])
+def test_a_path_at_which_no_journal_can_be_is_a_mistake_of_the_command_line(
+    zmqkit: Start, command: list[str], path: str
+) -> None:
+    told = zmqkit(*command, path)
+    told.finish(2)
+    assert "journal must be" in told.err.text
+
+
+def test_a_journal_by_an_odd_name_is_listed_as_one_that_cannot_be_read(
+    zmqkit: Start, left_behind: str, tmp_path: Path
+) -> None:
+    (tmp_path / left_behind).rename(tmp_path / "a\udcff.db")
+    told = zmqkit("journal", "ls", ".")
+    told.finish(5)
+    assert "cannot be a journal" in told.err.text
+
+
 def test_a_truncated_journal_is_refused(zmqkit: Start, left_behind: str, tmp_path: Path) -> None:
     path = tmp_path / left_behind
     path.write_bytes(path.read_bytes()[:8192])

@@ -139,7 +139,10 @@ def opened(path: Path, *, kind: str | None = PIPELINE) -> Iterator[SqliteJournal
     Raises:
         JournalError: there is none, somebody holds it, it is damaged, it is for something else...
     """
-    journal = SqliteJournal(path, kind=None, logs=None, read_only=True)
+    try:
+        journal = SqliteJournal(path, kind=None, logs=None, read_only=True)
+    except ValueError as error:  # of what a folder holds by an odd name
+        raise JournalError(f"{path} cannot be a journal: {error}") from None
     try:
         if kind is not None and journal.kind != kind:
             unknown = f"is a journal of kind {journal.kind!r}, which this command cannot read"

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from zmqkit.cli.outcome import Code, Failed
+from zmqkit import checks
+from zmqkit.cli.outcome import Code, Failed, one_line
 from zmqkit.patterns.pubsub import topics
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -61,7 +62,21 @@ DurabilityOption = Annotated[
     Safe,
     typer.Option(help="Safe from a power cut (synced to the disk), or from a killed process only."),
 ]
-JournalFile = Annotated[Path, typer.Argument(metavar="PATH", show_default=False, help="The journal's file.")]
+
+
+def check_path(path: Path | None) -> Path | None:
+    """A callback of options that are a journal's path. Raises `typer.BadParameter` where no journal can be."""
+    if path is not None:
+        try:
+            checks.file_path("journal", path)
+        except ValueError as error:
+            raise typer.BadParameter(one_line(str(error))) from None
+    return path
+
+
+JournalFile = Annotated[
+    Path, typer.Argument(metavar="PATH", show_default=False, help="The journal's file.", callback=check_path)
+]
 Limit = Annotated[int, typer.Option(metavar="N", min=0, help="Show at most so many; 0: all.")]
 
 

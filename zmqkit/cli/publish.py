@@ -56,7 +56,10 @@ def publish(
     ] = False,
     journal: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", show_default=False, help="Keep messages in this file, across restarts."),
+        typer.Option(
+            metavar="PATH", show_default=False, help="Keep messages in this file, across restarts.",
+            callback=options.check_path,
+        ),
     ] = None,
     durability: options.DurabilityOption = options.Safe.POWER,
     keep_count: Annotated[

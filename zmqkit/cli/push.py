@@ -64,7 +64,10 @@ def push(
     ] = None,
     journal: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", show_default=False, help="Keep what is not settled in this file, across crashes."),
+        typer.Option(
+            metavar="PATH", show_default=False, help="Keep what is not settled in this file, across crashes.",
+            callback=options.check_path,
+        ),
     ] = None,
     durability: options.DurabilityOption = options.Safe.POWER,
     wait: Annotated[
