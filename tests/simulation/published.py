@@ -229,17 +229,21 @@ class Hearing:
         self.base = base
         self.newest = -1
         self.seen: set[int] = set()
-        self._lost: list[tuple[int, int, str]] = []
+        self._lost: list[tuple[int, int, str, int]] = []
         self._upto: dict[str, int] = {}
 
     def lose(self, first: int, last: int, topic: str = "") -> None:
-        """It was told that these offsets are lost, or some of them; of one topic, or of any ("")."""
-        self._lost.append((first, last, topic))
+        """It was told that these offsets are lost, or some of them; of one topic, or of any ("").
+
+        Nothing is said of what is published later: an opening may use offsets again whose messages were torn off.
+        """
+        self._lost.append((first, last, topic, len(self.line.messages)))
 
     def is_lost(self, message: Message) -> bool:
         """Whether it was told that this one is lost."""
         return any(
-            first <= message.offset <= last and topic in ("", message.topic) for first, last, topic in self._lost
+            first <= message.offset <= last and topic in ("", message.topic) and message.place < end
+            for first, last, topic, end in self._lost
         )
 
     def changed(self, epoch: str, last: int) -> None:
