@@ -45,7 +45,8 @@ class MessageBase(Generic[T]):
         self._parcel = parcel
         self._index = index
         self.body = body
-        self._outcome: Literal["entered", "done", "returned"] | None = None
+        self._outcome: Literal["entered", "undone", "done", "returned"] | None = None
+        """Undone: a transaction of it was rolled back, outside of a with-block, and no other was committed since."""
 
     @property
     def topic(self) -> str:
@@ -120,10 +121,15 @@ class MessageBase(Generic[T]):
             self._subscriber._keep(self)
 
     def _is_passed(self) -> None:
-        """The next one is asked for, where this one was taken: unless it is in a with-block, it is dealt with."""
+        """The next one is asked for, where this one was taken: it is dealt with, unless it is in a with-block, or what
+        was tried of it was undone. Then it comes again."""
         if self._outcome is None:
             self._outcome = "done"
             self._subscriber._keep(self, wait=False, lazily=True)
+        elif self._outcome == "undone":
+            failures, pause = self._subscriber._count_failure(self)
+            log.info("message %s: %d transactions were rolled back, again in %.1f s", self.id, failures, pause)
+            self._again(pause)
 
     def _transaction(self, *, waits: bool) -> Transaction:
         inbox = self._subscriber._inbox
@@ -222,12 +228,14 @@ class Transaction:
     def __exit__(self, t: type[BaseException] | None, v: BaseException | None, tb: TracebackType | None) -> None:
         commit, self._commit = self._commit, None
         assert commit is not None  # it was entered
+        message = self._message
+        message._outcome = message._outcome or "undone"
         if t is not None:
             commit.rollback()
             return
         commit.commit()
-        self._message._outcome = "done"
-        self._message._subscriber._passed(self._message)
+        message._outcome = "done"
+        message._subscriber._passed(message)
 
     async def __aenter__(self) -> Connection:
         tries = 0

@@ -365,3 +365,35 @@ def test_a_killed_process_leaves_as_many_effects_as_records(path: Path) -> None:
     assert records == total(path) == inbox.commits
     assert records >= told
     inbox.close()
+
+
+def test_who_closes_leaves_the_connections_that_other_threads_use_alone(path: Path) -> None:
+    """SQLite crashes the process when a connection is closed at the moment it is used."""
+    inbox = Inbox(path)
+    begun, closed = threading.Event(), threading.Event()
+    told: list[object] = []
+
+    def work() -> None:
+        transaction = inbox.begin()
+        assert transaction is not None
+        connection = transaction.connection
+        begun.set()
+        closed.wait(30.0)
+        transaction.record("a", "origin")
+        transaction.commit()
+        for ask in (lambda: inbox.find("a"), lambda: connection.execute("select 1")):
+            try:
+                told.append(ask())
+            except (Closed, sqlite3.ProgrammingError) as error:
+                told.append(type(error))
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    assert begun.wait(30.0)
+    inbox.close()
+    closed.set()
+    worker.join(30.0)
+    assert told == [Closed, sqlite3.ProgrammingError], "it was closed by its own thread, at the end of its transaction"
+    again = Inbox(path)
+    assert again.find("a") is not None
+    again.close()

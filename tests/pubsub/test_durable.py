@@ -163,6 +163,42 @@ async def test_effects_and_position_are_one_commit(face: Face, inbox: Path) -> N
     assert rows(inbox) == [0, 1, 2, 3, 4, 5]
 
 
+async def test_a_transaction_that_was_rolled_back_is_no_dealing_with_its_message(face: Face, inbox: Path) -> None:
+    async with face.Publisher() as pub:
+        for n in range(4):
+            await pub.publish("a", n)
+        failed: list[int] = []
+        async with face.Subscriber(pub, inbox=inbox) as sub:
+            message = None
+            while message is None or message.body < 3:
+                message = await take(sub)
+                try:
+                    async with message.transaction() as db:
+                        db.execute("insert into effects values (?)", (message.body,))
+                        if message.body == 1 and len(failed) < 2:
+                            raise ZeroDivisionError
+                except ZeroDivisionError:
+                    failed.append(message.body)
+                    if len(failed) == 2:  # a second try on the spot counts as well
+                        async with message.transaction() as db:
+                            db.execute("insert into effects values (?)", (message.body,))
+        assert failed == [1, 1]
+        assert rows(inbox) == [0, 1, 2, 3]
+
+
+async def test_what_a_transaction_cannot_do_may_be_passed_over_by_a_word(face: Face, inbox: Path) -> None:
+    async with face.Publisher() as pub:
+        for n in range(3):
+            await pub.publish("a", n)
+        async with face.Subscriber(pub, inbox=inbox) as sub:
+            message = await take(sub)
+            with pytest.raises(ZeroDivisionError):
+                async with message.transaction():
+                    raise ZeroDivisionError
+            await message.commit()
+            assert (await take(sub)).body == 1
+
+
 async def test_what_is_at_or_below_the_position_is_never_given(face: Face, inbox: Path) -> None:
     async with face.Publisher() as pub:
         for n in range(6):

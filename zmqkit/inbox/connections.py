@@ -102,7 +102,10 @@ class Connections:
         self._pid = os.getpid()
         self._closed = False
         self._opened: dict[sqlite3.Connection, threading.Thread] = {}
-        """Those that we opened, and for whom; they may be closed from any thread."""
+        """Those that we opened, and for whom. Nobody else closes one while that thread lives: to close a connection that
+        is used at that moment crashes the process."""
+        self._held: sqlite3.Connection | None = None
+        """That on which somebody writes, the owner of `writing`: it is closed by nobody."""
         self._spent: set[sqlite3.Connection] = set()
         """Not to be used again by the thread whose they are: a commit of theirs failed."""
         self._place: tuple[int, int] | None = None
@@ -112,8 +115,9 @@ class Connections:
         """This thread's connection, in autocommit mode. Raises `JournalError`, `Closed`, `Forked`."""
         self.check_process()
         if self._closed:
+            self.drop()
             raise Closed(f"the inbox {self.path} is closed")
-        connection: sqlite3.Connection | None = getattr(self._here, "connection", None)
+        connection = self._mine()
         if connection is not None and (connection in self._spent or _is_closed(connection)):
             self._spent.discard(connection)
             self.drop()
@@ -124,10 +128,14 @@ class Connections:
             self._here.connection = connection
         return connection
 
+    def _mine(self) -> sqlite3.Connection | None:
+        """This thread's connection, if it has one."""
+        return getattr(self._here, "connection", None)
+
     def drop(self) -> None:
-        """Close this thread's connection; the next `here` opens a new one."""
-        connection: sqlite3.Connection | None = getattr(self._here, "connection", None)
-        if connection is not None:
+        """Close this thread's connection, unless somebody writes on it; the next `here` opens a new one."""
+        connection = self._mine()
+        if connection is not None and connection is not self._held:
             del self._here.connection
             self._opened.pop(connection, None)
             with contextlib.suppress(sqlite3.Error):
@@ -135,19 +143,30 @@ class Connections:
 
     def spend(self, connection: sqlite3.Connection) -> None:
         """Let nobody ask this connection again, whatever thread's it is."""
-        if connection is getattr(self._here, "connection", None):
+        self._spent.add(connection)
+
+    def hold(self, connection: sqlite3.Connection) -> None:
+        """Somebody writes on it, who has `writing`."""
+        self._held = connection
+
+    def release(self) -> None:
+        """That is over."""
+        held, self._held = self._held, None
+        if held is not None and (self._closed or held in self._spent) and held is self._mine():
+            self._spent.discard(held)
             self.drop()
-        else:
-            self._spent.add(connection)
+        self.writing.release()
 
     def close(self) -> None:
-        """Close the connections, and let no other be opened. What a callable gave to other threads stays theirs."""
+        """Close what nobody uses, and let no other be opened.
+
+        A thread that still uses its own closes it when the transaction ends, or when it asks for it again; or it goes
+        with the thread, or with us.
+        """
         self._closed = True
         if os.getpid() == self._pid:
             self.drop()
-            for connection in list(self._opened):
-                with contextlib.suppress(sqlite3.Error):
-                    connection.close()
+            self._leave_dead()
             self._opened.clear()
 
     def check_place(self) -> None:
@@ -169,7 +188,7 @@ class Connections:
     def _leave_dead(self) -> None:
         """Close what was opened for threads that have ended, but what another thread is to commit."""
         for connection, thread in list(self._opened.items()):
-            if not thread.is_alive() and not is_open(connection):
+            if not thread.is_alive() and connection is not self._held:
                 self._opened.pop(connection, None)
                 self._spent.discard(connection)
                 with contextlib.suppress(sqlite3.Error):

@@ -138,12 +138,13 @@ class Inbox:
         if not self._connections.writing.acquire(blocking=wait):
             return None
         try:
+            self._connections.hold(connection)
             with translated(self.path):
                 connection.execute("begin immediate")
             return Transaction(self, connection)
         except BaseException:
             roll_back(connection)  # Ctrl-C may come between the statement and us
-            self._connections.writing.release()
+            self._connections.release()
             raise
 
     def try_begin(self) -> Transaction | None:
@@ -157,6 +158,7 @@ class Inbox:
             return None
         begun = False
         try:
+            self._connections.hold(connection)
             with translated(self.path), impatient(connection):
                 try:
                     connection.execute("begin immediate")
@@ -172,7 +174,7 @@ class Inbox:
             raise
         finally:
             if not begun:
-                self._connections.writing.release()
+                self._connections.release()
 
     def connection(self) -> sqlite3.Connection:
         """This thread's connection, for looking things up."""
@@ -240,7 +242,7 @@ class Inbox:
         self.committed = commits
 
     def _ended(self) -> None:
-        self._connections.writing.release()
+        self._connections.release()
 
 
 class Transaction:
