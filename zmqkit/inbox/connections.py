@@ -102,8 +102,8 @@ class Connections:
         self._pid = os.getpid()
         self._closed = False
         self._opened: dict[sqlite3.Connection, threading.Thread] = {}
-        """Those that we opened, and for whom. Nobody else closes one while that thread lives: to close a connection that
-        is used at that moment crashes the process."""
+        """Those that we opened, and for whom. Nobody else closes one while that thread lives: to close a connection
+        that is used at that moment crashes the process."""
         self._held: sqlite3.Connection | None = None
         """That on which somebody writes, the owner of `writing`: it is closed by nobody."""
         self._spent: set[sqlite3.Connection] = set()
