@@ -84,13 +84,14 @@ class Feed:
         said: the subscriber knows that all up to this offset has come.
         topics: of a snapshot, those still to be looked at; None: it is none.
         held: it does not begin yet.
+        resumes: ... and then where the cursor stands.
         snapshot: it is one of last values.
         time: it begins with the first message of this time or later, still to be searched on disk; None: it has begun.
     """
 
     __slots__ = (
-        "epoch", "held", "high", "low", "number", "position", "reading", "rows", "said", "seen", "snapshot", "time",
-        "told", "topics", "until",
+        "epoch", "held", "high", "low", "number", "position", "reading", "resumes", "rows", "said", "seen", "snapshot",
+        "time", "told", "topics", "until",
     )  # fmt: skip
 
     def __init__(self, number: int, position: int, epoch: str, until: int | None) -> None:
@@ -98,7 +99,7 @@ class Feed:
         self.position = position
         self.epoch = epoch
         self.until = until
-        self.told = self.held = self.snapshot = False
+        self.told = self.held = self.resumes = self.snapshot = False
         self.rows: deque[Row] = deque()
         self.reading: core.Read | None = None
         self.seen = self.said = 0

@@ -175,9 +175,11 @@ class Recovery(Plane):
             self._refuse(member, "publisher", told, ask.feed, now)
             return
         feed = Feed(ask.feed, self.history.gone, "", ask.until)
-        if ask.kind == "resume" and member.wanted:
-            feed.held = True
-        else:
+        # Who wants a cursor that another one holds gets nothing until it is known whose it is, also if it knows where it
+        # was: it may have held it itself, and both would go on.
+        feed.held = bool(member.wanted) and ask.kind != "time"
+        feed.resumes = feed.held and ask.kind == "resume"
+        if not feed.resumes:
             if ask.kind == "after":
                 epoch, position = ask.epoch, ask.after
             elif ask.kind == "resume" and (stored := self.cursors.position(member.cursor)) is not None:
@@ -322,8 +324,9 @@ class Recovery(Plane):
         for feed in list(member.feeds.values()):
             if feed.held and not feed.snapshot:
                 feed.held = False
-                stored = self.cursors.position(member.cursor)
-                self._place(feed, stored.epoch if stored else "", stored.offset if stored else 0)
+                if feed.resumes:
+                    stored = self.cursors.position(member.cursor)
+                    self._place(feed, stored.epoch if stored else "", stored.offset if stored else 0)
                 self.feeder.begin(feed, member.lane, now)
                 self._pump(feed, member, now)
 

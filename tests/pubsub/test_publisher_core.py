@@ -314,11 +314,12 @@ def test_who_holds_no_cursor_commits_nothing():
     assert [each.code for each in scene.said(Refused)] == ["no cursor"]
 
 
-def test_a_cursor_that_a_living_subscriber_holds_is_refused_to_another():
+@pytest.mark.parametrize("kind", ["resume", "earliest"])  # a position of its own entitles nobody
+def test_a_cursor_that_a_living_subscriber_holds_is_refused_to_another(kind: str):
     scene = Scene(about={"cursor": "audit"})
     scene.publish(("a", b"1"))
     second = scene.second({"cursor": "audit"})
-    second.core.say(talk.Feed(1, "", "", 0, None, "resume"), scene.now)
+    second.core.say(talk.Feed(1, "", "", 0, None, kind), scene.now)
     scene.flow_second(second)
     assert second.core.got == [], "the one who holds it may be dead: he has his time to show up"
     for _ in range(5):
