@@ -66,6 +66,10 @@ def count(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a whole number of 0 or more, got {value!r:.100}")
 
 
+MAX_BITS = 1000
+"""No number of seconds is larger: a float could not hold it."""
+
+
 def timeout(value: Any) -> None:
     """A number of seconds, or None. Not converted: every verb comes here.
 
@@ -77,6 +81,8 @@ def timeout(value: Any) -> None:
         raise TypeError(f"timeout must be a number of seconds (an int or a float), or None, got {value!r}")
     if value != value:
         raise ValueError(f"timeout must be a number of seconds, or None, got {value!r}")
+    if type(value) is int and value.bit_length() > MAX_BITS:
+        raise ValueError(f"timeout must be a number of seconds, or None, got a number of {value.bit_length()} bits")
 
 
 def file_path(name: str, value: Any) -> str:

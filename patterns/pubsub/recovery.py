@@ -175,8 +175,8 @@ class Recovery(Plane):
             self._refuse(member, "publisher", told, ask.feed, now)
             return
         feed = Feed(ask.feed, self.history.gone, "", ask.until)
-        # Who wants a cursor that another one holds gets nothing until it is known whose it is, also if it knows where it
-        # was: it may have held it itself, and both would go on.
+        # Who wants a cursor that another one holds gets nothing until it is known whose it is, also if it knows where
+        # it was: it may have held it itself, and both would go on.
         feed.held = bool(member.wanted) and ask.kind != "time"
         feed.resumes = feed.held and ask.kind == "resume"
         if not feed.resumes:

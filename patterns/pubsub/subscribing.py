@@ -178,7 +178,7 @@ class SubscriberBase(DataPeer):
         durable = self._progress is not None
         settings = SubscriberSettings(
             topics=tuple(self._topics),
-            start=int(start.timestamp() * 1e6) if isinstance(start, datetime) else start,
+            start=max(int(start.timestamp() * 1e6), 0) if isinstance(start, datetime) else start,
             durable=durable,
             cursor=self._cursor is not None,
             positions={each.publisher: (each.epoch, each.offset) for each in known},

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from typing_extensions import TypeVar
 
+from zmqkit import checks
+from zmqkit.errors import Forked
 from zmqkit.patterns.reqrep import calls
 from zmqkit.patterns.reqrep.calls import Call
 from zmqkit.patterns.reqrep.outcomes import interrupted
@@ -69,6 +71,7 @@ class Reply(concurrent.futures.Future[T], Generic[T]):
             timeout: seconds to wait; None: until the call ends, which it does by its own time.
 
         Raises:
+            TypeError, ValueError: `timeout` is no number of seconds.
             TimeoutError: it has not ended within `timeout` seconds; it goes on, and may be asked again.
             CallError: the call brought no value; see `Client.call`.
             concurrent.futures.CancelledError: it was cancelled.
@@ -99,6 +102,7 @@ class Reply(concurrent.futures.Future[T], Generic[T]):
         return True
 
     def _outcome(self, timeout: float | None) -> Any:
+        checks.timeout(timeout)
         if self.cancelled():
             raise concurrent.futures.CancelledError(f"{self._call.method}() was cancelled")
         if self._value is not _NOTHING:
@@ -108,6 +112,8 @@ class Reply(concurrent.futures.Future[T], Generic[T]):
             answer = client._wait(self._ticket, timeout)
         except WaitExpired:
             raise TimeoutError(f"{self._call.method}() has not ended within {timeout} s; it goes on") from None
+        except Forked:
+            raise
         except Exception as error:
             self._value = _Raised(interrupted(error, self._call, client._key))
             return self._value

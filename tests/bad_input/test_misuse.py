@@ -6,6 +6,8 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import functools
+import logging
 import math
 import socket
 import threading
@@ -17,6 +19,7 @@ from typing import Any
 import pytest
 
 import zmqkit
+import zmqkit.devices
 from tests.bad_input.scenes import BEAT, LOCAL, bound_pusher, until
 from tests.bad_input.strangers import PATIENCE_S
 from zmqkit import (
@@ -568,3 +571,29 @@ def test_a_count_of_peers_that_is_none_is_refused_here_and_not_in_the_io_thread(
         with pytest.raises(TypeError, match="count must be a whole number"):
             push.wait_for_peers(count, timeout=PATIENCE_S)
         assert push.stats()["io_core_errors"] == 0
+
+
+@pytest.mark.parametrize("timeout", ["1", [], math.nan, 10**400])
+def test_a_reply_that_is_asked_for_with_nonsense_is_still_there(timeout: Any) -> None:
+    server = zmqkit.Server(LOCAL)
+
+    @server.method
+    def seven() -> int:
+        return 7
+
+    with server, zmqkit.Client(server.addresses[0]) as client:
+        reply = client.submit("seven")
+        with pytest.raises((TypeError, ValueError), match="timeout must be"):
+            reply.result(timeout)
+        assert reply.result(30) == 7
+
+
+@pytest.mark.parametrize("linger", [3e6, 1e10, math.inf])
+def test_who_would_wait_for_years_may_close(linger: float, caplog: pytest.LogCaptureFixture) -> None:
+    makers = (zmqkit.Publisher, zmqkit.Server, functools.partial(zmqkit.devices.Queue, LOCAL))
+    for made in (maker(LOCAL, linger=linger) for maker in makers):
+        with made:
+            pass
+    with zmqkit.Publisher(LOCAL) as pub:
+        pub.close(linger)
+    assert not [each for each in caplog.records if each.levelno >= logging.ERROR]

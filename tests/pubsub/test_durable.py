@@ -116,6 +116,13 @@ async def test_a_new_cursor_begins_with_the_earliest(face: Face) -> None:
             assert await bodies(sub, 5) == list(range(5)), "a publisher that the cursor does not know: all"
 
 
+async def test_a_start_before_all_times_is_the_earliest(face: Face) -> None:
+    async with face.Publisher() as pub:
+        await pub.publish("a", 1)
+        async with face.Subscriber(pub, start=datetime.min.replace(tzinfo=UTC)) as sub:
+            assert (await take(sub)).body == 1
+
+
 @pytest.mark.parametrize("start", ["latest", datetime.now(UTC)])
 @pytest.mark.parametrize("durable", [{"cursor": "reader"}, {"inbox": "state.db"}])
 def test_a_start_that_a_position_would_overrule_is_refused(durable: dict[str, Any], start: Any) -> None:

@@ -47,6 +47,9 @@ log = logging.getLogger("zmqkit")
 LINGER = 5.0
 """Seconds that a closing peer goes on serving what waits."""
 
+MAX_LINGER = 1e6
+"""Who wants more than these eleven days wants no bound."""
+
 QUIET = 1.0
 """Seconds in which an event that strangers can cause is logged once. Callbacks and counters miss none."""
 
@@ -102,6 +105,8 @@ class PeerBase:
         self._heartbeat = Heartbeat() if heartbeat is None else heartbeat
         self._limits = Limits() if limits is None else limits
         self._linger = None if linger is None else checks.seconds("linger", linger, none=True)
+        if self._linger is not None and self._linger > MAX_LINGER:
+            self._linger = None
         self._announce = common.get("announce")
         check_types(
             heartbeat=(self._heartbeat, Heartbeat),

@@ -30,7 +30,7 @@ from zmqkit.errors import Closed, WaitTimeout
 from zmqkit.transport import forks
 from zmqkit.transport.context import context
 from zmqkit.transport.outlets import PAIRS, SPILLS, Outlet, PlainSocket, poll
-from zmqkit.transport.sockets import NOWAIT
+from zmqkit.transport.sockets import MAX_LINGER, NOWAIT
 from zmqkit.transport.tickets import Ticket, WaitExpired, wait
 
 log = logging.getLogger("zmqkit")
@@ -444,7 +444,7 @@ class SteeredProxy:
 
     def _end(self, linger: float | None) -> None:
         self._ending = True
-        self._linger_ms = -1 if linger is None else int(min(linger * 1000, 2**31 - 1))
+        self._linger_ms = -1 if linger is None else int(min(linger, MAX_LINGER) * 1000)
 
     def _close_all(self) -> None:
         linger = self._linger_ms

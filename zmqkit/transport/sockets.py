@@ -44,6 +44,9 @@ FD = int(zmq.FD)
 SRCFD = int(zmq.SRCFD)
 READABLE = int(zmq.POLLIN)
 
+MAX_LINGER = 1e6
+"""Seconds. libzmq takes milliseconds, in an integer of 32 bits."""
+
 MAX_FRAMES = 1024
 """A message of more frames is none of ours: it is read to its end and dropped."""
 

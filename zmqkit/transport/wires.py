@@ -21,7 +21,7 @@ from zmqkit.transport.data import DIALERS, LISTENERS, DataDialer, DataListener, 
 from zmqkit.transport.driver import DataKind
 from zmqkit.transport.links import Dialer, Listener
 from zmqkit.transport.pipes import Pulling, Pushing
-from zmqkit.transport.sockets import FD, READABLE, Bound, Endpoint
+from zmqkit.transport.sockets import FD, MAX_LINGER, READABLE, Bound, Endpoint
 from zmqkit.transport.timers import Alarms
 
 log = logging.getLogger("zmqkit.transport")
@@ -389,7 +389,7 @@ class Wires:
     def begin_close(self, linger: float) -> None:
         """Close all sockets, but let them send what is left for so many seconds."""
         for endpoint in self._endpoints():
-            endpoint.begin_close(int(linger * 1000))
+            endpoint.begin_close(int(min(linger, MAX_LINGER) * 1000))
         self.pollset = [(endpoint.monitor, 1) for endpoint in self._endpoints() if endpoint.monitor is not None]
 
     def closed(self) -> bool:
