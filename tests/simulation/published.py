@@ -134,6 +134,9 @@ class Book:
             opening = self.by_epoch[id, epoch] = Opening(name, line, epoch, number, first, first)
             opening.used = max((each.next - 1 for each in line.openings), default=0)
             line.openings.append(opening)
+            for message in line.messages:
+                if message.trimmed and message.offset >= first:
+                    message.gone = True  # a power cut undid more than that: nobody knows that it ever was
         for other in self.lines.values():
             if other.name == name and other is not line:
                 for message in other.messages:
