@@ -153,6 +153,7 @@ class Fleet:
             self.stops[member.role] += 1
             self._tell("stop", member)
             process.send_signal(signal.SIGSTOP)
+            _await_standstill(process.pid)
             member.stopped = True
             self._after(step.away_s, lambda: self._go_on(member, process))
 
@@ -341,3 +342,19 @@ class Fleet:
             member.process.wait()
             self._gone(member)
         self._selector.close()
+
+
+def _await_standstill(pid: int) -> None:
+    """Threads of a process that was sent SIGSTOP may run on for a moment, on other processors."""
+    until = time.monotonic() + BUSY_S
+    tasks = Path(f"/proc/{pid}/task")
+    while tasks.is_dir() and any(_runs(task) for task in tasks.iterdir()):
+        assert time.monotonic() < until, f"process {pid} does not stop"
+        time.sleep(0.001)
+
+
+def _runs(task: Path) -> bool:
+    try:
+        return (task / "stat").read_text().rpartition(")")[2].split()[0] not in "TtZX"
+    except OSError:  # it has ended
+        return False

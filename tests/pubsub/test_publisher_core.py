@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
 from tests.pubsub.listening import DATA, EPOCH, PUBLISHER, STREAM, TOKEN, Scene, opened, pack, unpacked
@@ -315,7 +317,7 @@ def test_who_holds_no_cursor_commits_nothing():
 
 
 @pytest.mark.parametrize("kind", ["resume", "earliest"])  # a position of its own entitles nobody
-def test_a_cursor_that_a_living_subscriber_holds_is_refused_to_another(kind: str):
+def test_a_cursor_that_a_living_subscriber_holds_is_refused_to_another(kind: Literal["resume", "earliest"]):
     scene = Scene(about={"cursor": "audit"})
     scene.publish(("a", b"1"))
     second = scene.second({"cursor": "audit"})
